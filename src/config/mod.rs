@@ -1,0 +1,301 @@
+//! Settings that the program may trust.
+//!
+//! Invariant: a [`Config`] exists only if every setting in it was checked. Only [`load`] makes
+//! one, and it reports every problem at once, each with its path, its line and the known choices.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
+
+use crate::domain::endpoint::Dialect;
+use crate::domain::grant::Grant;
+use crate::domain::identity::{IdentityMatch, TrustDomain};
+use crate::domain::owner::OwnerPath;
+use crate::domain::route::Model;
+
+/// Everything that `doorward.toml` says, checked. Paths are absolute.
+#[derive(Debug)]
+pub struct Config {
+    /// The file that it was read from.
+    pub file: PathBuf,
+    /// Holds the CA, the store, the pepper and the records.
+    pub state_dir: PathBuf,
+    /// Name of this gateway in records and webhooks.
+    pub gateway_id: String,
+    /// The public listener.
+    pub listen: Listen,
+    /// The admin listener: metrics and health.
+    pub admin: SocketAddr,
+    /// The process log.
+    pub log: Log,
+    /// The record of requests.
+    pub record: Record,
+    /// Trust domain of the built-in authority; `None` when there is no `[ca]` section.
+    pub trust_domain: Option<TrustDomain>,
+    /// External authorities.
+    pub trust: Vec<Trust>,
+    /// Where certificate identities sit on the owner tree.
+    pub identities: Vec<IdentityEntry>,
+    /// What may be done; at most one per node.
+    pub grants: Vec<Grant>,
+    /// Private inference servers; targets refer to them by index.
+    pub backends: Vec<Backend>,
+    /// Public aliases; names are distinct.
+    pub models: Vec<Model>,
+    /// Files besides [`Self::file`] whose change asks for a reload.
+    pub watched: Vec<PathBuf>,
+    /// What is allowed and yet worth a word.
+    pub warnings: Vec<Problem>,
+}
+
+/// The public listener. Defaults are those of the example config.
+#[derive(Debug)]
+pub struct Listen {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// Host names by role.
+    pub names: Names,
+    /// Whether callers must present certificates.
+    pub client_auth: ClientAuth,
+    /// The certificate for the `api` names.
+    pub certificate: ServerCertificate,
+    /// True when TLS 1.2 is allowed beside 1.3.
+    pub tls12: bool,
+    /// Longest request body in bytes.
+    pub max_body_bytes: u64,
+    /// All buffered request bodies together, in bytes.
+    pub max_buffered_bytes: u64,
+    /// Most connections at once.
+    pub max_connections: u32,
+    /// Most connections at once from one address (IPv6: from one /64).
+    pub max_connections_per_address: u32,
+    /// How long requests in flight may go on after a SIGTERM.
+    pub drain: Duration,
+}
+
+/// Host names by role, lower-case. A name belongs to one role only.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Names {
+    /// Callers; never empty. May hold IP addresses, which match a Host without SNI.
+    pub api: Vec<String>,
+    /// Connectors.
+    pub connect: Vec<String>,
+    /// Enrollment, renewal, CRL.
+    pub enroll: Vec<String>,
+}
+
+/// Whether callers must present certificates. Deliberately without a default.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientAuth {
+    /// No certificate, no connection.
+    Required,
+    /// A certificate is asked for and may be absent; a bad one is refused.
+    Optional,
+    /// Certificates are not asked for.
+    Off,
+}
+
+/// Where the certificate for the `api` names comes from.
+#[derive(Debug)]
+pub enum ServerCertificate {
+    /// The built-in authority issues it.
+    Internal,
+    /// Files, already read and checked to belong together.
+    Files {
+        /// Leaf first.
+        chain: Vec<CertificateDer<'static>>,
+        /// The leaf's private key.
+        key: PrivateKeyDer<'static>,
+        /// What clients pin; for enrollment bundles.
+        roots: Vec<CertificateDer<'static>>,
+    },
+}
+
+/// The process log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Log {
+    /// Least severe level that is written.
+    pub level: tracing::Level,
+    /// True for JSON lines.
+    pub json: bool,
+}
+
+/// The record of requests.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// `None`: standard output.
+    pub file: Option<PathBuf>,
+    /// What happens when records cannot be written fast enough.
+    pub when_full: WhenFull,
+    /// The file is rotated when it would grow beyond this.
+    pub max_bytes: u64,
+    /// How many rotated files are kept.
+    pub keep: u32,
+}
+
+/// What happens to a request whose record cannot be queued.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WhenFull {
+    /// It waits up to 1 s, then is refused.
+    Block,
+    /// It passes; the lost record is counted.
+    Drop,
+}
+
+/// An external authority for callers.
+#[derive(Debug)]
+pub struct Trust {
+    /// Its name in logs.
+    pub name: String,
+    /// Its roots; never empty.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// How a certificate becomes an identity.
+    pub map: IdentityMap,
+}
+
+/// How a certificate of an external authority becomes an identity.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum IdentityMap {
+    /// Its one SPIFFE ID, in one of these trust domains.
+    Spiffe {
+        /// The domains that the entry owns; never empty.
+        trust_domains: Vec<TrustDomain>,
+    },
+    /// One field of it becomes the name in `spiffe://<trust_domain>/client/<name>`.
+    Field {
+        /// The field; it must occur exactly once.
+        from: IdentityField,
+        /// The trust domain of `to`.
+        trust_domain: TrustDomain,
+    },
+}
+
+/// A field of a certificate that can name a caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IdentityField {
+    /// The DNS name among the subject alternative names.
+    SanDns,
+    /// The e-mail address among the subject alternative names.
+    SanEmail,
+    /// The subject's common name.
+    SubjectCn,
+}
+
+/// An `[[identity]]` entry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IdentityEntry {
+    /// Which identities.
+    pub matches: IdentityMatch,
+    /// Where they sit.
+    pub owner: OwnerPath,
+}
+
+/// A private inference server.
+#[derive(Debug)]
+pub struct Backend {
+    /// Its name in config, logs and records.
+    pub name: String,
+    /// How it is reached.
+    pub url: BackendUrl,
+    /// API families that it speaks; never empty.
+    pub dialects: Vec<Dialect>,
+    /// Sent as `Authorization: Bearer`; never the caller's.
+    pub credential: Option<Secret>,
+    /// For https.
+    pub tls: BackendTls,
+    /// How long to wait for what.
+    pub timeouts: Timeouts,
+    /// True to tell the backend who is calling, in `x-doorward-*` headers.
+    pub forward_identity: bool,
+}
+
+/// `http(s)://host[:port]` and an optional base path.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BackendUrl {
+    /// True for https.
+    pub https: bool,
+    /// Host name or address.
+    pub host: String,
+    /// Port; the scheme's own when the URL had none.
+    pub port: u16,
+    /// Prefix of every path, without a trailing slash; mostly empty.
+    pub base_path: String,
+}
+
+/// TLS towards a backend.
+#[derive(Default, Debug)]
+pub struct BackendTls {
+    /// Private roots; empty: the roots of the operating system.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// The gateway's own certificate for the backend.
+    pub client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+}
+
+/// How long to wait for a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// TCP and TLS.
+    pub connect: Duration,
+    /// The head of a reply that is not streamed.
+    pub first_byte: Duration,
+    /// The first event of a stream.
+    pub first_event: Duration,
+    /// Between the events of a stream.
+    pub idle: Duration,
+}
+
+/// A secret from config: cannot be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Wraps a secret.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The secret itself, for the one place that sends it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
+}
+
+/// Something wrong, or worth a word, in a config file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// Where in the document: `grant[2].networks[0]`.
+    pub path: String,
+    /// Line in the file, from 1; 0 when it is about the file as a whole.
+    pub line: usize,
+    /// What is wrong and what can be written instead.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.line, self.path.as_str()) {
+            (0, "") => f.write_str(&self.message),
+            (0, path) => write!(f, "{path}: {}", self.message),
+            (line, "") => write!(f, "line {line}: {}", self.message),
+            (line, path) => write!(f, "line {line}: {path}: {}", self.message),
+        }
+    }
+}
+
+/// True when `address` is one that the host name `name` of [`Names`] spells.
+#[must_use]
+pub fn is_address_name(name: &str, address: IpAddr) -> bool {
+    name.parse::<IpAddr>().is_ok_and(|named| named.to_canonical() == address.to_canonical())
+}

@@ -1,0 +1,342 @@
+//! What a caller may do: grants on the owner tree, and the checks 3, 4, 5, 6 and 8 of the gate.
+//!
+//! Invariant: every check is an intersection. A grant, a key's narrowing or a second credential
+//! can only take away; what nobody on the path names is not allowed at all.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::domain::endpoint::{Endpoint, Endpoints};
+use crate::domain::glob::Glob;
+use crate::domain::identity::Identity;
+use crate::domain::key::{KeyId, KeyRecord, Narrowing};
+use crate::domain::network::Networks;
+use crate::domain::owner::OwnerPath;
+use crate::domain::refusal::{CredentialFault, Refusal};
+use crate::domain::timestamp::Timestamp;
+
+/// Which models may be named: patterns over public aliases.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Models(Box<[Glob]>);
+
+impl Models {
+    /// Reads a list of aliases and patterns.
+    ///
+    /// # Errors
+    ///
+    /// Every entry that is wrong, as its index and why. An empty list is wrong as a whole: index 0.
+    pub fn parse<S: AsRef<str>>(entries: &[S]) -> Result<Self, Vec<(usize, String)>> {
+        if entries.is_empty() {
+            return Err(vec![(
+                0,
+                "an empty list allows no model; leave it out, or write [\"*\"] for every model".to_owned(),
+            )]);
+        }
+        let (mut globs, mut wrong) = (Vec::new(), Vec::new());
+        for (index, entry) in entries.iter().enumerate() {
+            match Glob::parse(entry.as_ref()) {
+                Ok(glob) => globs.push(glob),
+                Err(why) => wrong.push((index, why)),
+            }
+        }
+        if wrong.is_empty() { Ok(Self(globs.into())) } else { Err(wrong) }
+    }
+
+    /// True when `alias` fits one of the patterns.
+    #[must_use]
+    pub fn admit(&self, alias: &str) -> bool {
+        self.0.iter().any(|glob| glob.matches(alias))
+    }
+
+    /// The patterns as written.
+    #[must_use]
+    pub fn entries(&self) -> Vec<String> {
+        self.0.iter().map(ToString::to_string).collect()
+    }
+}
+
+/// Which credentials a grant asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Require {
+    /// A client certificate.
+    Certificate,
+    /// A virtual key.
+    Key,
+    /// Both at once.
+    Both,
+    /// Any one of them.
+    Either,
+}
+
+impl Require {
+    /// Every choice.
+    pub const ALL: [Self; 4] = [Self::Certificate, Self::Key, Self::Both, Self::Either];
+
+    /// The word in config.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Key => "key",
+            Self::Both => "both",
+            Self::Either => "either",
+        }
+    }
+}
+
+/// What may be done at and below one node of the owner tree. An absent list says nothing: the
+/// path's other grants decide.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Grant {
+    /// The node.
+    pub owner: OwnerPath,
+    /// Which credentials are asked for.
+    pub require: Option<Require>,
+    /// Where callers may come from.
+    pub networks: Option<Networks>,
+    /// What they may call.
+    pub endpoints: Option<Endpoints>,
+    /// Which models they may name.
+    pub models: Option<Models>,
+    /// From this moment on everything below the node is refused.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// All grants, by the node that they sit on: at most one each.
+#[derive(Clone, Default, Debug)]
+pub struct GrantTree(HashMap<Box<str>, Arc<Grant>>);
+
+impl GrantTree {
+    /// Gathers grants; of two on one node the later wins, so check for that before.
+    pub fn new(grants: impl IntoIterator<Item = Grant>) -> Self {
+        Self(grants.into_iter().map(|grant| (grant.owner.as_str().into(), Arc::new(grant))).collect())
+    }
+
+    /// The grants on the path of `owner`, root first.
+    pub fn on_path(&self, owner: &OwnerPath) -> impl Iterator<Item = &Arc<Grant>> {
+        owner.lineage().filter_map(|node| self.0.get(node))
+    }
+}
+
+/// A caller whose credentials were proven, as far as decisions need to know it.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// What the client certificate proved.
+    pub certificate: Option<Certified>,
+    /// The key whose secret was proven.
+    pub key: Option<Arc<KeyRecord>>,
+}
+
+/// What a client certificate proved.
+#[derive(Clone, Debug)]
+pub struct Certified {
+    /// Who it is.
+    pub identity: Arc<Identity>,
+    /// Where `[[identity]]` places it; `None` gives it no rights of its own.
+    pub owner: Option<OwnerPath>,
+    /// When the certificate ends.
+    pub not_after: Timestamp,
+}
+
+/// The two owner paths that a caller can stand on, with the grants that lie on them.
+///
+/// Made anew from the current [`GrantTree`] for each decision, so that a change of grants decides
+/// live requests again.
+#[derive(Debug)]
+pub struct Standing<'a> {
+    credentials: &'a Credentials,
+    key_path: Vec<&'a Grant>,
+    certificate_path: Vec<&'a Grant>,
+}
+
+impl<'a> Standing<'a> {
+    /// Looks up the grants of a caller.
+    #[must_use]
+    pub fn new(tree: &'a GrantTree, credentials: &'a Credentials) -> Self {
+        let grants = |owner: Option<&OwnerPath>| -> Vec<&'a Grant> {
+            owner.into_iter().flat_map(|owner| tree.on_path(owner)).map(Arc::as_ref).collect()
+        };
+        Self {
+            credentials,
+            key_path: grants(credentials.key.as_ref().map(|key| &key.owner)),
+            certificate_path: grants(credentials.certificate.as_ref().and_then(|c| c.owner.as_ref())),
+        }
+    }
+
+    /// The moment from which [`Self::check_status`] refuses: the earliest expiry of all that the
+    /// caller stands on.
+    #[must_use]
+    pub fn expires_at(&self) -> Timestamp {
+        let grants = self.grants().filter_map(|grant| grant.expires_at);
+        let key = self.credentials.key.as_ref().and_then(|key| key.expires_at);
+        let certificate = self.credentials.certificate.as_ref().map(|c| c.not_after);
+        grants.chain(key).chain(certificate).min().unwrap_or(Timestamp::FAR_FUTURE)
+    }
+
+    /// Check 3: nothing that the caller stands on is revoked or over.
+    ///
+    /// # Errors
+    ///
+    /// The uniform 401, whatever it was.
+    pub fn check_status(&self, now: Timestamp) -> Result<(), Refusal> {
+        if let Some(key) = &self.credentials.key {
+            if key.revoked_at.is_some() {
+                return Err(Refusal::InvalidCredentials(CredentialFault::KeyRevoked(key.id)));
+            }
+            if key.expires_at.is_some_and(|end| now >= end) {
+                return Err(Refusal::InvalidCredentials(CredentialFault::KeyExpired(key.id)));
+            }
+        }
+        if self.credentials.certificate.as_ref().is_some_and(|c| now >= c.not_after) {
+            return Err(Refusal::InvalidCredentials(CredentialFault::CertificateExpired));
+        }
+        match self.grants().find(|grant| grant.expires_at.is_some_and(|end| now >= end)) {
+            Some(over) => Err(Refusal::InvalidCredentials(CredentialFault::GrantExpired(over.owner.clone()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Check 4: the caller stands on a path that says which credentials it takes, and has them.
+    ///
+    /// # Errors
+    ///
+    /// `no_grant` when a path says nothing, `key_required` or `certificate_required` when one is
+    /// missing. A certificate counts for a node only if its owner is at or below that node.
+    pub fn check_required(&self) -> Result<(), Refusal> {
+        let paths = [
+            self.credentials.key.as_ref().map(|key| (&key.owner, &self.key_path)),
+            self.credentials
+                .certificate
+                .as_ref()
+                .and_then(|c| c.owner.as_ref())
+                .map(|owner| (owner, &self.certificate_path)),
+        ];
+        if paths.iter().all(Option::is_none) {
+            return Err(Refusal::NoGrant { owner: None });
+        }
+        for (owner, grants) in paths.into_iter().flatten() {
+            if grants.iter().all(|grant| grant.require.is_none()) {
+                return Err(Refusal::NoGrant { owner: Some(owner.clone()) });
+            }
+            for grant in grants {
+                self.check_credential_kinds(grant)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_credential_kinds(&self, grant: &Grant) -> Result<(), Refusal> {
+        let key = self.credentials.key.is_some();
+        let certificate = self
+            .credentials
+            .certificate
+            .as_ref()
+            .and_then(|certificate| certificate.owner.as_ref())
+            .is_some_and(|owner| owner.is_within(grant.owner.as_str()));
+        let (need_key, need_certificate) = match grant.require {
+            None | Some(Require::Either) => (false, false),
+            Some(Require::Key) => (true, false),
+            Some(Require::Certificate) => (false, true),
+            Some(Require::Both) => (true, true),
+        };
+        if need_certificate && !certificate {
+            return Err(Refusal::CertificateRequired { by: grant.owner.clone() });
+        }
+        if need_key && !key {
+            return Err(Refusal::KeyRequired { by: grant.owner.clone() });
+        }
+        Ok(())
+    }
+
+    /// Check 5: the caller's address is in every list of networks that applies, and in one at
+    /// least.
+    ///
+    /// # Errors
+    ///
+    /// `network_not_allowed`, with who decided.
+    pub fn check_network(&self, address: IpAddr) -> Result<(), Refusal> {
+        self.intersect(|grant| grant.networks.as_ref(), |key| key.networks.as_ref(), |networks| networks.admit(address))
+            .map_err(|by| Refusal::NetworkNotAllowed { address, by })
+    }
+
+    /// Check 6: the endpoint is in every list of endpoints that applies, and in one at least.
+    ///
+    /// # Errors
+    ///
+    /// `endpoint_not_allowed`, with who decided.
+    pub fn check_endpoint(&self, endpoint: Endpoint) -> Result<(), Refusal> {
+        self.intersect(
+            |grant| grant.endpoints.as_ref(),
+            |key| key.endpoints.as_ref(),
+            |endpoints| endpoints.contain(endpoint),
+        )
+        .map_err(|by| Refusal::EndpointNotAllowed { endpoint, by })
+    }
+
+    /// Check 8: the alias is in every list of models that applies, and in one at least.
+    ///
+    /// # Errors
+    ///
+    /// `model_not_found`: whether the model exists is not for the caller to know.
+    pub fn check_model(&self, alias: &str) -> Result<(), Refusal> {
+        self.intersect(|grant| grant.models.as_ref(), |key| key.models.as_ref(), |models| models.admit(alias))
+            .map_err(|by| Refusal::ModelNotFound { by: Some(by) })
+    }
+
+    fn grants(&self) -> impl Iterator<Item = &'a Grant> {
+        self.key_path.iter().chain(&self.certificate_path).copied()
+    }
+
+    fn intersect<'s, T: 'a>(
+        &'s self,
+        of_grant: impl Fn(&'a Grant) -> Option<&'a T>,
+        of_key: impl Fn(&'a Narrowing) -> Option<&'a T>,
+        admits: impl Fn(&T) -> bool,
+    ) -> Result<(), DecidedBy> {
+        let mut named = false;
+        for grant in self.grants() {
+            if let Some(list) = of_grant(grant) {
+                named = true;
+                if !admits(list) {
+                    return Err(DecidedBy::Grant(grant.owner.clone()));
+                }
+            }
+        }
+        if let Some(key) = &self.credentials.key
+            && let Some(list) = of_key(&key.narrowing)
+        {
+            named = true;
+            if !admits(list) {
+                return Err(DecidedBy::Key(key.id));
+            }
+        }
+        if named { Ok(()) } else { Err(DecidedBy::Nobody) }
+    }
+}
+
+/// Who said no.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DecidedBy {
+    /// The grant on this node.
+    Grant(OwnerPath),
+    /// The key's own narrowing.
+    Key(KeyId),
+    /// No grant on the path names the thing: absent means none.
+    Nobody,
+}
+
+impl fmt::Display for DecidedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Grant(owner) => write!(f, "grant {owner}"),
+            Self::Key(id) => write!(f, "key {id}"),
+            Self::Nobody => f.write_str("no grant on the path names any"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "grant_tests.rs"]
+mod tests;

@@ -1,0 +1,423 @@
+//! Why the gateway answers a request itself, and with which status and code: the only such table.
+//!
+//! Invariant: `Display` is for our log and the record's `detail`; the caller sees
+//! [`Refusal::message`] and [`Refusal::code`], which say only what it may know. Neither ever holds
+//! a secret, a prompt, a backend's address or a dial error.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::domain::endpoint::Endpoint;
+use crate::domain::grant::DecidedBy;
+use crate::domain::key::KeyId;
+use crate::domain::owner::OwnerPath;
+
+/// Why a request was refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// No credential that proves anything. All faults look the same from outside.
+    #[error("{0}")]
+    InvalidCredentials(CredentialFault),
+    /// A grant asks for a key.
+    #[error("grant {by} requires a key")]
+    KeyRequired {
+        /// The node of the grant.
+        by: OwnerPath,
+    },
+    /// A grant asks for a certificate whose owner is at or below it.
+    #[error("grant {by} requires a certificate of an owner at or below it")]
+    CertificateRequired {
+        /// The node of the grant.
+        by: OwnerPath,
+    },
+    /// The caller stands on no path, or on one that no grant opens.
+    #[error("{}", no_grant(.owner.as_ref()))]
+    NoGrant {
+        /// The path; `None` when no `[[identity]]` places the certificate.
+        owner: Option<OwnerPath>,
+    },
+    /// The caller's address is not allowed.
+    #[error("address {address}: {by}")]
+    NetworkNotAllowed {
+        /// Where the caller came from.
+        address: IpAddr,
+        /// Who said no.
+        by: DecidedBy,
+    },
+    /// The endpoint is not allowed.
+    #[error("endpoint {endpoint}: {by}")]
+    EndpointNotAllowed {
+        /// What was asked for.
+        endpoint: Endpoint,
+        /// Who said no.
+        by: DecidedBy,
+    },
+    /// A page of a foreign origin tried to use an installed certificate.
+    #[error("a request with an Origin came with a certificate only")]
+    OriginNotAllowed,
+    /// The Host or authority is missing, repeated or malformed.
+    #[error("{0}")]
+    InvalidHost(&'static str),
+    /// The Host names something that this connection is not for.
+    #[error("the Host is not a name of this role")]
+    Misdirected,
+    /// A credential in the query string, where logs and histories keep it.
+    #[error("a credential in the query string")]
+    CredentialInQuery,
+    /// The path or query is not one that any endpoint could have.
+    #[error("{0}")]
+    InvalidPath(&'static str),
+    /// No endpoint has this path.
+    #[error("{0}")]
+    NotFound(&'static str),
+    /// The endpoint has another method.
+    #[error("allowed: {allow}")]
+    MethodNotAllowed {
+        /// For the `Allow` header.
+        allow: &'static str,
+    },
+    /// The body is longer than allowed.
+    #[error("body over {limit} bytes")]
+    BodyTooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The body's type or coding is not one that the endpoint reads.
+    #[error("{0}")]
+    UnsupportedMediaType(&'static str),
+    /// The body is not what the endpoint reads.
+    #[error("{0}")]
+    InvalidBody(String),
+    /// No such model for this caller: unknown and forbidden alike.
+    #[error("{}", model_not_found(.by.as_ref()))]
+    ModelNotFound {
+        /// Who said no; `None` when no alias has the name.
+        by: Option<DecidedBy>,
+    },
+    /// The record could not be kept, so the request may not pass.
+    #[error("the record queue is full")]
+    RecordUnavailable,
+    /// No target could be reached.
+    #[error("{0}")]
+    NoBackend(String),
+    /// A bound of the gateway as a whole is reached.
+    #[error("{0}")]
+    Overloaded(&'static str),
+    /// The backend answered with something that cannot be passed on, or broke off.
+    #[error("{0}")]
+    BackendBroke(String),
+    /// The backend did not answer in time.
+    #[error("{0}")]
+    BackendTimeout(&'static str),
+    /// HTTP/1.0, where a truncated answer looks complete.
+    #[error("HTTP/1.0")]
+    HttpVersionNotSupported,
+}
+
+/// What was wrong with the credentials. For the log only.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CredentialFault {
+    /// Neither certificate nor key.
+    #[error("no credential presented")]
+    Nothing,
+    /// Not the form of a key, or broken check characters.
+    #[error("not the form of a key")]
+    Malformed,
+    /// Two headers carry different credentials.
+    #[error("different credentials in two headers")]
+    Conflicting,
+    /// No key has this id.
+    #[error("unknown key {0}")]
+    UnknownKey(KeyId),
+    /// The id exists, the secret is another.
+    #[error("wrong secret for key {0}")]
+    WrongSecret(KeyId),
+    /// The key was revoked.
+    #[error("key {0} is revoked")]
+    KeyRevoked(KeyId),
+    /// The key is over.
+    #[error("key {0} is expired")]
+    KeyExpired(KeyId),
+    /// The certificate was revoked.
+    #[error("the certificate is revoked")]
+    CertificateRevoked,
+    /// The certificate is over, on a connection that outlived it.
+    #[error("the certificate is expired")]
+    CertificateExpired,
+    /// The certificate is no caller's.
+    #[error("the certificate is a {0}'s, not a client's")]
+    WrongRole(&'static str),
+    /// The certificate's authority is not trusted any more.
+    #[error("the certificate's authority is not trusted any more")]
+    Untrusted,
+    /// A grant on the path is over.
+    #[error("grant {0} is expired")]
+    GrantExpired(OwnerPath),
+    /// The placeholder for "my certificate is my credential", without a certificate.
+    #[error("the placeholder credential without a certificate")]
+    PlaceholderWithoutCertificate,
+}
+
+/// A stable, machine-readable code: what callers and records see.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Code {
+    /// 401
+    InvalidCredentials,
+    /// 401
+    KeyRequired,
+    /// 401
+    CertificateRequired,
+    /// 403
+    NoGrant,
+    /// 403
+    NetworkNotAllowed,
+    /// 403
+    EndpointNotAllowed,
+    /// 403
+    OriginNotAllowed,
+    /// 400
+    InvalidHost,
+    /// 421
+    Misdirected,
+    /// 400
+    CredentialInQuery,
+    /// 400
+    InvalidPath,
+    /// 404
+    NotFound,
+    /// 405
+    MethodNotAllowed,
+    /// 413
+    BodyTooLarge,
+    /// 415
+    UnsupportedMediaType,
+    /// 400
+    InvalidBody,
+    /// 404
+    ModelNotFound,
+    /// 503
+    RecordUnavailable,
+    /// 503
+    NoBackend,
+    /// 503
+    Overloaded,
+    /// 502
+    BackendBroke,
+    /// 504
+    BackendTimeout,
+    /// 505
+    HttpVersionNotSupported,
+}
+
+impl Code {
+    /// Every code, in the order of the enum.
+    pub const ALL: [Self; 23] = [
+        Self::InvalidCredentials,
+        Self::KeyRequired,
+        Self::CertificateRequired,
+        Self::NoGrant,
+        Self::NetworkNotAllowed,
+        Self::EndpointNotAllowed,
+        Self::OriginNotAllowed,
+        Self::InvalidHost,
+        Self::Misdirected,
+        Self::CredentialInQuery,
+        Self::InvalidPath,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::BodyTooLarge,
+        Self::UnsupportedMediaType,
+        Self::InvalidBody,
+        Self::ModelNotFound,
+        Self::RecordUnavailable,
+        Self::NoBackend,
+        Self::Overloaded,
+        Self::BackendBroke,
+        Self::BackendTimeout,
+        Self::HttpVersionNotSupported,
+    ];
+
+    /// The status and the word of the code. The only place where this mapping exists.
+    #[must_use]
+    pub const fn status_and_word(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::InvalidCredentials => (StatusCode::UNAUTHORIZED, "invalid_credentials"),
+            Self::KeyRequired => (StatusCode::UNAUTHORIZED, "key_required"),
+            Self::CertificateRequired => (StatusCode::UNAUTHORIZED, "certificate_required"),
+            Self::NoGrant => (StatusCode::FORBIDDEN, "no_grant"),
+            Self::NetworkNotAllowed => (StatusCode::FORBIDDEN, "network_not_allowed"),
+            Self::EndpointNotAllowed => (StatusCode::FORBIDDEN, "endpoint_not_allowed"),
+            Self::OriginNotAllowed => (StatusCode::FORBIDDEN, "origin_not_allowed"),
+            Self::InvalidHost => (StatusCode::BAD_REQUEST, "invalid_host"),
+            Self::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "misdirected"),
+            Self::CredentialInQuery => (StatusCode::BAD_REQUEST, "credential_in_query"),
+            Self::InvalidPath => (StatusCode::BAD_REQUEST, "invalid_path"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Self::InvalidBody => (StatusCode::BAD_REQUEST, "invalid_body"),
+            Self::ModelNotFound => (StatusCode::NOT_FOUND, "model_not_found"),
+            Self::RecordUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "record_unavailable"),
+            Self::NoBackend => (StatusCode::SERVICE_UNAVAILABLE, "no_backend"),
+            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+            Self::BackendBroke => (StatusCode::BAD_GATEWAY, "backend_broke"),
+            Self::BackendTimeout => (StatusCode::GATEWAY_TIMEOUT, "backend_timeout"),
+            Self::HttpVersionNotSupported => (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "http_version_not_supported"),
+        }
+    }
+
+    /// The word of the code.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.status_and_word().1
+    }
+
+    /// The HTTP status of the code.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        self.status_and_word().0
+    }
+}
+
+impl Refusal {
+    /// The code that callers and records see.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::InvalidCredentials(_) => Code::InvalidCredentials,
+            Self::KeyRequired { .. } => Code::KeyRequired,
+            Self::CertificateRequired { .. } => Code::CertificateRequired,
+            Self::NoGrant { .. } => Code::NoGrant,
+            Self::NetworkNotAllowed { .. } => Code::NetworkNotAllowed,
+            Self::EndpointNotAllowed { .. } => Code::EndpointNotAllowed,
+            Self::OriginNotAllowed => Code::OriginNotAllowed,
+            Self::InvalidHost(_) => Code::InvalidHost,
+            Self::Misdirected => Code::Misdirected,
+            Self::CredentialInQuery => Code::CredentialInQuery,
+            Self::InvalidPath(_) => Code::InvalidPath,
+            Self::NotFound(_) => Code::NotFound,
+            Self::MethodNotAllowed { .. } => Code::MethodNotAllowed,
+            Self::BodyTooLarge { .. } => Code::BodyTooLarge,
+            Self::UnsupportedMediaType(_) => Code::UnsupportedMediaType,
+            Self::InvalidBody(_) => Code::InvalidBody,
+            Self::ModelNotFound { .. } => Code::ModelNotFound,
+            Self::RecordUnavailable => Code::RecordUnavailable,
+            Self::NoBackend(_) => Code::NoBackend,
+            Self::Overloaded(_) => Code::Overloaded,
+            Self::BackendBroke(_) => Code::BackendBroke,
+            Self::BackendTimeout(_) => Code::BackendTimeout,
+            Self::HttpVersionNotSupported => Code::HttpVersionNotSupported,
+        }
+    }
+
+    /// What the caller is told: what was wrong and what to do, and nothing that it may not know.
+    #[must_use]
+    pub fn message(&self) -> String {
+        match self {
+            Self::InvalidCredentials(_) => {
+                "The credentials are missing or not valid. Send a client certificate, or a key as Authorization: Bearer or x-api-key.".to_owned()
+            }
+            Self::KeyRequired { .. } => "A key is required here, as Authorization: Bearer or x-api-key.".to_owned(),
+            Self::CertificateRequired { .. } => "A client certificate is required here.".to_owned(),
+            Self::NoGrant { .. } => "Nothing is granted to this caller.".to_owned(),
+            Self::NetworkNotAllowed { address, .. } => format!("Requests from {address} are not allowed for this caller."),
+            Self::EndpointNotAllowed { endpoint, .. } => format!("{endpoint} is not allowed for this caller."),
+            Self::OriginNotAllowed => "Requests from this origin are not allowed.".to_owned(),
+            Self::InvalidHost(why) | Self::InvalidPath(why) | Self::NotFound(why) | Self::UnsupportedMediaType(why) | Self::Overloaded(why) => {
+                (*why).to_owned()
+            }
+            Self::Misdirected => "This connection is not for that host name.".to_owned(),
+            Self::CredentialInQuery => {
+                "Credentials do not belong into the URL, where logs keep them. Send the key as Authorization: Bearer or x-api-key, and replace this one.".to_owned()
+            }
+            Self::MethodNotAllowed { allow } => format!("This path takes {allow} only."),
+            Self::BodyTooLarge { limit } => format!("The body is larger than {limit} bytes."),
+            Self::InvalidBody(why) => why.clone(),
+            Self::ModelNotFound { .. } => "The model does not exist or is not available to this caller.".to_owned(),
+            Self::RecordUnavailable => "The request could not be recorded and was not passed on. Try again.".to_owned(),
+            Self::NoBackend(_) => "No backend for this model can be reached at the moment. Try again.".to_owned(),
+            Self::BackendBroke(_) => "The backend failed to answer.".to_owned(),
+            Self::BackendTimeout(_) => "The backend did not answer in time.".to_owned(),
+            Self::HttpVersionNotSupported => "HTTP/1.0 is not supported: a truncated answer could not be told from a whole one.".to_owned(),
+        }
+    }
+
+    /// Whether and when trying again can help.
+    #[must_use]
+    pub const fn retry(&self) -> Retry {
+        match self.code() {
+            Code::RecordUnavailable | Code::Overloaded => Retry::After(Duration::from_secs(1)),
+            Code::NoBackend => Retry::After(Duration::from_secs(2)),
+            Code::HttpVersionNotSupported => Retry::Never,
+            Code::InvalidCredentials
+            | Code::KeyRequired
+            | Code::CertificateRequired
+            | Code::NoGrant
+            | Code::NetworkNotAllowed
+            | Code::EndpointNotAllowed
+            | Code::OriginNotAllowed
+            | Code::InvalidHost
+            | Code::Misdirected
+            | Code::CredentialInQuery
+            | Code::InvalidPath
+            | Code::NotFound
+            | Code::MethodNotAllowed
+            | Code::BodyTooLarge
+            | Code::UnsupportedMediaType
+            | Code::InvalidBody
+            | Code::ModelNotFound
+            | Code::BackendBroke
+            | Code::BackendTimeout => Retry::AsTheClientLikes,
+        }
+    }
+}
+
+/// Advice to the client's retry logic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Retry {
+    /// Say nothing: SDKs know what the status means.
+    AsTheClientLikes,
+    /// `Retry-After` and `retry-after-ms`.
+    After(Duration),
+    /// `x-should-retry: false`, where SDKs would otherwise try again in vain.
+    Never,
+}
+
+fn no_grant(owner: Option<&OwnerPath>) -> String {
+    owner.map_or_else(
+        || "no [[identity]] places the certificate".to_owned(),
+        |owner| format!("no grant on the path of {owner} names require"),
+    )
+}
+
+fn model_not_found(by: Option<&DecidedBy>) -> String {
+    by.map_or_else(|| "no such model".to_owned(), |by| format!("model: {by}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_listed_once() {
+        for (index, code) in Code::ALL.iter().enumerate() {
+            assert_eq!(*code as usize, index);
+            assert_eq!(Code::ALL.iter().filter(|c| c.as_str() == code.as_str()).count(), 1);
+        }
+    }
+
+    #[test]
+    fn all_credential_faults_look_alike_to_the_caller() {
+        let id = KeyId::parse("0123456789ab").unwrap();
+        let message = Refusal::InvalidCredentials(CredentialFault::Nothing).message();
+        for fault in
+            [CredentialFault::UnknownKey(id), CredentialFault::KeyRevoked(id), CredentialFault::CertificateRevoked]
+        {
+            assert_eq!(Refusal::InvalidCredentials(fault).message(), message);
+        }
+    }
+}

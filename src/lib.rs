@@ -1,0 +1,7 @@
+//! Doorward: a zero-trust overlay gateway for self-hosted LLM backends.
+
+pub mod clock;
+pub mod config;
+pub mod domain;
+pub mod store;
+pub mod tls;

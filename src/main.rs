@@ -1,0 +1,2 @@
+//! The `doorward` program.
+fn main() {}

@@ -1,0 +1,3 @@
+//! Rows and what the request path reads of them.
+
+pub mod snapshot;

@@ -1,0 +1,90 @@
+//! The in-memory view that the request path reads: keys and revocations, never a query.
+//!
+//! Invariant: a snapshot never changes; a change makes a new one that shares all but the touched
+//! parts, so one changed key among 100,000 costs one shard and not the world.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::domain::key::{KeyId, KeyRecord};
+use crate::tls::peer::{Authority, PeerCertificate};
+
+const SHARDS: usize = 256;
+type Shard = Arc<HashMap<KeyId, Arc<KeyRecord>>>;
+
+/// Keys and revocations at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    shards: Box<[Shard]>,
+    denied: Arc<DenySet>,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self { shards: vec![Shard::default(); SHARDS].into(), denied: Arc::default() }
+    }
+}
+
+impl Snapshot {
+    /// The key of this id, whatever its state.
+    #[must_use]
+    pub fn key(&self, id: &KeyId) -> Option<&Arc<KeyRecord>> {
+        self.shards.get(shard_of(id)).and_then(|shard| shard.get(id))
+    }
+
+    /// How many keys there are, revoked ones included.
+    #[must_use]
+    pub fn key_count(&self) -> usize {
+        self.shards.iter().map(|shard| shard.len()).sum()
+    }
+
+    /// True when the certificate, its key or its subject was revoked.
+    #[must_use]
+    pub fn denies(&self, certificate: &PeerCertificate) -> bool {
+        self.denied.denies(certificate)
+    }
+
+    /// A snapshot in which these keys have their new records.
+    #[must_use]
+    pub fn with_keys(&self, changed: impl IntoIterator<Item = KeyRecord>) -> Self {
+        let mut next = self.clone();
+        for record in changed {
+            if let Some(shard) = next.shards.get_mut(shard_of(&record.id)) {
+                Arc::make_mut(shard).insert(record.id, Arc::new(record));
+            }
+        }
+        next
+    }
+
+    /// A snapshot with another deny set.
+    #[must_use]
+    pub fn with_denied(&self, denied: DenySet) -> Self {
+        Self { denied: Arc::new(denied), ..self.clone() }
+    }
+}
+
+fn shard_of(id: &KeyId) -> usize {
+    let [a, b, ..] = id.as_bytes();
+    (usize::from(*a) * 36 + usize::from(*b)) % SHARDS
+}
+
+/// What is revoked among the certificates of the built-in authority.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct DenySet {
+    /// Serial numbers as bytes, without leading zeros.
+    pub serials: HashSet<Box<[u8]>>,
+    /// SHA-256 of revoked public keys.
+    pub public_keys: HashSet<[u8; 32]>,
+    /// Whole SPIFFE IDs.
+    pub subjects: HashSet<Box<str>>,
+}
+
+impl DenySet {
+    fn denies(&self, certificate: &PeerCertificate) -> bool {
+        // Serial numbers are unique within one authority only.
+        let ours = certificate.authority == Authority::BuiltIn;
+        (ours && self.serials.contains(&certificate.serial))
+            || self.public_keys.contains(&certificate.spki_sha256)
+            || self.subjects.contains(certificate.identity.uri())
+    }
+}
