@@ -1,3 +1,9 @@
 //! Sessions and peer identity: rustls configurations, and what a certificate says.
 
+pub mod client;
 pub mod peer;
+pub mod server;
+pub mod verify;
+
+#[cfg(test)]
+mod testing;

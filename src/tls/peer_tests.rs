@@ -1,0 +1,90 @@
+use rcgen::{DnType, SerialNumber};
+
+use super::*;
+use crate::tls::testing::{Ca, client_params, dns, uri};
+
+const ALICE: &str = "spiffe://corp.example/client/alice";
+
+fn corp() -> Mapping {
+    Mapping::BuiltIn(TrustDomain::parse("corp.example").unwrap())
+}
+
+#[test]
+fn serial_and_key_are_those_of_the_certificate() {
+    let ca = Ca::new("Built-in");
+    for (written, read_back) in [(&[0x00, 0x80, 0x01][..], &[0x80, 0x01][..]), (&[0x01, 0x00], &[0x01, 0x00])] {
+        let mut params = client_params(vec![uri(ALICE)]);
+        params.serial_number = Some(SerialNumber::from_slice(written));
+        let leaf = ca.sign(&params);
+        let peer = read(&leaf.chain[0], &Authority::BuiltIn, &corp()).unwrap();
+        assert_eq!(*peer.serial, *read_back);
+        assert_eq!(peer.spki_sha256, sha256(&leaf.spki()));
+    }
+}
+
+#[test]
+fn an_unreadable_name_spoils_the_certificate() {
+    let ca = Ca::new("Corp");
+    // A URI and a DNS name that is not text: webpki does not look, so it must be refused here.
+    let mut names = vec![0x30, 0];
+    names.extend([0x86, u8::try_from(ALICE.len()).unwrap()]);
+    names.extend(ALICE.as_bytes());
+    names.extend([0x82, 2, 0xff, 0xfe]);
+    names[1] = u8::try_from(names.len() - 2).unwrap();
+    let mut params = client_params(vec![]);
+    params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], names)];
+    let leaf = ca.sign(&params);
+    let domains = vec![TrustDomain::parse("corp.example").unwrap()];
+    let map = Mapping::External(IdentityMap::Spiffe { trust_domains: domains });
+    for map in [corp(), map] {
+        let fault = read(&leaf.chain[0], &Authority::BuiltIn, &map).unwrap_err();
+        assert!(matches!(fault, PeerFault::Malformed(_)), "{fault}");
+    }
+}
+
+#[test]
+fn names_twice_over_are_refused() {
+    let ca = Ca::new("Corp");
+    let mut params = client_params(vec![uri(ALICE)]);
+    let dns_only = vec![0x30, 3, 0x82, 1, b'a'];
+    params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], dns_only)];
+    let fault = read(&ca.sign(&params).chain[0], &Authority::BuiltIn, &corp()).unwrap_err();
+    assert!(matches!(fault, PeerFault::Malformed(_)), "{fault}");
+}
+
+#[test]
+fn an_e_mail_address_is_taken_whole_or_not_at_all() {
+    let ca = Ca::new("Corp");
+    let map = Mapping::External(IdentityMap::Field {
+        from: IdentityField::SanEmail,
+        trust_domain: TrustDomain::parse("pki.example").unwrap(),
+    });
+    let email = |text: &str| rcgen::SanType::Rfc822Name(text.try_into().unwrap());
+    let read = |names| read(&ca.sign(&client_params(names)).chain[0], &Authority::External("corp".into()), &map);
+    // The local part alone would make alice@one.example and alice@two.example one caller.
+    assert!(matches!(read(vec![email("alice@one.example")]), Err(PeerFault::Name(_))));
+    assert!(matches!(read(vec![email("alice"), email("bob")]), Err(PeerFault::Ambiguous(_))));
+    assert!(matches!(read(vec![dns("alice")]), Err(PeerFault::Missing(_))));
+    assert_eq!(read(vec![email("alice")]).unwrap().identity.uri(), "spiffe://pki.example/client/alice");
+}
+
+#[test]
+fn the_common_name_must_be_text() {
+    let ca = Ca::new("Corp");
+    let map = Mapping::External(IdentityMap::Field {
+        from: IdentityField::SubjectCn,
+        trust_domain: TrustDomain::parse("pki.example").unwrap(),
+    });
+    let mut params = client_params(vec![]);
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, rcgen::DnValue::BmpString("alice".try_into().unwrap()));
+    let fault = read(&ca.sign(&params).chain[0], &Authority::External("corp".into()), &map).unwrap_err();
+    assert!(matches!(fault, PeerFault::Malformed("common name")), "{fault}");
+}
+
+#[test]
+fn bytes_after_the_certificate_are_refused() {
+    let mut der = Ca::new("Built-in").client(ALICE).chain[0].to_vec();
+    der.push(0);
+    assert!(read(&der.into(), &Authority::BuiltIn, &corp()).is_err());
+}
