@@ -4,6 +4,7 @@
 //! Invariant: nothing in here does I/O, reads a clock, or logs. Bytes come in, decisions and bytes
 //! go out. Whatever a backend could read differently than the gateway is refused, never repaired.
 
+pub mod body;
 pub mod json;
 mod seek;
 mod spelling;
