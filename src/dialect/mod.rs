@@ -6,5 +6,6 @@
 
 pub mod body;
 pub mod json;
+pub mod paths;
 mod seek;
 mod spelling;
