@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod dialect;
 pub mod domain;
 pub mod store;
 pub mod tls;

@@ -1,0 +1,147 @@
+//! What the gateway needs to know of a request body, and the one edit that it makes.
+//!
+//! Invariant: the model that was read is the model that is sent on. Every byte outside the edited
+//! value reaches the backend as the caller wrote it.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::dialect::json::{self, Field, Kind};
+use crate::dialect::spelling;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::refusal::Refusal;
+use crate::domain::route::is_alias;
+
+/// What a body asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// The alias, in its grammar.
+    pub model: String,
+    /// True when the reply is to come as a stream of events or lines.
+    pub stream: bool,
+    /// Where the model's value is in the body, quotes included.
+    model_at: Range<usize>,
+}
+
+const MODEL: Field = Field { name: "model", kind: Kind::String };
+const STREAM: Field = Field { name: "stream", kind: Kind::Bool };
+const STREAM_OPTIONS: Field = Field {
+    name: "stream_options",
+    kind: Kind::Object(&[
+        Field { name: "include_usage", kind: Kind::Bool },
+        Field { name: "continuous_usage_stats", kind: Kind::Bool },
+    ]),
+};
+const MAX_TOKENS: Field = Field { name: "max_tokens", kind: Kind::Cap { least: 0 } };
+const MAX_COMPLETION_TOKENS: Field = Field { name: "max_completion_tokens", kind: Kind::Cap { least: 0 } };
+const MAX_OUTPUT_TOKENS: Field = Field { name: "max_output_tokens", kind: Kind::Cap { least: 0 } };
+/// Ollama documents -1 (no end) and -2 (until the context is full).
+const OPTIONS: Field =
+    Field { name: "options", kind: Kind::Object(&[Field { name: "num_predict", kind: Kind::Cap { least: -2 } }]) };
+/// Ollama's old spelling of `model`.
+const NAME: Field = Field { name: "name", kind: Kind::String };
+
+/// The reserved keys of an endpoint: all that the gateway reads of its body. `None` when it takes
+/// no body.
+const fn fields(endpoint: Endpoint) -> Option<&'static [Field]> {
+    match endpoint {
+        Endpoint::OpenAiChatCompletions => Some(&[MODEL, STREAM, STREAM_OPTIONS, MAX_TOKENS, MAX_COMPLETION_TOKENS]),
+        Endpoint::OpenAiCompletions => Some(&[MODEL, STREAM, STREAM_OPTIONS, MAX_TOKENS]),
+        Endpoint::OpenAiResponses => Some(&[MODEL, STREAM, MAX_OUTPUT_TOKENS]),
+        Endpoint::OpenAiImages => Some(&[MODEL, STREAM]),
+        Endpoint::AnthropicMessages => Some(&[MODEL, STREAM, MAX_TOKENS]),
+        Endpoint::OllamaChat | Endpoint::OllamaGenerate => Some(&[MODEL, STREAM, OPTIONS]),
+        Endpoint::OllamaShow => Some(&[MODEL, NAME]),
+        Endpoint::OpenAiEmbeddings
+        | Endpoint::OpenAiSpeech
+        | Endpoint::OpenAiModerations
+        | Endpoint::OpenAiRerank
+        | Endpoint::OpenAiScore
+        | Endpoint::OpenAiTokenize
+        | Endpoint::OpenAiDetokenize
+        | Endpoint::AnthropicCountTokens
+        | Endpoint::OllamaEmbed
+        | Endpoint::OllamaEmbeddings => Some(&[MODEL]),
+        Endpoint::OpenAiModels
+        | Endpoint::OpenAiModel
+        | Endpoint::OllamaTags
+        | Endpoint::OllamaPs
+        | Endpoint::OllamaVersion
+        | Endpoint::OllamaHeartbeat => None,
+    }
+}
+
+/// Ollama streams unless it is told not to, the others when they are told to.
+const fn streams_by_default(endpoint: Endpoint) -> bool {
+    matches!(endpoint, Endpoint::OllamaChat | Endpoint::OllamaGenerate)
+}
+
+/// Reads the body of `endpoint`: step 7 of the check order, after size and encoding.
+///
+/// # Errors
+///
+/// [`Refusal::InvalidBody`] with a message for the caller: what is wrong and what to do. It never
+/// quotes the body.
+pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Request, Refusal> {
+    let Some(fields) = fields(endpoint) else {
+        return Err(Refusal::InvalidBody(format!("{endpoint} takes no body.")));
+    };
+    let (mut stream, mut model, mut name) = (streams_by_default(endpoint), None, None);
+    json::scan(body, fields, &mut |field, range| match field {
+        "model" => model = Some(range),
+        "name" => name = Some(range),
+        "stream" => stream = body.get(range) == Some(b"true"),
+        _ => {}
+    })
+    .map_err(|fault| Refusal::InvalidBody(fault.to_string()))?;
+    if endpoint == Endpoint::OllamaShow {
+        model = named_once(model, name)?;
+    }
+    let model_at = model.ok_or_else(|| wrong("\"model\" is missing: name the model."))?;
+    let inside = body.get(model_at.start + 1..model_at.end - 1).and_then(|text| std::str::from_utf8(text).ok());
+    let model = inside
+        .and_then(spelling::unescape)
+        .filter(|model| is_alias(model))
+        .ok_or_else(|| wrong("\"model\" must be 1 to 256 characters of A-Z, a-z, 0-9 and . _ : / @ + -"))?
+        .into_owned();
+    Ok(Request { model, stream, model_at })
+}
+
+/// Ollama's own client always writes both keys, the unused one empty. Two that are not empty could
+/// be two models.
+fn named_once(model: Option<Range<usize>>, name: Option<Range<usize>>) -> Result<Option<Range<usize>>, Refusal> {
+    let filled = |value: &Range<usize>| value.len() > "\"\"".len();
+    match (model.filter(filled), name.filter(filled)) {
+        (Some(_), Some(_)) => Err(wrong("\"model\" and \"name\" are both given: send \"model\" only.")),
+        (model, name) => Ok(model.or(name)),
+    }
+}
+
+fn wrong(message: &str) -> Refusal {
+    Refusal::InvalidBody(message.to_owned())
+}
+
+impl Request {
+    /// The pieces to send instead of `body`, which must be the one that was read, so that it names
+    /// `model`, which may be any text: at most three, those of `body` without a copy. One when
+    /// nothing changes.
+    ///
+    /// A name that is spelled with escapes is written anew even when it stays the same: the
+    /// backend never sees the caller's spelling.
+    #[must_use]
+    pub fn edited(&self, body: &Bytes, model: &str) -> Vec<Bytes> {
+        let spelled_plainly = self.model_at.len() == self.model.len() + "\"\"".len();
+        if model == self.model && spelled_plainly {
+            return vec![body.clone()];
+        }
+        let Range { start, end } = self.model_at;
+        let (start, end) = (start.min(body.len()), end.min(body.len()));
+        let name = Bytes::from(serde_json::Value::from(model).to_string());
+        vec![body.slice(..start), name, body.slice(end..)]
+    }
+}
+
+#[cfg(test)]
+#[path = "body_tests.rs"]
+mod tests;

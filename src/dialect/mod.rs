@@ -1,0 +1,12 @@
+//! What callers and backends say to each other: paths, bodies, replies and errors of the three API
+//! families.
+//!
+//! Invariant: nothing in here does I/O, reads a clock, or logs. Bytes come in, decisions and bytes
+//! go out. Whatever a backend could read differently than the gateway is refused, never repaired.
+
+pub mod body;
+pub mod errors;
+pub mod json;
+pub mod paths;
+mod seek;
+mod spelling;
