@@ -7,6 +7,7 @@ mod codec;
 pub mod directory;
 pub mod error;
 mod migrate;
+pub mod pepper;
 pub mod rows;
 pub mod snapshot;
 pub mod sqlite;
