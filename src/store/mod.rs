@@ -11,6 +11,7 @@ pub mod pepper;
 pub mod rows;
 pub mod snapshot;
 pub mod sqlite;
+pub mod watch;
 
 use std::path::Path;
 
