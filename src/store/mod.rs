@@ -142,3 +142,5 @@ impl Store {
 
 #[cfg(test)]
 mod conformance_tests;
+#[cfg(test)]
+mod durability_tests;
