@@ -38,6 +38,17 @@ impl Snapshot {
         self.shards.iter().map(|shard| shard.len()).sum()
     }
 
+    /// Every key, revoked ones included, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<KeyRecord>> {
+        self.shards.iter().flat_map(|shard| shard.values())
+    }
+
+    /// All that is denied among certificates.
+    #[must_use]
+    pub fn denied(&self) -> &DenySet {
+        &self.denied
+    }
+
     /// True when the certificate, its key or its subject was revoked.
     #[must_use]
     pub fn denies(&self, certificate: &PeerCertificate) -> bool {

@@ -1,0 +1,198 @@
+//! Publishes a new [`Snapshot`] within a moment of every change, whichever process made it.
+//!
+//! Invariants: what is published was in force at one moment; a failure keeps the last snapshot;
+//! `data_version` is read before the rows, so a change that comes in between is seen twice and
+//! never missed.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::store::Store;
+use crate::store::error::StoreError;
+use crate::store::snapshot::Snapshot;
+use crate::store::sqlite::{self, Sqlite};
+
+/// How often the store is looked at. A look without a change costs microseconds.
+const EVERY: Duration = Duration::from_millis(100);
+
+/// Looks after the store on a thread of its own, until it is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    stop: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    stopping: bool,
+    last_ok: Instant,
+}
+
+impl Watcher {
+    /// Loads the store of `state_dir`, and from then on hands every later state of it to
+    /// `publish`, which runs on the watcher's thread.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be opened or read.
+    pub fn start(
+        state_dir: &Path,
+        publish: impl Fn(Snapshot) + Send + 'static,
+    ) -> Result<(Self, Snapshot), StoreError> {
+        // Makes a store where there is none; a later look must not.
+        Sqlite::open(state_dir)?;
+        let mut view = View {
+            state_dir: state_dir.to_owned(),
+            opened: None,
+            file: None,
+            revision: 0,
+            snapshot: Snapshot::default(),
+        };
+        view.look()?;
+        let first = view.snapshot.clone();
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State { stopping: false, last_ok: Instant::now() }),
+            stop: Condvar::new(),
+        });
+        let theirs = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name("store-watch".to_owned())
+            .spawn(move || theirs.run(view, publish))
+            .map_err(|source| StoreError::file(state_dir, source))?;
+        Ok((Self { shared, thread: Some(thread) }, first))
+    }
+
+    /// When the store was last read without an error.
+    #[must_use]
+    pub fn last_ok(&self) -> Instant {
+        self.shared.lock().last_ok
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.shared.lock().stopping = true;
+        self.shared.stop.notify_all();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::warn!("the watcher of the store had panicked");
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self, mut view: View, publish: impl Fn(Snapshot)) {
+        let mut failing = false;
+        while !self.pause() {
+            match view.look() {
+                Ok(changed) => {
+                    self.lock().last_ok = Instant::now();
+                    if failing {
+                        tracing::info!("the store can be read again");
+                    }
+                    failing = false;
+                    if changed {
+                        publish(view.snapshot.clone());
+                    }
+                }
+                Err(error) => {
+                    if !failing {
+                        tracing::warn!(%error, "the store cannot be read; its last state stays in force");
+                    }
+                    failing = true;
+                }
+            }
+        }
+    }
+
+    /// Waits until the next look is due. True when there is to be none.
+    fn pause(&self) -> bool {
+        let waited = self.stop.wait_timeout_while(self.lock(), EVERY, |state| !state.stopping);
+        waited.unwrap_or_else(PoisonError::into_inner).0.stopping
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was last read, and the connection to read more with.
+struct View {
+    state_dir: PathBuf,
+    opened: Option<Opened>,
+    /// The file that `revision` and `snapshot` are of.
+    file: Option<FileId>,
+    revision: i64,
+    snapshot: Snapshot,
+}
+
+struct Opened {
+    store: Store,
+    file: FileId,
+    /// `None` until the rows were read once through this connection.
+    version: Option<i64>,
+}
+
+/// Device and inode: another file may come into the place of the one that we opened.
+type FileId = (u64, u64);
+
+impl View {
+    /// Brings the snapshot up to date. True when it changed.
+    fn look(&mut self) -> Result<bool, StoreError> {
+        let looked = self.try_look();
+        if looked.is_err() {
+            // Whatever was wrong with it, the next look begins with a new connection.
+            self.opened = None;
+        }
+        looked
+    }
+
+    fn try_look(&mut self) -> Result<bool, StoreError> {
+        let path = sqlite::path(&self.state_dir);
+        let file = fs::metadata(&path).map_err(|source| StoreError::file(&path, source))?;
+        let file = (file.dev(), file.ino());
+        let opened = match &mut self.opened {
+            Some(opened) if opened.file == file => opened,
+            stale => {
+                let store = Store::Sqlite(Sqlite::open_existing(&self.state_dir)?);
+                stale.insert(Opened { store, file, version: None })
+            }
+        };
+        let version = opened.store.data_version()?;
+        if opened.version == Some(version) {
+            return Ok(false);
+        }
+        // In another file, such as a backup that was put back, revisions mean other changes.
+        let mut since = if self.file == Some(file) { self.revision } else { 0 };
+        let mut changes = opened.store.changes_since(since)?;
+        if changes.revision < since {
+            since = 0;
+            changes = opened.store.changes_since(since)?;
+        }
+        let changed = since == 0 || changes.revision != since;
+        if changed {
+            let base = if since == 0 { Snapshot::default() } else { self.snapshot.clone() };
+            self.snapshot = base.with_keys(changes.keys).with_denied(changes.denied);
+        }
+        (self.file, self.revision) = (Some(file), changes.revision);
+        opened.version = Some(version);
+        Ok(changed)
+    }
+}
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;
