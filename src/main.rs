@@ -1,2 +1,12 @@
-//! The `doorward` program.
-fn main() {}
+//! The `doorward` program: everything is in the library, this only hands over.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // For the crates that look up a process-wide provider; our own TLS always names its own.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        return ExitCode::FAILURE;
+    }
+    // Not locked: the log writes to the same stderr from other threads.
+    doorward::cli::main(&mut std::io::stdout(), &mut std::io::stderr())
+}

@@ -67,6 +67,25 @@ pub fn load(file: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result
     }
 }
 
+/// The state directory that a config file names, whatever else is in the file: verbs that change
+/// state must not need the secrets that serving needs.
+///
+/// # Errors
+///
+/// When the file cannot be read, is not TOML, or its `state_dir` is not text.
+pub fn state_dir(file: &Path) -> Result<PathBuf, Vec<Problem>> {
+    let failed = |why: String| vec![whole(why)];
+    let bytes = read_bounded(file).map_err(|error| failed(format!("cannot read {}: {error}", file.display())))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| failed("is not UTF-8".to_owned()))?;
+    let root: toml::Table = text.parse().map_err(|error: toml::de::Error| failed(error.message().to_owned()))?;
+    let named = match root.get("state_dir") {
+        None => DEFAULT_STATE_DIR,
+        Some(value) => value.as_str().ok_or_else(|| failed("state_dir is not text".to_owned()))?,
+    };
+    let file = std::path::absolute(file).map_err(|error| failed(error.to_string()))?;
+    Ok(file.parent().unwrap_or(Path::new("/")).join(named))
+}
+
 /// Checks the text of a config file. `file` is what it was read from: relative paths start there.
 ///
 /// # Errors

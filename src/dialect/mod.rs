@@ -8,5 +8,6 @@ pub mod body;
 pub mod errors;
 pub mod json;
 pub mod paths;
+pub mod relay;
 mod seek;
 mod spelling;

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod peer;
+pub mod read_ahead;
 pub mod server;
 pub mod verify;
 

@@ -1,0 +1,119 @@
+//! The operator's listener: `/metrics`, `/healthz`, `/readyz`, and nothing else.
+//!
+//! Invariant: it changes nothing and tells no secret. It is plain HTTP, so it belongs on loopback.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::gate::Gateway;
+use crate::telemetry::metrics::Figures;
+
+/// Scrapers and probes are few.
+const MAX_CONNECTIONS: usize = 64;
+/// A scrape or a probe is over soon, keep-alive included.
+const CONNECTION_LIFE: Duration = Duration::from_secs(60);
+const HEAD: Duration = Duration::from_secs(10);
+
+/// The listener, bound and not yet serving.
+#[derive(Debug)]
+pub struct Admin {
+    listener: TcpListener,
+    gateway: Arc<Gateway>,
+}
+
+impl Admin {
+    /// Binds `address`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be bound.
+    pub async fn bind(address: SocketAddr, gateway: Arc<Gateway>) -> io::Result<Self> {
+        Ok(Self { listener: TcpListener::bind(address).await?, gateway })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    ///
+    /// When the socket does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until its task is ended.
+    pub async fn run(self) {
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            let socket = match self.listener.accept().await {
+                Ok((socket, _)) => socket,
+                Err(error) => {
+                    tracing::warn!(%error, "the admin listener cannot accept; pausing");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let gateway = Arc::clone(&self.gateway);
+            tokio::spawn(async move {
+                let _slot = slot;
+                let service = service_fn(|request: Request<Incoming>| {
+                    let response = answer(&gateway, &request);
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD)
+                    .serve_connection(TokioIo::new(socket), service);
+                // A probe that breaks off or stays for too long is no news.
+                let _ = timeout(CONNECTION_LIFE, connection).await.is_ok();
+            });
+        }
+    }
+}
+
+fn answer(gateway: &Gateway, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    const TEXT: &str = "text/plain; charset=utf-8";
+    const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET and HEAD only\n".to_owned());
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match request.uri().path() {
+        "/metrics" => plain(StatusCode::OK, METRICS, gateway.metrics.scrape(figures(gateway))),
+        "/healthz" => plain(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/readyz" if gateway.is_draining() => plain(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n".to_owned()),
+        "/readyz" => plain(StatusCode::OK, TEXT, "ready\n".to_owned()),
+        _ => plain(StatusCode::NOT_FOUND, TEXT, "only /metrics, /healthz and /readyz\n".to_owned()),
+    }
+}
+
+fn figures(gateway: &Gateway) -> Figures {
+    Figures {
+        records_dropped: gateway.records.dropped(),
+        records_written: gateway.records.written(),
+        keys: gateway.view().snapshot.key_count(),
+    }
+}
+
+fn plain(status: StatusCode, content_type: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

@@ -1,0 +1,310 @@
+//! `doorward cert`
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use crate::ca::authority::Authority;
+use crate::ca::leaf::{self, Existing, LeafFiles};
+use crate::cli::ca::directory;
+use crate::cli::output::{self, Failure, Format};
+use crate::cli::place::Place;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::domain::identity::{IdentityName, Role};
+use crate::domain::timestamp::{Timestamp, parse_span};
+use crate::store::Store;
+use crate::store::rows::{CertificateRecord, NewCertificate, Reason, Revoked, Serial};
+use crate::tls::peer::{self, Mapping};
+
+/// Certificates for clients, connectors and operators.
+#[derive(Debug, Subcommand)]
+pub enum Cert {
+    /// Make a key and a certificate for it
+    Issue(Issue),
+    /// List issued certificates
+    List(List),
+    /// Revoke a certificate, or a name with all its certificates, within a second
+    Revoke(Revoke),
+}
+
+/// Makes a key and a certificate for it: `NAME.crt`, `NAME.key` and `ca.crt`.
+#[derive(Debug, Args)]
+pub struct Issue {
+    /// Who it is for, such as alice
+    #[arg(value_parser = IdentityName::parse)]
+    name: IdentityName,
+    /// client, connector or operator
+    #[arg(long, default_value = "client", value_parser = Role::parse)]
+    role: Role,
+    /// How long it is good for: 5m to 90d [default: 24h]
+    #[arg(long, value_name = "SPAN", value_parser = parse_span)]
+    ttl: Option<Duration>,
+    /// Where the files go
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    out: PathBuf,
+    /// Lift the revocation of this name
+    #[arg(long)]
+    reinstate: bool,
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t)]
+    output: Format,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Lists issued certificates.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Only those that end within this span, such as 7d
+    #[arg(long, value_name = "SPAN", value_parser = parse_span)]
+    expiring: Option<Duration>,
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t)]
+    output: Format,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Revokes a certificate, or a name with all its certificates.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true)))]
+pub struct Revoke {
+    /// One certificate, by its serial number
+    #[arg(long, group = "what", value_parser = Serial::parse)]
+    serial: Option<Serial>,
+    /// Every certificate of a name, in every role, now and later
+    #[arg(long, group = "what", value_parser = IdentityName::parse)]
+    name: Option<IdentityName>,
+    /// Why: unspecified, key-compromise, affiliation-changed, superseded, cessation-of-operation, privilege-withdrawn
+    #[arg(long, default_value = "unspecified", value_parser = Reason::parse)]
+    reason: Reason,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Cert {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    ///
+    /// When the certificate may not be issued, or state cannot be read or written.
+    pub fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
+        match self {
+            Self::Issue(verb) => verb.run(out, err),
+            Self::List(verb) => verb.run(out),
+            Self::Revoke(verb) => verb.run(out),
+        }
+    }
+}
+
+/// A certificate that was just made.
+#[derive(Debug)]
+pub struct Made {
+    /// Where its files are.
+    pub files: LeafFiles,
+    /// Its number.
+    pub serial: Serial,
+    /// Who it names.
+    pub identity: String,
+    /// When it ends.
+    pub not_after: Timestamp,
+}
+
+/// Makes a key and a certificate in `dir`. It is on record before anybody can use it.
+///
+/// # Errors
+///
+/// When the plan is not allowed, or files or the store cannot be written.
+pub fn issue(
+    authority: &Authority,
+    store: &mut Store,
+    (role, name, ttl): (Role, &IdentityName, Option<Duration>),
+    dir: &std::path::Path,
+    now: Timestamp,
+) -> Result<Made, Failure> {
+    let plan = authority.plan_client(role, name, ttl, now).map_err(Failure::new)?;
+    let made = leaf::generate(authority, &plan, None).map_err(Failure::new)?;
+    let certificate = made.issued.chain.first().ok_or_else(|| Failure::new("the authority issued nothing"))?;
+    let mapping = Mapping::BuiltIn(authority.trust_domain().clone());
+    let peer = peer::read(certificate, &peer::Authority::BuiltIn, &mapping)
+        .map_err(|fault| Failure::new(format!("the issued certificate cannot be read back: {fault}")))?;
+    let row = NewCertificate {
+        serial: Serial::from_bytes(&peer.serial),
+        identity: peer.identity.as_ref().clone(),
+        not_before: plan.span().not_before,
+        not_after: peer.not_after,
+        spki_sha256: peer.spki_sha256,
+        issued_at: now,
+    };
+    store.record_certificate(&row).map_err(Failure::new)?;
+    let files = leaf::write(&made, authority.bundle_pem(), dir, name.as_str(), Existing::Keep).map_err(|error| {
+        Failure::with_hint(error, "choose another --out, or move the old files away")
+    })?;
+    Ok(Made { files, serial: row.serial, identity: row.identity.to_string(), not_after: row.not_after })
+}
+
+#[derive(Debug, Serialize)]
+struct Issued {
+    name: String,
+    identity: String,
+    serial: String,
+    not_after: String,
+    certificate: PathBuf,
+    key_file: PathBuf,
+    ca: PathBuf,
+}
+
+impl Issue {
+    fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
+        let state_dir = self.place.state_dir()?;
+        let authority = Authority::open(&directory(&state_dir)).map_err(Failure::new)?;
+        let mut store = self.place.store()?;
+        let domain = authority.trust_domain();
+        if store.is_name_revoked(domain, &self.name).map_err(Failure::new)? {
+            if !self.reinstate {
+                return Err(Failure::with_hint(format!("{} is revoked", self.name), "--reinstate lifts the revocation of the name"));
+            }
+            store.reinstate(domain, &self.name).map_err(Failure::new)?;
+            writeln!(err, "warning: the revocation of {} is lifted", self.name)?;
+        }
+        let now = Clock::System.now();
+        let made = issue(&authority, &mut store, (self.role, &self.name, self.ttl), &self.out, now)?;
+        match self.output {
+            Format::Json => {
+                let shown = Issued {
+                    name: self.name.to_string(),
+                    identity: made.identity,
+                    serial: made.serial.to_string(),
+                    not_after: made.not_after.to_string(),
+                    certificate: made.files.certificate,
+                    key_file: made.files.key,
+                    ca: made.files.roots,
+                };
+                output::json(out, &shown)
+            }
+            Format::Table => {
+                writeln!(out, "{} until {}, serial {}", made.identity, made.not_after, made.serial)?;
+                for file in [&made.files.certificate, &made.files.key, &made.files.roots] {
+                    writeln!(out, "  {}", file.display())?;
+                }
+                if self.role == Role::Client {
+                    let url = url_of(self.place.config_if_any().as_ref());
+                    writeln!(out, "\n{}", usage(&url, &made.files, "certificate"))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Where callers reach the gateway, as far as the config tells.
+fn url_of(config: Option<&Config>) -> String {
+    let listen = config.map(|config| &config.listen);
+    let host = listen.and_then(|listen| listen.names.api.first()).map_or("GATEWAY", String::as_str);
+    let port = listen.map_or(8443, |listen| listen.address.port());
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    format!("https://{host}:{port}")
+}
+
+/// Lines to paste, for curl, Python and Node. `key` is the key's text, a `$VARIABLE`, or the
+/// placeholder that says that the certificate is the credential.
+#[must_use]
+pub fn usage(url: &str, files: &LeafFiles, key: &str) -> String {
+    let [certificate, private, roots] = [&files.certificate, &files.key, &files.roots].map(|path| path.display().to_string());
+    format!(
+        r#"# curl
+curl --cacert {roots} --cert {certificate} --key {private} -H "Authorization: Bearer {key}" {url}/v1/models
+
+# Python: pip install openai
+import ssl, openai
+tls = ssl.create_default_context(cafile="{roots}")
+tls.load_cert_chain("{certificate}", "{private}")
+client = openai.OpenAI(base_url="{url}/v1", api_key="{key}", http_client=openai.DefaultHttpxClient(verify=tls))
+
+// Node: npm install openai undici
+import fs from "node:fs"; import OpenAI from "openai"; import {{ Agent, fetch as through }} from "undici";
+const dispatcher = new Agent({{ connect: {{ ca: fs.readFileSync("{roots}"), cert: fs.readFileSync("{certificate}"), key: fs.readFileSync("{private}") }} }});
+const client = new OpenAI({{ baseURL: "{url}/v1", apiKey: "{key}", fetch: (u, o) => through(u, {{ ...o, dispatcher }}) }});"#
+    )
+}
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    serial: String,
+    identity: String,
+    state: &'static str,
+    issued_at: String,
+    not_after: String,
+    revoked_at: Option<String>,
+    reason: Option<&'static str>,
+}
+
+impl Listed {
+    fn new(record: &CertificateRecord, now: Timestamp) -> Self {
+        let certificate = &record.certificate;
+        let state = match record.revoked {
+            Some(_) => "revoked",
+            None if now >= certificate.not_after => "expired",
+            None => "active",
+        };
+        Self {
+            serial: certificate.serial.to_string(),
+            identity: certificate.identity.to_string(),
+            state,
+            issued_at: certificate.issued_at.to_string(),
+            not_after: certificate.not_after.to_string(),
+            revoked_at: record.revoked.map(|(at, _)| at.to_string()),
+            reason: record.revoked.map(|(_, reason)| reason.as_str()),
+        }
+    }
+}
+
+impl List {
+    fn run(self, out: &mut impl Write) -> Result<(), Failure> {
+        let now = Clock::System.now();
+        let soon = self.expiring.map(|span| now.after(span));
+        let certificates = self.place.store()?.list_certificates().map_err(Failure::new)?;
+        let wanted = certificates.iter().filter(|record| {
+            let end = record.certificate.not_after;
+            soon.is_none_or(|soon| now < end && end <= soon && record.revoked.is_none())
+        });
+        let listed: Vec<_> = wanted.map(|record| Listed::new(record, now)).collect();
+        match self.output {
+            Format::Json => output::json(out, &listed),
+            Format::Table => {
+                let row = |one: &Listed| vec![one.serial.clone(), one.identity.clone(), one.state.to_owned(), one.not_after.clone()];
+                output::table(out, &["SERIAL", "IDENTITY", "STATE", "ENDS"], listed.iter().map(row).collect())
+            }
+        }
+    }
+}
+
+impl Revoke {
+    fn run(self, out: &mut impl Write) -> Result<(), Failure> {
+        let mut store = self.place.store()?;
+        let now = Clock::System.now();
+        match (&self.serial, &self.name) {
+            (Some(serial), _) => match store.revoke_certificate(serial, self.reason, now).map_err(Failure::new)? {
+                Revoked::Revoked => writeln!(out, "{serial} is revoked")?,
+                Revoked::AlreadyRevoked => writeln!(out, "{serial} was revoked before")?,
+                Revoked::Unknown => {
+                    let hint = "`doorward cert list` shows all serial numbers";
+                    return Err(Failure::with_hint(format!("no certificate has the serial number {serial}"), hint));
+                }
+            },
+            (None, Some(name)) => {
+                let authority = Authority::open(&directory(&self.place.state_dir()?)).map_err(Failure::new)?;
+                let done = store.revoke_name(authority.trust_domain(), name, self.reason, now).map_err(Failure::new)?;
+                let ended = output::count(done.certificates, "certificate");
+                let newly = if done.newly { "is revoked" } else { "was revoked before" };
+                writeln!(out, "{name} {newly}; {ended} ended")?;
+            }
+            (None, None) => return Err(Failure::new("name what to revoke: --serial or --name")),
+        }
+        Ok(())
+    }
+}

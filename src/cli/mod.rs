@@ -1,0 +1,89 @@
+//! The command line: the only place that puts the parts together.
+//!
+//! Rules for all output: results go to stdout and everything else to stderr; `--output json` is
+//! one JSON document with stable names; errors say what was wrong and what to do (`hint:`), begin
+//! with `error:`, and end without a full stop; exit 0 is done, 1 failed, 2 wrong usage. A secret
+//! is never an argument.
+
+pub mod ca;
+pub mod cert;
+pub mod check;
+pub mod completions;
+pub mod discover;
+pub mod key;
+pub mod output;
+pub mod place;
+pub mod serve;
+pub mod server;
+pub mod status;
+pub mod up;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::cli::output::Failure;
+
+/// A zero-trust overlay gateway for self-hosted LLM backends.
+#[derive(Debug, Parser)]
+#[command(name = "doorward", version, propagate_version = true, disable_help_subcommand = true)]
+struct Doorward {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Set everything up on the first run, then serve
+    Up(up::Up),
+    /// Run the gateway
+    Serve(serve::Serve),
+    /// Validate a config file and print every problem
+    Check(check::Check),
+    /// Ask the running gateway how it is
+    Status(status::Status),
+    /// The built-in certificate authority
+    #[command(subcommand)]
+    Ca(ca::Ca),
+    /// Certificates for clients, connectors and operators
+    #[command(subcommand)]
+    Cert(cert::Cert),
+    /// Virtual keys
+    #[command(subcommand)]
+    Key(key::Key),
+    /// Print completions for a shell
+    Completions(completions::Completions),
+}
+
+/// Reads the command line, does what it says, and reports.
+pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
+    let doorward = match Doorward::try_parse() {
+        Ok(doorward) => doorward,
+        Err(error) => {
+            // Help and version are results; wrong usage is not.
+            let code = if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+            let _ = error.print().is_ok();
+            return code;
+        }
+    };
+    let result = match doorward.verb {
+        Verb::Up(verb) => verb.run(out, err),
+        Verb::Serve(verb) => verb.run(out, err),
+        Verb::Check(verb) => verb.run(out, err),
+        Verb::Status(verb) => verb.run(out),
+        Verb::Ca(verb) => verb.run(out, err),
+        Verb::Cert(verb) => verb.run(out, err),
+        Verb::Key(verb) => verb.run(out, err),
+        Verb::Completions(verb) => verb.run(out),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader that has enough (`| head`) is no failure of ours to report.
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = write!(err, "{failure}").is_ok();
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Tables and JSON for people and programs, errors with hints.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use clap::ValueEnum;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::config::Problem;
+
+/// How a verb prints its result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// One JSON document with stable field names
+    Json,
+}
+
+/// Why a verb failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// What was wrong, and what to do.
+    Said {
+        /// What was wrong.
+        what: String,
+        /// What to do, when there is something.
+        hint: Option<String>,
+    },
+    /// Problems in a config file.
+    Config {
+        /// The file.
+        file: String,
+        /// All of them.
+        problems: Vec<Problem>,
+    },
+    /// The result could not be printed.
+    Output(io::Error),
+}
+
+impl Failure {
+    /// A failure without a hint.
+    pub fn new(what: impl fmt::Display) -> Self {
+        Self::Said { what: what.to_string(), hint: None }
+    }
+
+    /// A failure with a hint.
+    pub fn with_hint(what: impl fmt::Display, hint: impl fmt::Display) -> Self {
+        Self::Said { what: what.to_string(), hint: Some(hint.to_string()) }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Said { what, hint } => {
+                writeln!(f, "error: {what}")?;
+                hint.iter().try_for_each(|hint| writeln!(f, "hint: {hint}"))
+            }
+            Self::Config { file, problems } => {
+                writeln!(f, "error: {file} has {}", count(problems.len(), "problem"))?;
+                problems.iter().try_for_each(|problem| writeln!(f, "  {problem}"))
+            }
+            Self::Output(error) => writeln!(f, "error: cannot print the result: {error}"),
+        }
+    }
+}
+
+/// `1 problem`, `2 problems`.
+#[must_use]
+pub fn count(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
+/// Prints one JSON document.
+///
+/// # Errors
+///
+/// When it cannot be written.
+pub fn json(out: &mut impl Write, value: &impl Serialize) -> Result<(), Failure> {
+    serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Prints rows under a head.
+///
+/// # Errors
+///
+/// When they cannot be written.
+pub fn table(out: &mut impl Write, head: &[&str], rows: Vec<Vec<String>>) -> Result<(), Failure> {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(head);
+    table.add_rows(rows);
+    for line in table.lines() {
+        writeln!(out, "{}", line.trim())?;
+    }
+    Ok(())
+}

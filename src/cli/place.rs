@@ -1,0 +1,85 @@
+//! Where the state is that a verb works on: `--config FILE` or `--state DIR`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::cli::output::Failure;
+use crate::config::{self, Config};
+use crate::domain::key::Pepper;
+use crate::store::{Store, pepper};
+
+/// The options that every verb which touches state takes.
+#[derive(Clone, Debug, Args)]
+pub struct Place {
+    /// Config file [default: $DOORWARD_CONFIG, ./doorward.toml, /etc/doorward/doorward.toml]
+    #[arg(long, value_name = "FILE", conflicts_with = "state")]
+    config: Option<PathBuf>,
+    /// State directory, instead of a config file that names one
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+impl Place {
+    /// The state directory. Of a config file only that one setting is read: issuing a key must
+    /// not need the secrets that serving needs.
+    ///
+    /// # Errors
+    ///
+    /// When there is no config file, or it cannot be read.
+    pub fn state_dir(&self) -> Result<PathBuf, Failure> {
+        if let Some(dir) = &self.state {
+            return std::path::absolute(dir).map_err(|error| Failure::new(format!("{}: {error}", dir.display())));
+        }
+        let file = find(self.config.as_deref())?;
+        config::state_dir(&file).map_err(|problems| Failure::Config { file: file.display().to_string(), problems })
+    }
+
+    /// The whole config, when there is one that loads: for advice, never for decisions.
+    #[must_use]
+    pub fn config_if_any(&self) -> Option<Config> {
+        let file = match &self.state {
+            Some(dir) => dir.join("doorward.toml"),
+            None => find(self.config.as_deref()).ok()?,
+        };
+        config::load(&file, &environment).ok()
+    }
+
+    /// The store, opened for changes.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    pub fn store(&self) -> Result<Store, Failure> {
+        Store::open(&self.state_dir()?).map_err(Failure::new)
+    }
+
+    /// The store, with the pepper that its keys are hashed under.
+    ///
+    /// # Errors
+    ///
+    /// When either cannot be read.
+    pub fn store_and_pepper(&self) -> Result<(Store, Pepper), Failure> {
+        let dir = self.state_dir()?;
+        let mut store = Store::open(&dir).map_err(Failure::new)?;
+        let pepper = pepper::load(&dir, &mut store).map_err(Failure::new)?;
+        Ok((store, pepper))
+    }
+}
+
+/// Finds the config file.
+///
+/// # Errors
+///
+/// When there is none; the failure says where it was looked for.
+pub fn find(explicit: Option<&Path>) -> Result<PathBuf, Failure> {
+    config::find(explicit, &environment)
+        .map_err(|problem| Failure::with_hint(problem, "write one (config/doorward.toml explains every setting), or begin with `doorward up`"))
+}
+
+/// The environment, as config reads it.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "handed to config/, which resolves ${env:NAME}")]
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}

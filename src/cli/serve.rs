@@ -1,0 +1,83 @@
+//! `doorward serve`
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::cli::output::Failure;
+use crate::cli::place::{environment, find};
+use crate::cli::server::{Options, Server, WATCH};
+use crate::clock::Clock;
+use crate::config;
+use crate::gate::connection::Patience;
+use crate::telemetry::log;
+
+/// Runs the gateway until SIGTERM or SIGINT. SIGHUP, or a change of a file, reloads the config.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Config file [default: $DOORWARD_CONFIG, ./doorward.toml, /etc/doorward/doorward.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Serve {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    ///
+    /// When the gateway cannot start.
+    pub fn run(self, _out: &mut impl Write, _err: &mut impl Write) -> Result<(), Failure> {
+        let file = find(self.config.as_deref())?;
+        serve(&file, |_| Ok(()))
+    }
+}
+
+/// Serves what `file` says until a signal comes. `ready` is called once requests are served.
+///
+/// # Errors
+///
+/// When the gateway cannot start, or `ready` fails.
+pub fn serve(file: &Path, ready: impl FnOnce(&Server) -> Result<(), Failure>) -> Result<(), Failure> {
+    let config = config::load(file, &environment)
+        .map_err(|problems| Failure::Config { file: file.display().to_string(), problems })?;
+    log::start(config.log);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let options = Options { workers, clock: Clock::System, patience: Patience::default(), environment };
+        let server = Server::start(config, options).await?;
+        tracing::info!(address = %server.address(), admin = %server.admin_address(), workers, "serving");
+        ready(&server)?;
+        until_signal(server).await
+    })
+}
+
+async fn until_signal(mut server: Server) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut look = interval(WATCH);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => {
+                server.reopen_records();
+                server.reload();
+            }
+            _ = look.tick() => server.reload_if_due(),
+        }
+    }
+    tracing::info!("draining");
+    server.shut_down().await;
+    tracing::info!("stopped");
+    Ok(())
+}

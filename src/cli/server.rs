@@ -1,0 +1,260 @@
+//! A running gateway: the parts, put together, reloaded and taken down in order.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::admin::Admin;
+use crate::backend::Upstream;
+use crate::ca::authority::Authority;
+use crate::cli::output::Failure;
+use crate::clock::Clock;
+use crate::config::{self, Config, ServerCertificate};
+use crate::domain::grant::GrantTree;
+use crate::domain::timestamp::Timestamp;
+use crate::gate::connection::Patience;
+use crate::gate::worker::Workers;
+use crate::gate::{Gateway, Settings};
+use crate::store::snapshot::Snapshot;
+use crate::store::watch::Watcher;
+use crate::store::{Store, pepper};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::records::{RecordWriter, Records};
+use crate::tls::server::{CurrentCertificate, api_config, certified_key, provider, refusing_config};
+use crate::tls::verify::CallerVerifier;
+
+/// How the environment is read.
+pub type Environment = fn(&str) -> Option<String>;
+
+/// What a gateway is started with, besides its config.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Threads of the request path.
+    pub workers: usize,
+    /// Where `now` comes from.
+    pub clock: Clock,
+    /// How long connections may do what.
+    pub patience: Patience,
+    /// How the environment is read.
+    pub environment: Environment,
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Server {
+    gateway: Arc<Gateway>,
+    options: Options,
+    workers: Workers,
+    admin_address: SocketAddr,
+    admin: JoinHandle<()>,
+    watcher: Watcher,
+    writer: RecordWriter,
+    renew_at: Option<Timestamp>,
+    seen: HashMap<PathBuf, Option<Fingerprint>>,
+}
+
+/// Enough of a file's metadata to notice that it was written or replaced.
+type Fingerprint = (u64, u64, i64, i64);
+
+impl Server {
+    /// Starts everything that `config` says. When this returns, requests are served.
+    ///
+    /// # Errors
+    ///
+    /// When a part cannot start; nothing is left running then.
+    pub async fn start(config: Config, options: Options) -> Result<Self, Failure> {
+        let seen = fingerprints(&config);
+        let state_dir = config.state_dir.clone();
+        let (admin_address, record) = (config.admin, config.record.clone());
+        let address = config.listen.address;
+        let mut store = Store::open(&state_dir).map_err(Failure::new)?;
+        let pepper = pepper::load(&state_dir, &mut store).map_err(Failure::new)?;
+        let (settings, renew_at) = settings(config, 1, &options.clock)?;
+        let (records, writer) = Records::start(&record)
+            .map_err(|error| Failure::new(format!("the records cannot be written: {error}")))?;
+        let metrics = Arc::new(Metrics::default());
+        let gateway =
+            Arc::new(Gateway::new(settings, Snapshot::default(), options.clock.clone(), pepper, records, metrics));
+        let publish = {
+            let gateway = Arc::clone(&gateway);
+            move |snapshot: Snapshot| gateway.publish_snapshot(&snapshot)
+        };
+        let (watcher, first) = Watcher::start(&state_dir, publish).map_err(Failure::new)?;
+        gateway.publish_snapshot(&first);
+        let admin = Admin::bind(admin_address, Arc::clone(&gateway)).await.map_err(|error| cannot_listen(admin_address, &error))?;
+        let admin_address = admin.address()?;
+        let workers = Workers::start(&gateway, address, options.workers, options.patience)
+            .map_err(|error| cannot_listen(address, &error))?;
+        let admin = tokio::spawn(admin.run());
+        Ok(Self { gateway, options, workers, admin_address, admin, watcher, writer, renew_at, seen })
+    }
+
+    /// Where callers are served.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.workers.address()
+    }
+
+    /// Where `/metrics` and the health endpoints are.
+    #[must_use]
+    pub const fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// What the request path shares.
+    #[must_use]
+    pub const fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    /// Reads the config and everything that it names anew. It is put in force as a whole or not at
+    /// all; either way a log line and a metric say so.
+    pub fn reload(&mut self) {
+        let old = Arc::clone(&self.gateway.view().settings);
+        let result = self.read_anew(&old);
+        self.gateway.metrics.reloaded(result.is_ok());
+        match result {
+            Ok(()) => tracing::info!("reloaded the config"),
+            Err(failure) => tracing::error!("the last good config stays in force: {}", failure.to_string().trim_end()),
+        }
+    }
+
+    fn read_anew(&mut self, old: &Settings) -> Result<(), Failure> {
+        let file = &old.config.file;
+        let config = config::load(file, &self.options.environment)
+            .map_err(|problems| Failure::Config { file: file.display().to_string(), problems })?;
+        let restart = config::needs_restart(&old.config, &config);
+        if !restart.is_empty() {
+            return Err(Failure::with_hint(format!("a reload cannot change {}", restart.join(", ")), "restart the gateway"));
+        }
+        self.seen = fingerprints(&config);
+        let (settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
+        self.renew_at = renew_at;
+        self.gateway.publish_settings(settings);
+        Ok(())
+    }
+
+    /// Reloads if a file has changed since it was read, or the internal certificate is due.
+    pub fn reload_if_due(&mut self) {
+        let now = fingerprints(&self.gateway.view().settings.config);
+        let due = self.renew_at.is_some_and(|at| self.options.clock.now() >= at);
+        if now != self.seen || due {
+            self.seen = now;
+            self.reload();
+        }
+    }
+
+    /// Opens the records' file anew, after someone moved it away.
+    pub fn reopen_records(&self) {
+        self.gateway.records.reopen();
+    }
+
+    /// Takes no new connection, lets requests in flight finish within the configured drain time,
+    /// writes the last records, and stops.
+    pub async fn shut_down(self) {
+        self.gateway.drain();
+        let workers = self.workers;
+        if tokio::task::spawn_blocking(move || workers.join()).await.is_err() {
+            tracing::error!("the workers could not be waited for");
+        }
+        drop(self.watcher);
+        self.writer.finish();
+        self.admin.abort();
+    }
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
+    let what = format!("cannot listen on {address}: {error}");
+    match error.kind() {
+        io::ErrorKind::AddrInUse => Failure::with_hint(what, "another process has the port; is a gateway running already?"),
+        io::ErrorKind::PermissionDenied => Failure::with_hint(what, "ports below 1024 need CAP_NET_BIND_SERVICE"),
+        _ => Failure::new(what),
+    }
+}
+
+/// Makes a checked config ready for the request path. Also tells when it must be made anew because
+/// the internal certificate has used up two thirds of its life.
+fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings, Option<Timestamp>), Failure> {
+    let said = Failure::new::<String>;
+    let authority = match &config.trust_domain {
+        None => None,
+        Some(domain) => Some(open_authority(&config, domain.as_str())?),
+    };
+    let builtin = authority.as_ref().map(|authority| (authority.trust_domain().clone(), authority.roots()));
+    let verifier = CallerVerifier::new(config.listen.client_auth, builtin, &config.trust, clock.clone(), provider()).map_err(said)?;
+    let (key, renew_at) = match (&config.listen.certificate, &authority) {
+        (ServerCertificate::Files { chain, key, .. }, _) => (certified_key(chain.clone(), key.clone_key()).map_err(said)?, None),
+        (ServerCertificate::Internal, Some(authority)) => {
+            let now = clock.now();
+            let issued = authority.issue_server(&server_names(&config), now).map_err(Failure::new)?;
+            let renew_at = now.after(issued.not_after.since(now) * 2 / 3);
+            (certified_key(issued.chain, issued.key).map_err(said)?, Some(renew_at))
+        }
+        (ServerCertificate::Internal, None) => {
+            return Err(Failure::with_hint("listen.certificate is \"internal\" and there is no [ca]", "add a [ca] section"));
+        }
+    };
+    let certificate = Arc::new(CurrentCertificate::new(key));
+    let tls = api_config(Arc::clone(&verifier), certificate, config.listen.tls12).map_err(said)?;
+    let upstreams = config.backends.iter().map(|backend| Upstream::new(backend).map(Arc::new)).collect::<Result<_, _>>();
+    let models = config.models.iter().enumerate().map(|(index, model)| (model.name.clone(), index)).collect();
+    let settings = Settings {
+        generation,
+        grants: GrantTree::new(config.grants.iter().cloned()),
+        models,
+        upstreams: upstreams.map_err(said)?,
+        verifier,
+        tls: Arc::new(tls),
+        refusing_tls: Arc::new(refusing_config().map_err(said)?),
+        config,
+    };
+    Ok((settings, renew_at))
+}
+
+fn open_authority(config: &Config, domain: &str) -> Result<Authority, Failure> {
+    let authority = Authority::open(&config.state_dir).map_err(|error| {
+        Failure::with_hint(error, format!("`doorward ca init --trust-domain {domain}` makes the authority"))
+    })?;
+    if authority.trust_domain().as_str() != domain {
+        return Err(Failure::with_hint(
+            format!("[ca] trust_domain is {domain}, the authority in the state directory is {}'s", authority.trust_domain()),
+            "the trust domain of an authority cannot change: set it back, or use another state directory",
+        ));
+    }
+    Ok(authority)
+}
+
+/// What the internal certificate is good for: the `api` names, and the addresses at which clients
+/// without a name reach the listener.
+fn server_names(config: &Config) -> Vec<String> {
+    let mut names = config.listen.names.api.clone();
+    let address = config.listen.address.ip().to_canonical();
+    let addresses =
+        if address.is_unspecified() { vec!["127.0.0.1".to_owned(), "::1".to_owned()] } else { vec![address.to_string()] };
+    for address in addresses {
+        if !names.contains(&address) {
+            names.push(address);
+        }
+    }
+    names
+}
+
+fn fingerprints(config: &Config) -> HashMap<PathBuf, Option<Fingerprint>> {
+    let files = config.watched.iter().chain([&config.file]);
+    files.map(|file| (file.clone(), fingerprint(file))).collect()
+}
+
+fn fingerprint(file: &Path) -> Option<Fingerprint> {
+    let metadata = fs::metadata(file).ok()?;
+    Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
+/// How often files are looked at.
+pub const WATCH: Duration = Duration::from_secs(1);

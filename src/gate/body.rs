@@ -1,0 +1,205 @@
+//! Check 7, first half: the body's size, coding and type, and its bytes.
+//!
+//! Invariant: what is buffered is bounded per request and in all, and a body that trickles pays
+//! with its own request only.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::request::Parts;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use tokio::time::{Instant, timeout_at};
+
+use crate::domain::endpoint::{Dialect, Endpoint};
+use crate::domain::refusal::Refusal;
+use crate::gate::{Gateway, Settings};
+
+/// A body may be silent for this long before a rate is asked of it.
+const GRACE: Duration = Duration::from_secs(10);
+/// What a body must bring on average from then on, in bytes a second.
+const MINIMUM_RATE: u64 = 1024;
+/// However fast it is, a body must be here after this time.
+const WHOLE: Duration = Duration::from_secs(120);
+
+/// A request body in memory, charged against the gateway's bound until it is dropped.
+#[derive(Debug)]
+pub struct Buffered {
+    /// The whole body.
+    pub bytes: Bytes,
+    charge: Charge,
+}
+
+/// Reads the whole body of a request for `endpoint`.
+///
+/// # Errors
+///
+/// `unsupported_media_type`, `body_too_large`, `invalid_body` when the framing is odd or the body
+/// breaks off or trickles, `overloaded` when the bodies of all requests together are too large.
+pub async fn read(
+    gateway: &Arc<Gateway>,
+    settings: &Settings,
+    endpoint: Endpoint,
+    head: &Parts,
+    body: &mut Incoming,
+) -> Result<Buffered, Refusal> {
+    check_type(endpoint, &head.headers)?;
+    check_framing(&head.headers)?;
+    let limit = settings.config.listen.max_body_bytes;
+    let too_large = || Refusal::BodyTooLarge { limit };
+    if body.size_hint().lower() > limit {
+        return Err(too_large());
+    }
+    let mut charge = Charge { gateway: Arc::clone(gateway), bytes: 0 };
+    let mut frames: Vec<Bytes> = Vec::new();
+    let begun = Instant::now();
+    while !body.is_end_stream() {
+        let earned = Duration::from_secs(charge.bytes / MINIMUM_RATE);
+        let deadline = begun + (GRACE + earned).min(WHOLE);
+        let frame = match timeout_at(deadline, body.frame()).await {
+            Err(_) => return Err(invalid("The body came too slowly.")),
+            Ok(None) => break,
+            Ok(Some(Err(_))) => return Err(invalid("The body broke off or was not framed as announced.")),
+            Ok(Some(Ok(frame))) => frame,
+        };
+        if let Ok(data) = frame.into_data() {
+            if charge.bytes + data.len() as u64 > limit {
+                return Err(too_large());
+            }
+            charge.add(data.len() as u64, settings.config.listen.max_buffered_bytes)?;
+            frames.push(data);
+        }
+    }
+    Ok(Buffered { bytes: join(frames), charge })
+}
+
+/// One piece of what came in many.
+fn join(mut frames: Vec<Bytes>) -> Bytes {
+    if frames.len() <= 1 {
+        return frames.pop().unwrap_or_default();
+    }
+    let mut whole = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
+    for frame in frames {
+        whole.extend_from_slice(&frame);
+    }
+    whole.freeze()
+}
+
+impl Buffered {
+    /// How many bytes the caller sent.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.charge.bytes
+    }
+}
+
+#[derive(Debug)]
+struct Charge {
+    gateway: Arc<Gateway>,
+    bytes: u64,
+}
+
+impl Charge {
+    fn add(&mut self, bytes: u64, limit: u64) -> Result<(), Refusal> {
+        self.bytes += bytes;
+        let all = self.gateway.buffered.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if all > limit { Err(Refusal::Overloaded("Too many large requests at once. Try again.")) } else { Ok(()) }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.gateway.buffered.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+fn invalid(why: &str) -> Refusal {
+    Refusal::InvalidBody(why.to_owned())
+}
+
+/// Ollama reads JSON whatever the type says (curl -d sends a form's); the others insist, and so do
+/// we: what a backend would read as something else must not pass as JSON here.
+fn check_type(endpoint: Endpoint, headers: &HeaderMap) -> Result<(), Refusal> {
+    if headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(Refusal::UnsupportedMediaType("Send the body without Content-Encoding."));
+    }
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let is_json = matches!((types.next(), types.next()), (Some(only), None) if is_json(only.as_bytes()));
+    match endpoint.dialect() {
+        Dialect::OpenAi | Dialect::Anthropic if !is_json => {
+            Err(Refusal::UnsupportedMediaType("Send the body as Content-Type: application/json."))
+        }
+        Dialect::OpenAi | Dialect::Anthropic | Dialect::Ollama => Ok(()),
+    }
+}
+
+fn is_json(value: &[u8]) -> bool {
+    let media_type = value.split(|&b| b == b';').next().unwrap_or_default();
+    media_type.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}
+
+/// hyper passes these; another reader might take them differently.
+fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
+    let chunked = |value: &[u8]| value.eq_ignore_ascii_case(b"chunked");
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let coding_is_plain = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(only), None) => chunked(only.as_bytes()),
+        (Some(_), Some(_)) => false,
+    };
+    let length_is_plain = headers.get_all(CONTENT_LENGTH).iter().all(|length| {
+        let digits = length.as_bytes();
+        digits == b"0" || (digits.first().is_some_and(|b| *b != b'0') && digits.iter().all(u8::is_ascii_digit))
+    });
+    if coding_is_plain && length_is_plain {
+        Ok(())
+    } else {
+        Err(invalid("The body is framed in a way that is not read here: send one plain Content-Length or Transfer-Encoding: chunked."))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[track_caller]
+    fn check_headers(pairs: &[(http::HeaderName, &str)], endpoint: Endpoint, expected: &str) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        let result = check_type(endpoint, &headers).and_then(|()| check_framing(&headers));
+        assert_eq!(result.map_or_else(|refusal| refusal.code().as_str(), |()| "ok"), expected, "{pairs:?}");
+    }
+
+    #[test]
+    fn types_and_codings() {
+        let chat = Endpoint::OpenAiChatCompletions;
+        check_headers(&[(CONTENT_TYPE, "application/json")], chat, "ok");
+        check_headers(&[(CONTENT_TYPE, "Application/JSON; charset=utf-8")], chat, "ok");
+        check_headers(&[], chat, "unsupported_media_type");
+        check_headers(&[], Endpoint::OllamaChat, "ok");
+        check_headers(&[(CONTENT_TYPE, "application/x-www-form-urlencoded")], Endpoint::OllamaChat, "ok");
+        check_headers(&[(CONTENT_TYPE, "application/x-www-form-urlencoded")], Endpoint::AnthropicMessages, "unsupported_media_type");
+        check_headers(&[(CONTENT_TYPE, "application/json"), (CONTENT_TYPE, "text/plain")], chat, "unsupported_media_type");
+        check_headers(&[(CONTENT_TYPE, "application/json"), (CONTENT_ENCODING, "gzip")], chat, "unsupported_media_type");
+        check_headers(&[(CONTENT_TYPE, "application/json"), (CONTENT_ENCODING, "identity")], chat, "ok");
+    }
+
+    #[test]
+    fn framing() {
+        let ollama = Endpoint::OllamaChat;
+        check_headers(&[(TRANSFER_ENCODING, "chunked")], ollama, "ok");
+        check_headers(&[(TRANSFER_ENCODING, "gzip, chunked")], ollama, "invalid_body");
+        check_headers(&[(TRANSFER_ENCODING, "chunked"), (TRANSFER_ENCODING, "chunked")], ollama, "invalid_body");
+        check_headers(&[(CONTENT_LENGTH, "003")], ollama, "invalid_body");
+        check_headers(&[(CONTENT_LENGTH, "0")], ollama, "ok");
+        check_headers(&[(CONTENT_LENGTH, "30")], ollama, "ok");
+    }
+}

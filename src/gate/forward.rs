@@ -1,0 +1,182 @@
+//! Check 12, second half: sending an admitted request to a backend, and judging the reply's head.
+//!
+//! Invariant: only a [`Routed`], and so an admitted, request gets here; the upstream request is
+//! built anew from the endpoint table, the body's checked bytes and the header allowlist.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use crate::backend::connect::Pieces;
+use crate::backend::pool::{Lease, Pool, SendError};
+use crate::dialect::paths::upstream_path;
+use crate::dialect::relay::Mode;
+use crate::domain::refusal::Refusal;
+use crate::gate::body::Buffered;
+use crate::gate::headers;
+use crate::gate::record::Record;
+use crate::gate::route::{Routed, Stop};
+use crate::gate::worker::Worker;
+
+/// A reply whose head came and may be passed on.
+#[derive(Debug)]
+pub struct Forwarded {
+    /// What was forwarded.
+    pub routed: Routed,
+    /// Which of the stops answered.
+    pub stop: usize,
+    /// The reply.
+    pub reply: Response<Incoming>,
+    /// The connection that it comes over.
+    pub lease: Lease,
+    /// When the first event must have come.
+    pub first_event_by: Instant,
+    /// How the reply's body is framed and read.
+    pub manner: Manner,
+}
+
+/// How a reply's body is framed and read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Manner {
+    /// What its lines are.
+    pub mode: Mode,
+    /// True when it ends with the connection, so that only the dialect's terminator tells a whole
+    /// reply from a truncated one.
+    pub until_close: bool,
+}
+
+/// What the caller sent, as far as it goes on.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// The query parameters that survive.
+    pub query: Option<String>,
+    /// Its body.
+    pub body: Buffered,
+}
+
+/// Sends the request to the first stop that can be reached.
+///
+/// # Errors
+///
+/// `no_backend` when none could be connected to; `backend_broke` and `backend_timeout` when one
+/// was, and failed; the refusal that ended the request when it was refused meanwhile.
+pub async fn forward(worker: &Worker, routed: Routed, outgoing: Outgoing<'_>, record: &mut Record) -> Result<Forwarded, Refusal> {
+    let mut unreachable = String::new();
+    for (index, stop) in routed.stops.iter().enumerate() {
+        let attempt = attempt(worker, &routed, stop, &outgoing, record);
+        let attempt = tokio::select! {
+            biased;
+            result = attempt => result,
+            refusal = routed.admitted.live.ended() => return Err(refusal),
+        };
+        match attempt {
+            Ok(Attempt { reply, lease, first_event_by }) => {
+                let manner = judge(&reply, stop)?;
+                return Ok(Forwarded { stop: index, routed, reply, lease, first_event_by, manner });
+            }
+            Err(Failure::Unreachable(why)) => {
+                worker.gateway.metrics.connect_failed(&stop.upstream.name);
+                unreachable = format!("{unreachable}{}: {why}; ", stop.upstream.name);
+            }
+            Err(Failure::Final(refusal)) => return Err(refusal),
+        }
+    }
+    Err(Refusal::NoBackend(unreachable))
+}
+
+struct Attempt {
+    reply: Response<Incoming>,
+    lease: Lease,
+    first_event_by: Instant,
+}
+
+enum Failure {
+    /// Nothing was sent: another stop may be tried.
+    Unreachable(String),
+    /// The backend may have seen the request: it is never sent twice.
+    Final(Refusal),
+}
+
+async fn attempt(worker: &Worker, routed: &Routed, stop: &Stop, outgoing: &Outgoing<'_>, record: &mut Record) -> Result<Attempt, Failure> {
+    let upstream = &stop.upstream;
+    let pool: Arc<Pool> = worker.pools.of(upstream);
+    let unreachable = |error: std::io::Error| Failure::Unreachable(error.to_string());
+    let mut lease = pool.lease(upstream).await.map_err(unreachable)?;
+    record.forwarded_to(&upstream.name, &stop.model);
+    let mut request = request(routed, stop, outgoing, record)?;
+    let wait = if routed.admitted.request.stream { upstream.timeouts.first_event } else { upstream.timeouts.first_byte };
+    let deadline = Instant::now() + wait;
+    loop {
+        match timeout_at(deadline, lease.send(request)).await {
+            Ok(Ok(reply)) => return Ok(Attempt { reply, lease, first_event_by: deadline }),
+            Ok(Err(SendError::NothingSent(unsent))) if lease.is_reused() => {
+                // The backend had closed an idle connection; a new one shows whether it is there.
+                request = *unsent;
+                lease = pool.lease_new(upstream).await.map_err(unreachable)?;
+            }
+            Ok(Err(SendError::NothingSent(_))) => return Err(Failure::Unreachable("closed at once".to_owned())),
+            Ok(Err(SendError::Broke(error))) => {
+                return Err(Failure::Final(Refusal::BackendBroke(format!("{}: {error}", upstream.name))));
+            }
+            Err(_) => return Err(Failure::Final(Refusal::BackendTimeout("no reply in time"))),
+        }
+    }
+}
+
+fn request(routed: &Routed, stop: &Stop, outgoing: &Outgoing<'_>, record: &Record) -> Result<Request<Pieces>, Failure> {
+    let admitted = &routed.admitted;
+    let path = upstream_path(admitted.endpoint);
+    let base = &stop.upstream.base_path;
+    let target = match &outgoing.query {
+        Some(query) => Uri::try_from(format!("{base}{path}?{query}")),
+        None if base.is_empty() => Ok(Uri::from_static(path)),
+        None => Uri::try_from(format!("{base}{path}")),
+    };
+    let target = target.map_err(|error| Failure::Final(Refusal::BackendBroke(format!("no request target: {error}"))))?;
+    let pieces: Vec<Bytes> = admitted.request.edited(&outgoing.body.bytes, &stop.model);
+    let mut request = Request::new(Pieces::new(pieces));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = target;
+    *request.version_mut() = Version::HTTP_11;
+    *request.headers_mut() = headers::to_backend(outgoing.headers, &stop.upstream, record);
+    Ok(request)
+}
+
+/// Decides whether a reply's head may be passed on.
+fn judge(reply: &Response<Incoming>, stop: &Stop) -> Result<Manner, Refusal> {
+    let status = reply.status();
+    let broke = |why: &str| Err(Refusal::BackendBroke(format!("{}: {why}", stop.upstream.name)));
+    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        // Ours to have the right credential, not the caller's.
+        return broke(&format!("the backend refused the gateway's own credential ({status})"));
+    }
+    if status.is_informational() || status.is_redirection() {
+        return broke(&format!("status {status} is never passed on"));
+    }
+    let headers = reply.headers();
+    if headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return broke("the reply is compressed though identity was asked for");
+    }
+    let mode = match headers.get(CONTENT_TYPE).map(|value| media_type(value.as_bytes())) {
+        Some(media) if media.eq_ignore_ascii_case(b"text/event-stream") => Mode::Sse,
+        Some(media) if media.eq_ignore_ascii_case(b"application/x-ndjson") => Mode::Ndjson,
+        Some(media) if media.eq_ignore_ascii_case(b"application/json") => Mode::Json,
+        Some(_) | None => Mode::Off,
+    };
+    let until_close = !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING);
+    let has_body = !matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
+    if until_close && has_body && matches!(mode, Mode::Json | Mode::Off) {
+        return broke("the reply has neither a length nor a terminator, so a truncated one would look whole");
+    }
+    Ok(Manner { mode, until_close: until_close && has_body })
+}
+
+fn media_type(value: &[u8]) -> &[u8] {
+    value.split(|&b| b == b';').next().unwrap_or_default().trim_ascii()
+}

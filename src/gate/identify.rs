@@ -1,0 +1,155 @@
+//! Check 2: which credentials a request carries, and that they are proven.
+
+use std::sync::Arc;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::domain::grant::{Certified, Credentials};
+use crate::domain::identity::Role;
+use crate::domain::key::{KeyDigest, KeyId, PresentedKey};
+use crate::domain::refusal::{CredentialFault, Refusal};
+use crate::gate::connection::Connection;
+use crate::gate::{Gateway, View};
+use crate::tls::peer::PeerCertificate;
+
+/// Headers that may carry a key besides `Authorization`: Anthropic's and Azure's.
+const KEY_HEADERS: [HeaderName; 2] = [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
+
+/// SDKs insist on sending some key. This one means: no key, my certificate is my credential.
+const PLACEHOLDER: &[u8] = b"certificate";
+
+/// Proof that a request carried a credential that holds: the caller is known. What it may do is
+/// not decided yet, nor whether its credential still stands.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    certificate: Option<Arc<PeerCertificate>>,
+    key: Option<(KeyId, KeyDigest)>,
+}
+
+/// Finds out who is calling.
+///
+/// # Errors
+///
+/// The uniform 401 when no credential, a malformed, unknown or wrong one, or two different ones
+/// came; also for a certificate of another role than `client`.
+pub fn identify(gateway: &Gateway, view: &View, connection: &Connection, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    let refused = |fault| Err(Refusal::InvalidCredentials(fault));
+    let settings = &view.settings;
+    let certificate = connection.certificate(&settings.verifier, settings.generation);
+    if certificate.is_none() && !connection.chain.is_empty() {
+        return refused(CredentialFault::Untrusted);
+    }
+    if let Some(certificate) = &certificate
+        && certificate.identity.role() != Role::Client
+    {
+        return refused(CredentialFault::WrongRole(certificate.identity.role().as_str()));
+    }
+    let key = match presented(headers)? {
+        None if certificate.is_none() => return refused(CredentialFault::Nothing),
+        None => None,
+        Some(PLACEHOLDER) if certificate.is_none() => return refused(CredentialFault::PlaceholderWithoutCertificate),
+        Some(PLACEHOLDER) => None,
+        Some(text) => Some(prove_key(gateway, view, text)?),
+    };
+    Ok(Caller { certificate, key })
+}
+
+impl Caller {
+    /// The caller's certificate and key as they stand now. The secret was proven once; whether
+    /// the credential still counts is looked up anew each time, so that live requests are decided
+    /// by the same code as new ones.
+    ///
+    /// # Errors
+    ///
+    /// The uniform 401 when the certificate is revoked or the key is gone.
+    pub fn credentials(&self, view: &View) -> Result<Credentials, Refusal> {
+        let refused = |fault| Err(Refusal::InvalidCredentials(fault));
+        let key = match &self.key {
+            None => None,
+            Some((id, digest)) => match view.snapshot.key(id) {
+                Some(record) if record.digest == *digest => Some(Arc::clone(record)),
+                Some(_) | None => return refused(CredentialFault::UnknownKey(*id)),
+            },
+        };
+        let certificate = match &self.certificate {
+            None => None,
+            Some(peer) if view.snapshot.denies(peer) => return refused(CredentialFault::CertificateRevoked),
+            Some(peer) => Some(Certified {
+                identity: Arc::clone(&peer.identity),
+                owner: view.settings.owner_of(&peer.identity),
+                not_after: peer.not_after,
+            }),
+        };
+        Ok(Credentials { certificate, key })
+    }
+}
+
+/// The one credential that the headers carry. The same one in several headers is fine.
+fn presented(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
+    let bearer = headers.get_all(AUTHORIZATION).iter().map(bearer_token);
+    let plain = KEY_HEADERS.into_iter().flat_map(|name| headers.get_all(name)).map(|value| Some(value.as_bytes()));
+    let mut found = None;
+    for credential in bearer.chain(plain) {
+        let Some(credential) = credential else {
+            return Err(Refusal::InvalidCredentials(CredentialFault::Malformed));
+        };
+        match found {
+            Some(other) if other != credential => return Err(Refusal::InvalidCredentials(CredentialFault::Conflicting)),
+            Some(_) | None => found = Some(credential),
+        }
+    }
+    Ok(found)
+}
+
+/// The token of `Bearer <token>`; the scheme is case-insensitive (RFC 9110, 11.1).
+fn bearer_token(value: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, rest) = value.as_bytes().split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(rest)
+}
+
+fn prove_key(gateway: &Gateway, view: &View, text: &[u8]) -> Result<(KeyId, KeyDigest), Refusal> {
+    let refused = |fault| Err(Refusal::InvalidCredentials(fault));
+    let Some(presented) = PresentedKey::parse(text) else {
+        return refused(CredentialFault::Malformed);
+    };
+    let id = presented.id();
+    let record = view.snapshot.key(&id);
+    // An unknown id costs the same HMAC as a wrong secret.
+    let proven = gateway.pepper.verifies(&presented, record.map(|record| &record.digest));
+    match record {
+        Some(record) if proven => Ok((id, record.digest.clone())),
+        Some(_) => refused(CredentialFault::WrongSecret(id)),
+        None => refused(CredentialFault::UnknownKey(id)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(pairs: &[(&str, &str)], expected: Result<Option<&str>, ()>) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        let found = presented(&headers).map_err(|_| ());
+        assert_eq!(found, expected.map(|text| text.map(str::as_bytes)), "{pairs:?}");
+    }
+
+    #[test]
+    fn one_credential_however_often() {
+        check(&[], Ok(None));
+        check(&[("authorization", "Bearer x")], Ok(Some("x")));
+        check(&[("authorization", "bearer x"), ("x-api-key", "x"), ("api-key", "x")], Ok(Some("x")));
+        check(&[("authorization", "Bearer x"), ("x-api-key", "y")], Err(()));
+        check(&[("authorization", "Bearer x"), ("authorization", "Bearer y")], Err(()));
+        check(&[("x-api-key", "x"), ("x-api-key", "y")], Err(()));
+        check(&[("authorization", "Basic eDp5")], Err(()));
+        check(&[("authorization", "Bearer")], Err(()));
+        check(&[("authorization", "x")], Err(()));
+        // What is behind the one space is the credential, as it stands.
+        check(&[("authorization", "Bearer  x")], Ok(Some(" x")));
+    }
+}

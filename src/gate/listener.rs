@@ -1,0 +1,326 @@
+//! Accepting connections: TCP, TLS, and the HTTP version that ALPN says.
+//!
+//! Invariant: slow peers pay for themselves. A handshake runs in its own task under a deadline,
+//! every connection counts against the bounds before its first byte is read, and the protocol is
+//! the negotiated one, never guessed from bytes.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, TcpListener as StdListener};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::server::Acceptor;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::gate::connection::{Connection, Drivable, Peer, Supervised, drive};
+use crate::gate::pipeline;
+use crate::gate::worker::Worker;
+use crate::telemetry::metrics::HandshakeFailure;
+use crate::tls::read_ahead::ReadAhead;
+
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// After an accept that failed for want of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Unacknowledged bytes may be this old before the kernel gives a peer up: HTTP timers do not end
+/// a connection that is blocked in write.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_AGE: Duration = Duration::from_secs(3600);
+const HEADER_LIST: u32 = 32 * 1024;
+const MAX_HEADERS: usize = 100;
+
+/// Bounds on connections, shared by all workers.
+#[derive(Debug)]
+pub struct Admission {
+    limit: u32,
+    limit_per_address: u32,
+    open: AtomicU32,
+    by_address: Mutex<HashMap<IpAddr, u32>>,
+}
+
+impl Admission {
+    /// At most `limit` connections, and `limit_per_address` from one address (IPv6: one /64).
+    #[must_use]
+    pub fn new(limit: u32, limit_per_address: u32) -> Self {
+        Self { limit, limit_per_address, open: AtomicU32::new(0), by_address: Mutex::default() }
+    }
+
+    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Admitted> {
+        let address = block_of(address);
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.limit {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_address.entry(address).or_insert(0);
+        if *count >= self.limit_per_address {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        *count += 1;
+        Some(Admitted { admission: Arc::clone(self), address })
+    }
+}
+
+/// A place among the open connections.
+struct Admitted {
+    admission: Arc<Admission>,
+    address: IpAddr,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.admission.open.fetch_sub(1, Ordering::Relaxed);
+        let mut by_address = self.admission.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// What counts as one address: an IPv6 customer has a whole /64.
+fn block_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+/// Accepts connections for one worker, until its task is ended.
+pub async fn run(worker: Arc<Worker>, listener: StdListener, admission: Arc<Admission>) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "cannot listen"),
+    };
+    while !worker.gateway.is_draining() {
+        let (socket, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "accept failed; pausing");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let address = address.ip().to_canonical();
+        let Some(place) = admission.enter(address) else {
+            worker.gateway.metrics.connection_turned_away();
+            continue;
+        };
+        let worker = Arc::clone(&worker);
+        tokio::spawn(async move {
+            let _place = place;
+            let _open = worker.gateway.metrics.connection_opens();
+            let _caught = CountPanic(&worker);
+            serve(&worker, socket, address).await;
+        });
+    }
+}
+
+/// Counts a panic that unwinds through a connection's task: it ends that connection only.
+struct CountPanic<'a>(&'a Worker);
+
+impl Drop for CountPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.gateway.metrics.panicked();
+        }
+    }
+}
+
+async fn serve(worker: &Arc<Worker>, socket: TcpStream, address: IpAddr) {
+    let handshake = match timeout(HANDSHAKE, handshake(worker, socket, address)).await {
+        Ok(Ok(handshake)) => handshake,
+        Ok(Err(failure)) => return worker.gateway.metrics.handshake_failed(failure),
+        Err(_) => return worker.gateway.metrics.handshake_failed(HandshakeFailure::TimedOut),
+    };
+    let Handshake { stream, connection, http2 } = handshake;
+    let supervised = Arc::clone(&connection.supervised);
+    worker.watch(&supervised);
+    let io = TokioIo::new(Watched { stream, supervised: Arc::clone(&supervised) });
+    let service = {
+        let worker = Arc::clone(worker);
+        let connection = Arc::new(connection);
+        service_fn(move |request: Request<Incoming>| {
+            let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
+            async move { Ok::<_, Infallible>(pipeline::handle(&worker, &connection, request).await) }
+        })
+    };
+    if http2 {
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(100)
+            .max_header_list_size(HEADER_LIST)
+            .max_pending_accept_reset_streams(20)
+            .max_local_error_reset_streams(1024)
+            .initial_stream_window_size(256 * 1024)
+            .initial_connection_window_size(1024 * 1024)
+            .keep_alive_interval(Some(Duration::from_secs(20)))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .serve_connection(io, service);
+        drive(Box::pin(connection), &supervised).await;
+    } else {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            // Our own supervision keeps these times: hyper's timer would end idle connections too.
+            .header_read_timeout(None)
+            .max_headers(MAX_HEADERS)
+            .max_header_size(HEADER_LIST as usize)
+            .serve_connection(io, service);
+        drive(Box::pin(connection), &supervised).await;
+    }
+}
+
+struct Handshake {
+    stream: TlsStream<ReadAhead<TcpStream>>,
+    connection: Connection,
+    http2: bool,
+}
+
+async fn handshake(worker: &Worker, socket: TcpStream, address: IpAddr) -> Result<Handshake, HandshakeFailure> {
+    let broke = |_: io::Error| HandshakeFailure::PeerLeft;
+    socket.set_nodelay(true).map_err(broke)?;
+    SockRef::from(&socket).set_tcp_user_timeout(Some(USER_TIMEOUT)).map_err(broke)?;
+    let local = socket.local_addr().map_err(broke)?;
+    let start = LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(socket)).await.map_err(|error| failure(&error))?;
+    let settings = Arc::clone(&worker.gateway.view().settings);
+    let sni: Option<Box<str>> = start.client_hello().server_name().map(|name| name.to_ascii_lowercase().into());
+    // Unknown names, and the roles that are not served yet, get a TLS alert.
+    let known = sni.as_deref().is_none_or(|sni| settings.config.listen.names.api.iter().any(|name| name == sni));
+    let config = if known { &settings.tls } else { &settings.refusing_tls };
+    let stream = start.into_stream(Arc::clone(config)).await.map_err(|error| failure(&error))?;
+    let session = stream.get_ref().1;
+    let chain: Vec<_> = session.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
+    let certificate = settings.verifier.identify(&chain);
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    let key_exchange = session.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()));
+    let spread = Duration::from_secs(worker.draw(MAX_AGE.as_secs() / 5));
+    let supervised = Arc::new(Supervised::new(MAX_AGE * 9 / 10 + spread, !http2));
+    let peer = Peer { address, local, sni, key_exchange: key_exchange.unwrap_or_default().into(), chain };
+    let connection = Connection::new(peer, certificate, settings.generation, supervised);
+    Ok(Handshake { stream, connection, http2 })
+}
+
+/// Sorts a failed handshake into the few kinds that an operator can act on.
+fn failure(error: &io::Error) -> HandshakeFailure {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        None => HandshakeFailure::PeerLeft,
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => HandshakeFailure::Certificate,
+        Some(rustls::Error::AlertReceived(_)) => HandshakeFailure::RefusedByPeer,
+        Some(rustls::Error::General(_)) => HandshakeFailure::UnknownName,
+        Some(_) => HandshakeFailure::Protocol,
+    }
+}
+
+/// Tells the connection's supervision about signs of life.
+struct Watched {
+    stream: TlsStream<ReadAhead<TcpStream>>,
+    supervised: Arc<Supervised>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.supervised.read_some();
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl<S> Drivable for Pin<Box<http1::Connection<TokioIo<Watched>, S>>>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = crate::gate::stream::ReplyBody>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn drain(&mut self) {
+        self.as_mut().graceful_shutdown();
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.as_mut().poll(context).map(|_| ())
+    }
+}
+
+impl<S> Drivable for Pin<Box<http2::Connection<TokioIo<Watched>, S, TokioExecutor>>>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = crate::gate::stream::ReplyBody>,
+    S::Future: Send + 'static,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn drain(&mut self) {
+        self.as_mut().graceful_shutdown();
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.as_mut().poll(context).map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_bounded_in_all_and_by_address() {
+        let admission = Arc::new(Admission::new(3, 2));
+        let (a, b, c): (IpAddr, IpAddr, IpAddr) =
+            ("10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap(), "fd00::2".parse().unwrap());
+        let first = admission.enter(b).unwrap();
+        let second = admission.enter(c).unwrap();
+        assert!(admission.enter(b).is_none(), "one /64 is one address");
+        let third = admission.enter(a).unwrap();
+        assert!(admission.enter(a).is_none(), "three in all");
+        drop((first, second));
+        assert!(admission.enter(b).is_some());
+        drop(third);
+        assert_eq!(admission.open.load(Ordering::Relaxed), 0);
+        assert!(admission.by_address.lock().unwrap().is_empty());
+    }
+}

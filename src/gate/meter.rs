@@ -1,0 +1,230 @@
+//! A backend's reply on its way to the caller: watched, counted, its model's alias restored.
+//!
+//! Invariant: a reply ends cleanly for the caller only if it was whole. Whatever else happens (the
+//! backend breaks off or falls silent, the request is refused meanwhile) is said in the stream, in
+//! the dialect's own words, and then the connection or stream is aborted: SDKs take a clean end
+//! for a full answer.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::backend::pool::Lease;
+use crate::dialect::errors::Shape;
+use crate::dialect::relay::{Mode, Rewriter};
+use crate::domain::event::Outcome;
+use crate::domain::refusal::Refusal;
+use crate::gate::forward::Forwarded;
+use crate::gate::headers;
+use crate::gate::live::LiveGuard;
+use crate::gate::record::Record;
+use crate::gate::stream::ReplyBody;
+
+/// Between the in-band error and the abort, so that the error is on the wire before the abort
+/// throws away what is queued behind it.
+const LAST_WORDS: Duration = Duration::from_millis(20);
+
+/// Hands the reply on, and the record with it.
+pub fn meter(forwarded: Forwarded, shape: Shape, mut record: Record) -> Response<ReplyBody> {
+    let Forwarded { routed, stop, reply, lease, first_event_by, manner } = forwarded;
+    let admitted = routed.admitted;
+    let stop = routed.stops.get(stop);
+    let alias = admitted.request.model.as_str();
+    let mode = if stop.is_some_and(|stop| stop.model == alias) { Mode::Off } else { manner.mode };
+    let idle = stop.map_or(Duration::ZERO, |stop| stop.upstream.timeouts.idle);
+    let (mut head, incoming) = reply.into_parts();
+    record.replied(head.status.as_u16());
+    headers::to_caller(&mut head.headers, &record, mode != Mode::Off);
+    let streamed = matches!(manner.mode, Mode::Sse | Mode::Ndjson);
+    let relay = Relay {
+        length: if mode == Mode::Off { incoming.size_hint() } else { SizeHint::default() },
+        incoming,
+        rewriter: Rewriter::new(mode, manner.mode, alias),
+        out: VecDeque::new(),
+        stage: Stage::Flowing,
+        lease: Some(lease),
+        record,
+        live: admitted.live,
+        shape,
+        streamed,
+        until_close: manner.until_close,
+        watchdog: None,
+        first_event_by,
+        idle,
+        last_chunk: Instant::now(),
+        at_line_end: true,
+    };
+    Response::from_parts(head, ReplyBody::Relayed(Box::new(relay)))
+}
+
+/// A reply on its way.
+#[derive(Debug)]
+pub struct Relay {
+    incoming: Incoming,
+    rewriter: Rewriter,
+    /// Pieces that are ready for the caller.
+    out: VecDeque<Bytes>,
+    stage: Stage,
+    lease: Option<Lease>,
+    record: Record,
+    live: LiveGuard,
+    shape: Shape,
+    length: SizeHint,
+    /// True when the reply is a stream of events or lines.
+    streamed: bool,
+    until_close: bool,
+    watchdog: Option<Pin<Box<Sleep>>>,
+    first_event_by: Instant,
+    idle: Duration,
+    last_chunk: Instant,
+    at_line_end: bool,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// More is to come from the backend.
+    Flowing,
+    /// All came; what is in `out` is the rest.
+    Complete,
+    /// Something broke; after the pause the body fails.
+    Breaking(Pin<Box<Sleep>>),
+    /// Nothing more is to be said.
+    Over,
+}
+
+impl Relay {
+    /// The next piece for the caller.
+    pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        loop {
+            if let Some(piece) = self.out.pop_front() {
+                return Poll::Ready(Some(Ok(self.hand_out(piece))));
+            }
+            match &mut self.stage {
+                Stage::Flowing => ready!(self.poll_backend(context)),
+                Stage::Complete => {
+                    self.close_well();
+                }
+                Stage::Breaking(pause) => {
+                    ready!(pause.as_mut().poll(context));
+                    self.stage = Stage::Over;
+                    return Poll::Ready(Some(Err(io::Error::other("the reply broke off"))));
+                }
+                Stage::Over => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// True when nothing more will come.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.out.is_empty() && matches!(self.stage, Stage::Over)
+    }
+
+    /// The reply's length, when it is known and stays what it is.
+    #[must_use]
+    pub fn size_hint(&self) -> SizeHint {
+        self.length.clone()
+    }
+
+    /// Takes from the backend until something is ready for the caller, or the stage changes.
+    fn poll_backend(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(refusal) = self.live.poll_ended(context) {
+            let refusal = refusal.clone();
+            self.break_off(Outcome::Ended, refusal);
+            return Poll::Ready(());
+        }
+        match Pin::new(&mut self.incoming).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    self.last_chunk = Instant::now();
+                    self.rewriter.push(data, &mut self.out);
+                    if self.incoming.is_end_stream() {
+                        self.complete();
+                    }
+                }
+                Poll::Ready(())
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.break_off(Outcome::Broken, Refusal::BackendBroke(format!("the reply broke off: {error}")));
+                Poll::Ready(())
+            }
+            Poll::Ready(None) => {
+                self.complete();
+                Poll::Ready(())
+            }
+            Poll::Pending => self.poll_watchdog(context),
+        }
+    }
+
+    /// Breaks off when the backend has been silent for too long. One timer, moved only when it
+    /// fires: a chunk costs a look at the clock and nothing more.
+    fn poll_watchdog(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let patience_ends = if self.streamed && !self.rewriter.saw_event() {
+            self.first_event_by
+        } else {
+            self.last_chunk + self.idle
+        };
+        let watchdog = self.watchdog.get_or_insert_with(|| Box::pin(sleep_until(patience_ends)));
+        while watchdog.as_mut().poll(context).is_ready() {
+            if Instant::now() >= patience_ends {
+                self.break_off(Outcome::Broken, Refusal::BackendTimeout("the reply fell silent"));
+                return Poll::Ready(());
+            }
+            watchdog.as_mut().reset(patience_ends);
+        }
+        Poll::Pending
+    }
+
+    /// The backend has said all.
+    fn complete(&mut self) {
+        self.rewriter.finish(&mut self.out);
+        if self.until_close && !self.rewriter.saw_terminator() {
+            self.break_off(Outcome::Broken, Refusal::BackendBroke("the stream ended without its terminator".to_owned()));
+            return;
+        }
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+        self.stage = Stage::Complete;
+        if self.out.is_empty() {
+            self.close_well();
+        }
+    }
+
+    /// The caller's connection has taken all.
+    fn close_well(&mut self) {
+        self.record.ended(Outcome::Forwarded, None);
+        self.stage = Stage::Over;
+    }
+
+    fn break_off(&mut self, outcome: Outcome, refusal: Refusal) {
+        self.lease = None;
+        if self.streamed {
+            if !self.at_line_end {
+                self.out.push_back(Bytes::from_static(b"\n"));
+            }
+            self.out.push_back(self.shape.stream_event(&refusal));
+        }
+        self.record.ended(outcome, Some(&refusal));
+        self.stage = Stage::Breaking(Box::pin(sleep_until(Instant::now() + LAST_WORDS)));
+    }
+
+    fn hand_out(&mut self, piece: Bytes) -> Bytes {
+        self.record.sent(piece.len());
+        if let Some(last) = piece.last() {
+            self.at_line_end = *last == b'\n';
+        }
+        if self.out.is_empty() && matches!(self.stage, Stage::Complete) {
+            self.close_well();
+        }
+        piece
+    }
+}

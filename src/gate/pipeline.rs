@@ -1,0 +1,107 @@
+//! THE FILE TO READ FIRST: what happens to a request.
+//!
+//! ```text
+//! accept -> identify -> admit -> route -> forward -> (body drains) meter -> record
+//! ```
+//!
+//! Each stage takes the proof of the stage before, so the order is checked by the compiler:
+//! [`Connection`] -> [`Caller`](super::identify::Caller) -> [`Admitted`](super::admit::Admitted)
+//! -> [`Routed`](super::route::Routed) -> [`Forwarded`](super::forward::Forwarded). To add a
+//! check, find its place in the published order below, write the decision in `domain/`, and give
+//! it a [`Refusal`].
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+
+use crate::dialect::errors::shape_of;
+use crate::dialect::{body as json_body, paths};
+use crate::domain::refusal::Refusal;
+use crate::gate::admit::Present;
+use crate::gate::answer::answer;
+use crate::gate::connection::Connection;
+use crate::gate::forward::{Forwarded, Outgoing, forward};
+use crate::gate::identify::identify;
+use crate::gate::meter::meter;
+use crate::gate::record::Record;
+use crate::gate::route::route;
+use crate::gate::stream::ReplyBody;
+use crate::gate::worker::Worker;
+use crate::gate::{body, host, respond};
+
+/// Answers one request. Never fails: a refusal is a response too.
+pub async fn handle(worker: &Worker, connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ReplyBody> {
+    let (head, mut body) = request.into_parts();
+    let shape = shape_of(head.uri.path());
+    // Written when it is dropped: with the response body, or with this future if the caller leaves.
+    let mut record = match Record::open(&worker.gateway, connection, connection.supervised.request_begins()).await {
+        Ok(record) => record,
+        Err(refusal) => return respond::refuse(&refusal, shape, None),
+    };
+    let response = match serve(worker, connection, &head, &mut body, &mut record).await {
+        Ok(Served::Forwarded(forwarded)) => return meter(*forwarded, shape, record),
+        Ok(Served::Answered(answer)) => answer.into_response(record),
+        Err(refusal) => {
+            tracing::debug!(request = record.id(), code = refusal.code().as_str(), %refusal, "refused");
+            respond::refuse(&refusal, shape, Some(record))
+        }
+    };
+    if !respond::awaits_leave(&head) {
+        respond::drain(body);
+    }
+    respond::without_body_for(&head.method, response)
+}
+
+enum Served {
+    Forwarded(Box<Forwarded>),
+    Answered(crate::gate::answer::Answer),
+}
+
+/// The checks, in their published order. Limits (9), the webhook (10) and limited use (11) will
+/// stand between `with_body` and `route`.
+async fn serve(
+    worker: &Worker,
+    connection: &Arc<Connection>,
+    head: &Parts,
+    body: &mut Incoming,
+    record: &mut Record,
+) -> Result<Served, Refusal> {
+    let gateway = &worker.gateway;
+    let view = gateway.view();
+    let query = head.uri.query();
+
+    // 1: the request is for this role of this gateway
+    if head.version < Version::HTTP_11 {
+        return Err(Refusal::HttpVersionNotSupported);
+    }
+    host::check(connection, head, &view.settings.config.listen.names)?;
+    // 2: who is calling
+    if query.is_some_and(paths::has_credential) {
+        return Err(Refusal::CredentialInQuery);
+    }
+    let caller = identify(gateway, &view, connection, &head.headers)?;
+    // 3, 4, 5: the credentials stand, are the required ones, and come from an allowed network
+    let credentials = caller.credentials(&view)?;
+    record.identified(&credentials);
+    let present = Present::check(caller, credentials, &view, &head.headers, connection.address, record.received_at())?;
+    // 6: the path is an endpoint's, and the caller may use it
+    let found = paths::find(&head.method, head.uri.path())?;
+    record.asked_for(found.endpoint);
+    let cleared = present.with_endpoint(&view, found.endpoint)?;
+    let query = paths::check_query(found.endpoint, query)?;
+    if paths::is_answered_here(found.endpoint) {
+        return answer(&view, &cleared, &found).map(Served::Answered);
+    }
+    // 7: the body is small enough, and JSON that every reader reads alike
+    let body = body::read(gateway, &view.settings, found.endpoint, head, body).await?;
+    let request = json_body::read(found.endpoint, &body.bytes)?;
+    record.read(body.length(), &request.model, request.stream);
+    // 8: the model, and its targets
+    let admitted = cleared.with_body(&view, request, &worker.live)?;
+    let routed = route(worker, &view, admitted)?;
+    // 12: forward
+    let outgoing = Outgoing { headers: &head.headers, query, body };
+    forward(worker, routed, outgoing, record).await.map(|forwarded| Served::Forwarded(Box::new(forwarded)))
+}

@@ -1,0 +1,258 @@
+//! The record of a request: opened with its head, written when it is dropped.
+//!
+//! Invariant: whatever becomes of a request, its `Record` is dropped exactly once: at the end of
+//! the response body, with a refusal, or with the future of a caller who hung up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::time::Instant;
+
+use crate::config::WhenFull;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::event::{Entry, Outcome};
+use crate::domain::grant::Credentials;
+use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::Timestamp;
+use crate::gate::Gateway;
+use crate::gate::connection::{Connection, InFlight};
+use crate::telemetry::records::Place;
+
+/// How long a request waits for a place in a full queue.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Longest `detail` that is kept, in bytes.
+const MAX_DETAIL: usize = 256;
+
+/// What is known of a request so far.
+#[derive(Debug)]
+pub struct Record {
+    gateway: Arc<Gateway>,
+    connection: Arc<Connection>,
+    place: Option<Place>,
+    id: RequestId,
+    received_at: Timestamp,
+    begun: Instant,
+    first_byte: Option<Duration>,
+    outcome: Option<Outcome>,
+    status: Option<u16>,
+    refusal: Option<Refusal>,
+    credentials: Option<Credentials>,
+    endpoint: Option<Endpoint>,
+    model: Option<String>,
+    target: Option<String>,
+    backend: Option<String>,
+    stream: bool,
+    bytes_in: u64,
+    bytes_out: u64,
+    /// The connection is busy until here.
+    _in_flight: InFlight,
+}
+
+impl Record {
+    /// Opens the record of a request whose head is complete.
+    ///
+    /// # Errors
+    ///
+    /// `record_unavailable` when there is no room for it and the config says that then nothing
+    /// passes.
+    pub async fn open(gateway: &Arc<Gateway>, connection: &Arc<Connection>, in_flight: InFlight) -> Result<Self, Refusal> {
+        let place = match (gateway.records.reserve(), gateway.records.when_full()) {
+            (Some(place), _) => Some(place),
+            (None, WhenFull::Drop) => None,
+            (None, WhenFull::Block) => match gateway.records.reserve_within(PATIENCE).await {
+                Some(place) => Some(place),
+                None => return Err(Refusal::RecordUnavailable),
+            },
+        };
+        let received_at = gateway.clock.now();
+        gateway.metrics.request_begins();
+        Ok(Self {
+            gateway: Arc::clone(gateway),
+            connection: Arc::clone(connection),
+            place,
+            id: RequestId::new(received_at),
+            received_at,
+            begun: Instant::now(),
+            first_byte: None,
+            outcome: None,
+            status: None,
+            refusal: None,
+            credentials: None,
+            endpoint: None,
+            model: None,
+            target: None,
+            backend: None,
+            stream: false,
+            bytes_in: 0,
+            bytes_out: 0,
+            _in_flight: in_flight,
+        })
+    }
+
+    /// When the request's head was complete.
+    #[must_use]
+    pub const fn received_at(&self) -> Timestamp {
+        self.received_at
+    }
+
+    /// The request's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    /// The request's id as a header value.
+    #[must_use]
+    pub fn id_header(&self) -> HeaderValue {
+        HeaderValue::from_str(self.id.as_str()).unwrap_or(HeaderValue::from_static("unknown"))
+    }
+
+    /// Notes who is calling.
+    pub fn identified(&mut self, credentials: &Credentials) {
+        self.credentials = Some(credentials.clone());
+    }
+
+    /// Notes what was asked for.
+    pub const fn asked_for(&mut self, endpoint: Endpoint) {
+        self.endpoint = Some(endpoint);
+    }
+
+    /// Notes what the body said. The alias is in its grammar by now, so it is safe to write down.
+    pub fn read(&mut self, bytes: u64, model: &str, stream: bool) {
+        self.bytes_in = bytes;
+        self.model = Some(model.to_owned());
+        self.stream = stream;
+    }
+
+    /// Notes where the request went.
+    pub fn forwarded_to(&mut self, backend: &str, model: &str) {
+        self.backend = Some(backend.to_owned());
+        self.target = Some(model.to_owned());
+        self.gateway.metrics.request_processed(self.begun.elapsed());
+    }
+
+    /// Notes that the gateway refused.
+    pub fn refused(&mut self, refusal: &Refusal) {
+        self.outcome = Some(Outcome::Refused);
+        self.status = Some(refusal.code().status().as_u16());
+        self.refusal = Some(refusal.clone());
+    }
+
+    /// Notes that the gateway answered by itself.
+    pub const fn answered(&mut self, status: u16) {
+        self.outcome = Some(Outcome::Answered);
+        self.status = Some(status);
+    }
+
+    /// Notes the head of the backend's reply.
+    pub fn replied(&mut self, status: u16) {
+        self.status = Some(status);
+        self.first_byte = Some(self.begun.elapsed());
+    }
+
+    /// Notes bytes that were handed to the caller's connection.
+    pub const fn sent(&mut self, bytes: usize) {
+        self.bytes_out += bytes as u64;
+    }
+
+    /// Notes how a relayed reply ended.
+    pub fn ended(&mut self, outcome: Outcome, refusal: Option<&Refusal>) {
+        self.outcome = Some(outcome);
+        self.refusal = refusal.cloned();
+    }
+
+    /// Tells a backend who is calling, where its config asks for that.
+    pub fn identity_headers(&self, headers: &mut HeaderMap) {
+        let Some(credentials) = &self.credentials else { return };
+        let certificate = credentials.certificate.as_ref();
+        let key = credentials.key.as_ref();
+        let owner = key.map(|key| &key.owner).or_else(|| certificate.and_then(|c| c.owner.as_ref()));
+        let values = [
+            ("x-doorward-subject", certificate.map(|certificate| certificate.identity.uri().to_owned())),
+            ("x-doorward-owner", owner.map(ToString::to_string)),
+            ("x-doorward-key-id", key.map(|key| key.id.to_string())),
+            ("x-doorward-request-id", Some(self.id().to_owned())),
+        ];
+        for (name, value) in values {
+            if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        // Nobody said how it ended: the caller left.
+        let outcome = self.outcome.unwrap_or(Outcome::CallerGone);
+        let duration = self.begun.elapsed();
+        let code = self.refusal.as_ref().map(|refusal| refusal.code().as_str());
+        self.gateway.metrics.request_ends(outcome, code);
+        let Some(place) = self.place.take() else { return };
+        let detail = self.refusal.as_ref().map(|refusal| cut(refusal.to_string()));
+        let certificate = self.credentials.as_ref().and_then(|credentials| credentials.certificate.as_ref());
+        let key = self.credentials.as_ref().and_then(|credentials| credentials.key.as_ref());
+        let identity_owner = certificate.and_then(|certificate| certificate.owner.as_ref());
+        let entry = Entry {
+            ts: self.received_at.to_string(),
+            request_id: self.id.as_str(),
+            outcome,
+            status: self.status,
+            code,
+            owner: key.map(|key| key.owner.as_str()).or_else(|| identity_owner.map(|owner| owner.as_str())),
+            identity_owner: key.and(identity_owner).map(|owner| owner.as_str()),
+            key_id: key.map(|key| key.id.as_str()),
+            identity: certificate.map(|certificate| certificate.identity.uri()),
+            client_ip: &self.connection.address.to_string(),
+            endpoint: self.endpoint.map(Endpoint::name),
+            model: self.model.as_deref(),
+            target: self.target.as_deref(),
+            backend: self.backend.as_deref(),
+            stream: self.stream,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            ttfb_ms: self.first_byte.map(millis),
+            duration_ms: millis(duration),
+            kx: Some(&self.connection.key_exchange),
+            detail: detail.as_deref(),
+        };
+        // Writing to memory cannot fail, and an entry has no value that JSON cannot hold.
+        if let Ok(line) = serde_json::to_vec(&entry) {
+            place.write(&line);
+        }
+    }
+}
+
+fn millis(span: Duration) -> f64 {
+    (span.as_secs_f64() * 1_000_000.0).round() / 1000.0
+}
+
+fn cut(mut text: String) -> String {
+    if text.len() > MAX_DETAIL {
+        let end = (0..=MAX_DETAIL).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}
+
+/// A UUID of version 7 (RFC 9562): sortable by time. It is a name, never a secret.
+#[derive(Clone, Debug)]
+struct RequestId([u8; 36]);
+
+impl RequestId {
+    fn new(now: Timestamp) -> Self {
+        let mut random = [0; 10];
+        // Without randomness ids could collide; requests themselves are none the worse.
+        let _ = rand::fill(&mut random).is_ok();
+        let millis = u64::try_from(now.as_millis()).unwrap_or(0);
+        let mut text = [0; 36];
+        uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid().hyphenated().encode_lower(&mut text);
+        Self(text)
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}

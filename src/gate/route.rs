@@ -1,0 +1,52 @@
+//! Check 12, first half: which targets may serve an admitted request, and in which order.
+
+use std::sync::Arc;
+
+use crate::backend::Upstream;
+use crate::domain::refusal::Refusal;
+use crate::domain::route::{BackendIndex, order};
+use crate::gate::View;
+use crate::gate::admit::Admitted;
+use crate::gate::worker::Worker;
+
+/// Proof that an admitted request has somewhere to go.
+#[derive(Debug)]
+pub struct Routed {
+    /// What was admitted.
+    pub admitted: Admitted,
+    /// Where to go, best first; never empty.
+    pub stops: Vec<Stop>,
+}
+
+/// One target of a model.
+#[derive(Debug)]
+pub struct Stop {
+    /// The backend.
+    pub upstream: Arc<Upstream>,
+    /// The backend's own name of the model.
+    pub model: String,
+}
+
+/// Finds the targets of the model that was asked for.
+///
+/// # Errors
+///
+/// `model_not_found` when the alias has no target for this endpoint: for the caller it does not
+/// exist there.
+pub fn route(worker: &Worker, view: &View, admitted: Admitted) -> Result<Routed, Refusal> {
+    let settings = &view.settings;
+    let dialect = admitted.endpoint.dialect();
+    let model = settings.models.get(admitted.request.model.as_str()).and_then(|&index| settings.config.models.get(index));
+    let speaks = |backend: BackendIndex| {
+        settings.config.backends.get(backend.0).is_some_and(|backend| backend.dialects.contains(&dialect))
+    };
+    let candidates = model.map(|model| model.candidates(admitted.endpoint, speaks)).unwrap_or_default();
+    let stops: Vec<Stop> = order(candidates, |below| worker.draw(below))
+        .into_iter()
+        .filter_map(|target| {
+            let upstream = settings.upstreams.get(target.backend.0)?;
+            Some(Stop { upstream: Arc::clone(upstream), model: target.model.clone() })
+        })
+        .collect();
+    if stops.is_empty() { Err(Refusal::ModelNotFound { by: None }) } else { Ok(Routed { admitted, stops }) }
+}

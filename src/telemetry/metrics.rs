@@ -1,0 +1,230 @@
+//! What is counted, for Prometheus.
+//!
+//! Invariant: every label is from a closed set or from the config file. Nothing that a caller
+//! writes becomes a label.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::domain::event::Outcome;
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    in_flight: Gauge,
+    connections: Gauge,
+    turned_away: Counter,
+    handshakes: Family<HandshakeLabels, Counter>,
+    connects: Family<BackendLabels, Counter>,
+    request_side: Histogram,
+    panics: Counter,
+    reloads: Family<ReloadLabels, Counter>,
+    records_dropped: Gauge<u64, AtomicU64>,
+    records_written: Gauge<u64, AtomicU64>,
+    keys: Gauge,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct RequestLabels {
+    outcome: OutcomeLabel,
+    code: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct OutcomeLabel(Outcome);
+
+impl EncodeLabelValue for OutcomeLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.0.as_str(), encoder)
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct HandshakeLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct BackendLabels {
+    backend: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ReloadLabels {
+    result: &'static str,
+}
+
+/// Why a TLS handshake failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HandshakeFailure {
+    /// No configured name is the one that was asked for.
+    UnknownName,
+    /// The client's certificate is missing or not acceptable.
+    Certificate,
+    /// The client did not like our certificate, or us.
+    RefusedByPeer,
+    /// Not TLS, or no version and suite in common.
+    Protocol,
+    /// The connection ended.
+    PeerLeft,
+    /// It took too long.
+    TimedOut,
+}
+
+impl HandshakeFailure {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownName => "unknown_name",
+            Self::Certificate => "certificate",
+            Self::RefusedByPeer => "refused_by_peer",
+            Self::Protocol => "protocol",
+            Self::PeerLeft => "peer_left",
+            Self::TimedOut => "timed_out",
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("doorward");
+        let requests = Family::default();
+        registry.register("requests", "Requests by outcome and refusal code", requests.clone());
+        let in_flight = Gauge::default();
+        registry.register("requests_in_flight", "Requests between their head and their last byte", in_flight.clone());
+        let connections = Gauge::default();
+        registry.register("connections", "Open connections", connections.clone());
+        let turned_away = Counter::default();
+        registry.register("connections_turned_away", "Connections closed because a bound was reached", turned_away.clone());
+        let handshakes = Family::default();
+        registry.register("handshake_failures", "TLS handshakes that failed", handshakes.clone());
+        let connects = Family::default();
+        registry.register("backend_connect_failures", "Connections to a backend that failed", connects.clone());
+        let request_side = Histogram::new(exponential_buckets(0.000_05, 4.0, 10));
+        registry.register_with_unit(
+            "request_processing",
+            "From a request's head to its hand-over to a backend, the body's arrival included",
+            Unit::Seconds,
+            request_side.clone(),
+        );
+        let panics = Counter::default();
+        registry.register("panics", "Connections that were lost to a defect", panics.clone());
+        let reloads = Family::default();
+        registry.register("reloads", "Reloads of the config by result", reloads.clone());
+        let records_dropped = Gauge::default();
+        registry.register("records_dropped", "Records that were lost because the queue was full", records_dropped.clone());
+        let records_written = Gauge::default();
+        registry.register("records_written", "Records that were written", records_written.clone());
+        let keys = Gauge::default();
+        registry.register("keys", "Keys in the store, revoked ones included", keys.clone());
+        Self {
+            registry,
+            requests,
+            in_flight,
+            connections,
+            turned_away,
+            handshakes,
+            connects,
+            request_side,
+            panics,
+            reloads,
+            records_dropped,
+            records_written,
+            keys,
+        }
+    }
+}
+
+impl Metrics {
+    /// A request's head is complete.
+    pub fn request_begins(&self) {
+        self.in_flight.inc();
+    }
+
+    /// A request is over. `code` is a refusal's.
+    pub fn request_ends(&self, outcome: Outcome, code: Option<&'static str>) {
+        self.in_flight.dec();
+        self.requests.get_or_create(&RequestLabels { outcome: OutcomeLabel(outcome), code: code.unwrap_or("") }).inc();
+    }
+
+    /// A request goes to a backend, this long after its head came.
+    pub fn request_processed(&self, span: Duration) {
+        self.request_side.observe(span.as_secs_f64());
+    }
+
+    /// A connection was accepted. It is open until the guard is dropped.
+    #[must_use]
+    pub fn connection_opens(&self) -> OpenConnection {
+        self.connections.inc();
+        OpenConnection(self.connections.clone())
+    }
+
+    /// A connection was closed at once, because a bound was reached.
+    pub fn connection_turned_away(&self) {
+        self.turned_away.inc();
+    }
+
+    /// A handshake failed.
+    pub fn handshake_failed(&self, why: HandshakeFailure) {
+        self.handshakes.get_or_create(&HandshakeLabels { reason: why.as_str() }).inc();
+    }
+
+    /// A backend could not be connected to.
+    pub fn connect_failed(&self, backend: &str) {
+        self.connects.get_or_create(&BackendLabels { backend: backend.to_owned() }).inc();
+    }
+
+    /// A connection was lost to a defect.
+    pub fn panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// The config was read anew, and put in force or not.
+    pub fn reloaded(&self, applied: bool) {
+        self.reloads.get_or_create(&ReloadLabels { result: if applied { "applied" } else { "refused" } }).inc();
+    }
+
+    /// Writes all figures in the text format that Prometheus scrapes.
+    #[must_use]
+    pub fn scrape(&self, figures: Figures) -> String {
+        self.records_dropped.set(figures.records_dropped);
+        self.records_written.set(figures.records_written);
+        self.keys.set(i64::try_from(figures.keys).unwrap_or(i64::MAX));
+        let mut text = String::new();
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(_) => String::new(),
+        }
+    }
+}
+
+/// Figures that are kept elsewhere and looked up when someone asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Figures {
+    /// Records that were lost.
+    pub records_dropped: u64,
+    /// Records that were written.
+    pub records_written: u64,
+    /// Keys in the store.
+    pub keys: usize,
+}
+
+/// An open connection, as far as counting goes.
+#[derive(Debug)]
+pub struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
