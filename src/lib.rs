@@ -1,5 +1,6 @@
 //! Doorward: a zero-trust overlay gateway for self-hosted LLM backends.
 
+pub mod ca;
 pub mod clock;
 pub mod config;
 pub mod domain;
