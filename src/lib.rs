@@ -2,6 +2,8 @@
 
 pub mod admin;
 pub mod backend;
+pub mod ca;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dialect;

@@ -7,4 +7,4 @@ pub mod server;
 pub mod verify;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

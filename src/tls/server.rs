@@ -114,3 +114,32 @@ impl ResolvesServerCert for NoCertificate {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::ClientAuth;
+    use crate::tls::testing::{Ca, handshake};
+
+    #[test]
+    fn a_key_must_belong_to_its_certificate() {
+        let ca = Ca::new("Any");
+        let (one, other) = (ca.client("spiffe://x.example/client/a"), ca.client("spiffe://x.example/client/b"));
+        assert!(certified_key(one.chain.clone(), one.key()).is_ok());
+        assert!(certified_key(one.chain, other.key()).unwrap_err().contains("cannot be used together"));
+    }
+
+    #[test]
+    fn the_next_handshake_gets_the_replaced_certificate() {
+        let (old, new) = (Ca::new("Old"), Ca::new("New"));
+        let current = Arc::new(CurrentCertificate::new((*old.server().current()).clone()));
+        let verifier = CallerVerifier::new(ClientAuth::Off, None, &[], Clock::System, provider()).unwrap();
+        let server =
+            Arc::new(api_config(verifier, Arc::clone(&current) as Arc<dyn ResolvesServerCert>, false).unwrap());
+        let trusting = |ca: &Ca| handshake(&server, &Arc::new(ca.dialler(None)), "gw.example").alert.is_none();
+        assert_eq!((trusting(&old), trusting(&new)), (true, false));
+        current.replace((*new.server().current()).clone());
+        assert_eq!((trusting(&old), trusting(&new)), (false, true));
+    }
+}

@@ -7,7 +7,6 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PublicKeyData, SanType,
 };
-use rustls::server::ResolvesServerCert;
 use rustls::{ClientConfig, ClientConnection, Error, RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
@@ -125,7 +124,7 @@ impl Ca {
     }
 
     /// A certificate for `gw.example` that is valid for as long as anybody may run this test.
-    pub(crate) fn server(&self) -> Arc<dyn ResolvesServerCert> {
+    pub(crate) fn server(&self) -> Arc<CurrentCertificate> {
         let mut params = client_params(vec![dns("gw.example")]);
         params.not_before = at("2020-01-01T00:00:00Z");
         params.not_after = at("2040-01-01T00:00:00Z");

@@ -1,0 +1,151 @@
+//! A new key with its certificate, as files for its owner.
+//!
+//! Invariant: a private key is never replaced without its certificate, and nothing is replaced
+//! unasked. Files appear whole: written beside their place, on disk, then moved.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rcgen::{KeyPair, PublicKeyData};
+use zeroize::Zeroizing;
+
+use crate::ca::authority::{Authority, Issued};
+use crate::ca::plan::LeafPlan;
+use crate::ca::{CaError, files};
+
+/// The roots, beside every certificate.
+const ROOTS: &str = "ca.crt";
+
+/// A certificate with the private key that was made for it.
+pub struct NewLeaf {
+    /// The certificate with its issuer.
+    pub issued: Issued,
+    /// PKCS#8 in PEM.
+    pub key_pem: Zeroizing<String>,
+}
+
+impl std::fmt::Debug for NewLeaf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewLeaf").field("issued", &self.issued).finish_non_exhaustive()
+    }
+}
+
+/// Where the files of a leaf are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeafFiles {
+    /// `NAME.crt`: the chain, leaf first.
+    pub certificate: PathBuf,
+    /// `NAME.key`: readable by its owner only.
+    pub key: PathBuf,
+    /// `ca.crt`: what the gateway's certificate is verified with.
+    pub roots: PathBuf,
+}
+
+impl LeafFiles {
+    /// The files of `name` in `dir`.
+    #[must_use]
+    pub fn of(dir: &Path, name: &str) -> Self {
+        let at = |suffix: &str| dir.join(format!("{name}.{suffix}"));
+        Self { certificate: at("crt"), key: at("key"), roots: dir.join(ROOTS) }
+    }
+}
+
+/// What to do about files that are there already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Existing {
+    /// Leave them alone and fail.
+    Keep,
+    /// Replace key and certificate together: a renewal.
+    Replace,
+}
+
+/// Makes a P-256 key and certifies it as planned.
+///
+/// # Errors
+///
+/// As [`Authority::issue_client`].
+pub fn generate(authority: &Authority, plan: &LeafPlan, crl: Option<&str>) -> Result<NewLeaf, CaError> {
+    let key = KeyPair::generate()?;
+    let issued = authority.issue_client(plan, &key.subject_public_key_info(), crl)?;
+    Ok(NewLeaf { issued, key_pem: Zeroizing::new(key.serialize_pem()) })
+}
+
+/// Writes `NAME.crt`, `NAME.key` and `ca.crt` into `dir`, which is made if it is missing. Another
+/// `ca.crt` than this authority's counts as existing; the same one is fine.
+///
+/// A crash between the last moves can leave a new key beside an old certificate: run it again.
+///
+/// # Errors
+///
+/// When files exist that are to be kept, or the directory cannot be written.
+pub fn write(
+    leaf: &NewLeaf,
+    bundle_pem: &str,
+    dir: &Path,
+    name: &str,
+    existing: Existing,
+) -> Result<LeafFiles, CaError> {
+    let paths = LeafFiles::of(dir, name);
+    if paths.certificate == paths.roots {
+        return Err(CaError::broken(&paths.roots, "the certificate of this name would overwrite the roots"));
+    }
+    fs::create_dir_all(dir).map_err(CaError::io(dir))?;
+    let same_roots = fs::read(&paths.roots).is_ok_and(|found| found == bundle_pem.as_bytes());
+    let mut staged = Vec::with_capacity(3);
+    for (path, text, mode) in [
+        (&paths.key, leaf.key_pem.as_str(), files::SECRET),
+        (&paths.certificate, leaf.issued.pem.as_str(), files::PUBLIC),
+        (&paths.roots, bundle_pem, files::PUBLIC),
+    ] {
+        if path == &paths.roots && same_roots {
+            continue;
+        }
+        // Before anything is moved, so that a certificate that is there saves its key as well.
+        if existing == Existing::Keep && fs::symlink_metadata(path).is_ok() {
+            return Err(CaError::Exists(path.clone()));
+        }
+        staged.push((path, text, mode, staging_of(path)));
+    }
+    for (_, text, mode, staging) in &staged {
+        remove_stale(staging)?;
+        files::write_new(staging, text.as_bytes(), *mode).map_err(CaError::io(staging))?;
+    }
+    for (path, _, _, staging) in &staged {
+        place(staging, path, existing)?;
+    }
+    files::sync_dir(dir).map_err(CaError::io(dir))?;
+    Ok(paths)
+}
+
+fn staging_of(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".new");
+    path.with_file_name(name)
+}
+
+fn remove_stale(staging: &Path) -> Result<(), CaError> {
+    match fs::remove_file(staging) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CaError::io(staging)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn place(staging: &Path, path: &Path, existing: Existing) -> Result<(), CaError> {
+    match existing {
+        Existing::Replace => fs::rename(staging, path).map_err(CaError::io(path)),
+        Existing::Keep => {
+            // Unlike a rename, a link fails when somebody was faster.
+            fs::hard_link(staging, path).map_err(|error| {
+                let taken = error.kind() == io::ErrorKind::AlreadyExists;
+                if taken { CaError::Exists(path.to_owned()) } else { CaError::io(path)(error) }
+            })?;
+            fs::remove_file(staging).map_err(CaError::io(staging))
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "leaf_tests.rs"]
+mod tests;

@@ -1,0 +1,96 @@
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use super::*;
+use crate::clock::Clock;
+use crate::domain::identity::{IdentityName, Role, TrustDomain};
+
+fn authority(dir: &Path, domain: &str) -> Authority {
+    // openssl compares with the machine's clock.
+    Authority::init(&dir.join("ca"), &TrustDomain::parse(domain).unwrap(), Clock::System.now()).unwrap()
+}
+
+fn leaf(authority: &Authority, name: &str) -> NewLeaf {
+    let name = IdentityName::parse(name).unwrap();
+    let plan = authority.plan_client(Role::Client, &name, None, Clock::System.now()).unwrap();
+    generate(authority, &plan, Some("https://enroll.corp.example/.doorward/v1/crl")).unwrap()
+}
+
+fn openssl(dir: &Path, arguments: &str) -> String {
+    let output = Command::new("openssl").args(arguments.split_whitespace()).current_dir(dir).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments}: {text}");
+    text
+}
+
+#[test]
+fn openssl_accepts_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = authority(dir.path(), "corp.example");
+    let out = dir.path().join("out");
+    let paths = write(&leaf(&authority, "alice"), authority.bundle_pem(), &out, "alice", Existing::Keep).unwrap();
+    assert_eq!(fs::metadata(&paths.key).unwrap().permissions().mode() & 0o777, 0o600);
+    for purpose in ["sslclient", "any"] {
+        openssl(&out, &format!("verify -x509_strict -purpose {purpose} -CAfile ca.crt -untrusted alice.crt alice.crt"));
+    }
+    let refused = Command::new("openssl")
+        .args(["verify", "-purpose", "sslserver", "-CAfile", "ca.crt", "-untrusted", "alice.crt", "alice.crt"])
+        .current_dir(&out)
+        .output()
+        .unwrap();
+    assert!(!refused.status.success());
+    let key = openssl(&out, "pkey -in alice.key -pubout");
+    assert_eq!(key, openssl(&out, "x509 -in alice.crt -noout -pubkey"));
+    let text = openssl(&out, "x509 -in alice.crt -noout -text");
+    for part in [
+        "Subject: CN = alice",
+        "URI:spiffe://corp.example/client/alice",
+        "Digital Signature",
+        "TLS Web Client Authentication",
+        "CA:FALSE",
+        "URI:https://enroll.corp.example/.doorward/v1/crl",
+    ] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 3);
+}
+
+#[test]
+fn nothing_is_replaced_unasked() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = authority(dir.path(), "corp.example");
+    let out = dir.path().join("out");
+    let write = |authority: &Authority, name: &str, existing| {
+        write(&leaf(authority, name), authority.bundle_pem(), &out, name, existing)
+    };
+    let paths = write(&authority, "alice", Existing::Keep).unwrap();
+    let before = (fs::read(&paths.key).unwrap(), fs::read(&paths.certificate).unwrap());
+    let now = || (fs::read(&paths.key).unwrap(), fs::read(&paths.certificate).unwrap());
+
+    assert!(matches!(write(&authority, "alice", Existing::Keep), Err(CaError::Exists(_))));
+    assert_eq!(now(), before);
+    fs::remove_file(&paths.key).unwrap();
+    assert!(matches!(write(&authority, "alice", Existing::Keep), Err(CaError::Exists(_))));
+    assert!(!paths.key.exists());
+
+    // A crashed attempt left this.
+    fs::write(out.join(".alice.key.new"), "half a k").unwrap();
+    write(&authority, "alice", Existing::Replace).unwrap();
+    assert_ne!(now(), before);
+    assert_eq!(fs::metadata(&paths.key).unwrap().permissions().mode() & 0o777, 0o600);
+
+    // Another name beside it shares the roots; another authority does not.
+    write(&authority, "bob", Existing::Keep).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = self::authority(elsewhere.path(), "other.example");
+    assert!(matches!(write(&other, "carol", Existing::Keep), Err(CaError::Exists(_))));
+    assert!(!out.join("carol.key").exists());
+    assert!(matches!(write(&authority, "ca", Existing::Replace), Err(CaError::Broken { .. })));
+}
+
+#[test]
+fn a_private_key_is_not_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let leaf = leaf(&authority(dir.path(), "corp.example"), "alice");
+    assert!(!format!("{leaf:?}").contains("PRIVATE KEY"));
+}
