@@ -3,6 +3,23 @@
 //! Invariant: a [`Config`] exists only if every setting in it was checked. Only [`load`] makes
 //! one, and it reports every problem at once, each with its path, its line and the known choices.
 
+mod backends;
+mod document;
+mod files;
+mod filesystem;
+mod grants;
+mod listen;
+mod load;
+mod models;
+mod process;
+mod restart;
+mod suggest;
+mod trust;
+mod values;
+
+pub use load::{find, load, parse};
+pub use restart::needs_restart;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -218,7 +235,7 @@ pub struct Backend {
 pub struct BackendUrl {
     /// True for https.
     pub https: bool,
-    /// Host name or address.
+    /// Host name in lower case, or address; IPv6 without brackets.
     pub host: String,
     /// Port; the scheme's own when the URL had none.
     pub port: u16,
@@ -299,3 +316,6 @@ impl fmt::Display for Problem {
 pub fn is_address_name(name: &str, address: IpAddr) -> bool {
     name.parse::<IpAddr>().is_ok_and(|named| named.to_canonical() == address.to_canonical())
 }
+
+#[cfg(test)]
+mod example_tests;

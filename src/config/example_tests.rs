@@ -1,0 +1,175 @@
+//! The example config, as written and with every commented default taken at its word.
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+use super::{Config, Problem, load, parse};
+
+const EXAMPLE: &str = include_str!("../../config/doorward.toml");
+
+fn environment(name: &str) -> Option<String> {
+    (name == "VLLM_KEY").then(|| "secret".to_owned())
+}
+
+fn parse_example(text: &str) -> Result<Config, Vec<Problem>> {
+    parse(text, Path::new("/nowhere/doorward.toml"), &environment)
+}
+
+#[test]
+fn the_example_loads_without_a_warning() {
+    let config = parse_example(EXAMPLE).unwrap();
+    assert_eq!(config.warnings, []);
+    assert_eq!(config.state_dir, Path::new("/nowhere/state"));
+    assert_eq!(config.record.file.as_deref(), Some(Path::new("/nowhere/state/records.jsonl")));
+}
+
+/// Every `# name = value` and `# [[section]]`, uncommented.
+fn uncommented() -> String {
+    let is_setting = |line: &str| {
+        let name = line.split_once(" = ").map(|(name, _)| name).unwrap_or_default();
+        let bare = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        bare || line.starts_with('[')
+    };
+    let lines = EXAMPLE.lines().map(|line| match line.strip_prefix("# ") {
+        Some(setting) if is_setting(setting) => setting,
+        Some(_) | None => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_commented_defaults_are_the_defaults() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("certs")).unwrap();
+    let write = |name: &str, text: String| fs::write(directory.path().join("certs").join(name), text).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut root = CertificateParams::default();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    for name in ["corp-roots.pem", "spire-bundle.pem"] {
+        write(name, root.self_signed(&key).unwrap().pem());
+    }
+    let leaf = CertificateParams::new(["gateway.corp.example".to_owned()]).unwrap();
+    write("gateway.crt", leaf.self_signed(&key).unwrap().pem());
+    write("gateway.key", key.serialize_pem());
+
+    let file = directory.path().join("doorward.toml");
+    fs::write(&file, uncommented()).unwrap();
+    let spelled_out = load(&file, &environment).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let plain = parse(EXAMPLE, &file, &environment).unwrap();
+
+    assert_eq!(spelled_out.trust.len(), 2);
+    assert_eq!(spelled_out.watched.len(), 4);
+    assert!(spelled_out.grants.iter().any(|grant| grant.expires_at.is_some()));
+    assert!(spelled_out.backends.iter().any(|backend| backend.tls.client.is_some()));
+    assert!(spelled_out.backends.iter().any(|backend| backend.credential.is_some()));
+    // Of what is not an example, nothing may differ.
+    assert_eq!(format!("{:?}", spelled_out.listen), format!("{:?}", plain.listen));
+    assert_eq!(format!("{:?}", spelled_out.admin), format!("{:?}", plain.admin));
+    assert_eq!((spelled_out.log, &spelled_out.record), (plain.log, &plain.record));
+    assert_eq!((&spelled_out.state_dir, &spelled_out.gateway_id), (&plain.state_dir, &plain.gateway_id));
+    assert_eq!(spelled_out.models, plain.models);
+    for (spelled_out, plain) in spelled_out.backends.iter().zip(&plain.backends) {
+        assert_eq!(spelled_out.timeouts, plain.timeouts);
+        assert_eq!(spelled_out.forward_identity, plain.forward_identity);
+    }
+}
+
+/// What the design shows and this version builds is in the example, under its own name.
+#[test]
+fn the_example_names_every_setting() {
+    let text = uncommented();
+    for name in [
+        "state_dir",
+        "gateway_id",
+        "address",
+        "names",
+        "client_auth",
+        "certificate",
+        "min_version",
+        "max_body_bytes",
+        "max_buffered_bytes",
+        "max_connections",
+        "max_connections_per_address",
+        "drain",
+        "level",
+        "format",
+        "file",
+        "when_full",
+        "max_bytes",
+        "keep",
+        "engine",
+        "trust_domain",
+        "name",
+        "roots",
+        "map",
+        "trust_domains",
+        "match",
+        "owner",
+        "require",
+        "networks",
+        "endpoints",
+        "models",
+        "expires_at",
+        "url",
+        "dialects",
+        "credential",
+        "tls",
+        "timeouts",
+        "forward_identity",
+        "on_disconnect",
+        "targets",
+    ] {
+        assert!(text.lines().any(|line| line.starts_with(&format!("{name} = "))), "{name}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// A damaged config is refused or taken, and never a panic. When it is refused, there is a
+    /// reason, and each names a line of the file.
+    #[test]
+    fn no_damage_panics(damage in prop::collection::vec((0u8..5, any::<prop::sample::Index>(), any::<u8>()), 1..12)) {
+        let full = uncommented();
+        let mut lines: Vec<Vec<u8>> = full.lines().map(|line| line.as_bytes().to_vec()).collect();
+        for (kind, at, byte) in damage {
+            let at = at.index(lines.len());
+            let column = usize::from(byte) % lines[at].len().max(1);
+            match kind {
+                0 if lines.len() > 1 => drop(lines.remove(at)),
+                1 => lines.insert(at, lines[at].clone()),
+                2 if column < lines[at].len() => lines[at][column] = byte,
+                3 if column < lines[at].len() => drop(lines[at].remove(column)),
+                _ => {
+                    let other = usize::from(byte) % lines.len();
+                    lines.swap(at, other);
+                }
+            }
+        }
+        let text = String::from_utf8_lossy(&lines.join(&b'\n')).into_owned();
+        if let Err(problems) = parse_example(&text) {
+            prop_assert!(!problems.is_empty());
+            prop_assert!(problems.is_sorted_by_key(|problem| problem.line));
+            prop_assert!(problems.iter().all(|problem| problem.line <= text.lines().count() + 1));
+        }
+    }
+
+    /// The same for text that never was a config, and for values of every type in every place.
+    #[test]
+    fn no_type_panics(
+        name in "(state_dir|listen|admin|log|record|store|ca|trust|identity|grant|backend|model|webhook|key)",
+        value in r#"(1|-9223372036854775808|0x7fffffffffffffff|1e400|nan|true|""|"\$\{"|"\$\{file:\}"|\[\]|\[\[\]\]|\{\}|\[\{\}\]|1979-05-27|\[1,"a",\{\}\])"#,
+        field in "(address|names|targets|match|owner|networks|url|tls|timeouts|map|expires_at|dialects|engine|level)",
+    ) {
+        for text in [
+            format!("{name} = {value}"),
+            format!("[{name}]\n{field} = {value}"),
+            format!("[[{name}]]\n{field} = {value}"),
+        ] {
+            prop_assert!(parse_example(&text).is_err());
+        }
+    }
+}

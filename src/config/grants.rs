@@ -1,0 +1,162 @@
+//! `[[grant]]`: what may be done at which node of the owner tree.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::config::document::{Place, Table, Value};
+use crate::config::listen::is_empty_list;
+use crate::config::suggest::did_you_mean;
+use crate::config::{ClientAuth, IdentityEntry};
+use crate::domain::endpoint::Endpoints;
+use crate::domain::glob::Glob;
+use crate::domain::grant::{Grant, Models, Require};
+use crate::domain::network::Networks;
+use crate::domain::owner::OwnerPath;
+use crate::domain::route::Model;
+
+/// A grant with the place of its section, for the checks that look at several at once.
+pub(super) struct PlacedGrant<'d> {
+    pub(super) grant: Grant,
+    place: Place<'d>,
+    models: Option<Value<'d>>,
+}
+
+/// Reads every `[[grant]]`.
+pub(super) fn read_grants<'d>(sections: &[Value<'d>]) -> Option<Vec<PlacedGrant<'d>>> {
+    let mut owners = HashMap::new();
+    let grants: Vec<Option<PlacedGrant<'d>>> = sections.iter().map(|entry| read_grant(entry, &mut owners)).collect();
+    grants.into_iter().collect()
+}
+
+fn read_grant<'d>(entry: &Value<'d>, owners: &mut HashMap<OwnerPath, String>) -> Option<PlacedGrant<'d>> {
+    entry.table(|table| {
+        let owner = table.require("owner", "the node that this is granted to, such as \"acme/research\"");
+        let owner = owner.and_then(|value| {
+            let owner = value.parsed(OwnerPath::parse)?;
+            if let Some(other) = owners.get(&owner) {
+                return value.refuse(&format!("{owner} has its grant at {other}; a node has one"));
+            }
+            owners.insert(owner.clone(), value.place.pointer());
+            Some(owner)
+        });
+        let require = optional(table.get("require"), |v| v.choice(&Require::ALL.map(|r| (r.as_str(), r))));
+        let networks = optional(table.get("networks"), |value| value.list(Networks::parse));
+        let endpoints = optional(table.get("endpoints"), Value::endpoints);
+        let models_setting = table.get("models");
+        let models = optional(models_setting.clone(), |value| value.list(Models::parse));
+        let expires_at = optional(table.get("expires_at"), |value| {
+            let expires_at = value.timestamp()?;
+            if expires_at <= value.place.document.now {
+                value.place.warn("has passed: everything at and below this node is refused");
+            }
+            Some(expires_at)
+        });
+        refuse_later_settings(table);
+        Some(PlacedGrant {
+            grant: Grant {
+                owner: owner?,
+                require: require?,
+                networks: networks?,
+                endpoints: endpoints?,
+                models: models?,
+                expires_at: expires_at?,
+            },
+            place: entry.place.clone(),
+            models: models_setting,
+        })
+    })
+}
+
+fn refuse_later_settings(table: &Table<'_>) {
+    for name in ["webhook", "default_key_ttl", "max_key_ttl", "default_max_tokens"] {
+        table.later(name, |_| false);
+    }
+    table.later("cors_origins", is_empty_list);
+    table.later("limits", is_empty_list);
+    table.later("accept_fail_open", |value| value.as_bool() == Some(false));
+}
+
+/// A setting that may be absent: `Some(None)` when it is, `None` when it is wrong.
+fn optional<'d, T>(value: Option<Value<'d>>, read: impl FnOnce(&Value<'d>) -> Option<T>) -> Option<Option<T>> {
+    match value {
+        None => Some(None),
+        Some(value) => read(&value).map(Some),
+    }
+}
+
+impl Value<'_> {
+    /// A list of endpoint names, groups and patterns.
+    pub(super) fn endpoints(&self) -> Option<Endpoints> {
+        self.list(|words| {
+            Endpoints::parse(words).map_err(|wrong| {
+                let hint = |index: usize| match words.get(index) {
+                    Some(word) if !word.contains('*') => did_you_mean(word, Endpoints::vocabulary()),
+                    Some(_) | None => String::new(),
+                };
+                wrong.into_iter().map(|(index, why)| (index, format!("{why}{}", hint(index)))).collect()
+            })
+        })
+    }
+}
+
+/// Warns of grants that refuse more than their author can have meant, and of identities that can
+/// never pass.
+pub(super) fn doubt(
+    grants: &[PlacedGrant<'_>],
+    identities: &[(&IdentityEntry, &Place<'_>)],
+    client_auth: ClientAuth,
+    models: &[Model],
+) {
+    let nodes = Nodes::of(grants);
+    for PlacedGrant { grant, place, models: setting } in grants {
+        if !nodes.inner.contains(grant.owner.as_str()) {
+            nodes.doubt(&grant.owner, place);
+        }
+        let wants_certificate = matches!(grant.require, Some(Require::Certificate | Require::Both));
+        if wants_certificate && client_auth == ClientAuth::Off {
+            place.warn("asks for certificates, and listen.client_auth = \"off\" takes none: nobody passes");
+        }
+        if let (Some(patterns), Some(setting)) = (&grant.models, setting) {
+            doubt_models(patterns, setting, models);
+        }
+    }
+    for (identity, place) in identities {
+        nodes.doubt(&identity.owner, place);
+    }
+}
+
+/// What the warnings need to know of the owner tree.
+struct Nodes<'g> {
+    /// Nodes whose grant names `require`.
+    requiring: HashSet<&'g str>,
+    /// Nodes with a grant below them, which may name what they do not.
+    inner: HashSet<&'g str>,
+}
+
+impl<'g> Nodes<'g> {
+    fn of(grants: &'g [PlacedGrant<'_>]) -> Self {
+        let grants = || grants.iter().map(|placed| &placed.grant);
+        let above = |owner: &'g OwnerPath| owner.lineage().filter(|node| *node != owner.as_str());
+        Self {
+            requiring: grants().filter(|grant| grant.require.is_some()).map(|grant| grant.owner.as_str()).collect(),
+            inner: grants().flat_map(|grant| above(&grant.owner)).collect(),
+        }
+    }
+
+    fn doubt(&self, owner: &OwnerPath, place: &Place<'_>) {
+        if !owner.lineage().any(|node| self.requiring.contains(node)) {
+            place.warn(format!("no grant on the path of {owner} names require: callers there are refused (no_grant)"));
+        }
+    }
+}
+
+/// A pattern that fits none of the models is a slip, unless there are no models yet.
+fn doubt_models(patterns: &Models, setting: &Value<'_>, models: &[Model]) {
+    let entries = setting.entries().unwrap_or_default();
+    for (entry, pattern) in entries.iter().zip(patterns.entries()) {
+        let admits = |model: &Model| Glob::parse(&pattern).is_ok_and(|glob| glob.matches(&model.name));
+        if !models.is_empty() && !models.iter().any(admits) {
+            let hint = did_you_mean(&pattern, models.iter().map(|model| model.name.as_str()));
+            entry.place.warn(format!("{pattern:?} fits no [[model]]{hint}"));
+        }
+    }
+}

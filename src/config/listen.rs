@@ -1,0 +1,193 @@
+//! `[listen]` and `[admin]`: where the gateway listens, under which names, and how much it takes.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use crate::config::document::{Place, Table, Value};
+use crate::config::{ClientAuth, Listen, Names, ServerCertificate};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Reads `[listen]`. `has_ca` tells whether there is a `[ca]`, which alone can issue the
+/// "internal" certificate.
+pub(super) fn read_listen(section: &Value<'_>, has_ca: bool) -> Option<Listen> {
+    section.table(|table| {
+        let address = table.require("address", "where to listen, such as \"0.0.0.0:8443\"");
+        let address = address.and_then(|value| read_address(&value));
+        let names = table.require("names", "the host names of callers, such as { api = [\"llm.corp.example\"] }");
+        let names = names.and_then(|value| read_names(&value));
+        let client_auth = table.require(
+            "client_auth",
+            "\"required\", \"optional\" or \"off\": whether callers must present certificates is yours to say",
+        );
+        let client_auth = client_auth.and_then(|value| {
+            value.choice(&[
+                ("required", ClientAuth::Required),
+                ("optional", ClientAuth::Optional),
+                ("off", ClientAuth::Off),
+            ])
+        });
+        let certificate = read_certificate(table, has_ca);
+        let tls12 = table.get("min_version").map_or(Some(false), |v| v.choice(&[("1.3", false), ("1.2", true)]));
+        let bodies = read_body_bounds(table);
+        let connections = |name, default| table.get(name).map_or(Some(default), |v| v.number(1..=1_000_000));
+        let max_connections = connections("max_connections", 20_000);
+        let max_connections_per_address = connections("max_connections_per_address", 256);
+        let drain = Duration::ZERO..=Duration::from_secs(600);
+        let drain = table.get("drain").map_or(Some(Duration::from_secs(30)), |v| v.span(drain));
+
+        table.later("proxy_protocol", |value| value.as_bool() == Some(false));
+        table.later("trusted_proxies", is_empty_list);
+        table.later("advertise", is_empty_list);
+        table.later("max_connection_age", |_| false);
+
+        let (max_body_bytes, max_buffered_bytes) = bodies?;
+        Some(Listen {
+            address: address?,
+            names: names?,
+            client_auth: client_auth?,
+            certificate: certificate?,
+            tls12: tls12?,
+            max_body_bytes,
+            max_buffered_bytes,
+            max_connections: max_connections?,
+            max_connections_per_address: max_connections_per_address?,
+            drain: drain?,
+        })
+    })
+}
+
+/// Reads `[admin]`.
+pub(super) fn read_admin(section: Option<&Value<'_>>) -> Option<SocketAddr> {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8444));
+    let Some(section) = section else { return Some(default) };
+    section.table(|table| {
+        table.later("api_address", |_| false);
+        let Some(value) = table.get("address") else { return Some(default) };
+        let address = read_address(&value)?;
+        if !address.ip().to_canonical().is_loopback() {
+            value.place.warn("not a loopback address: whoever reaches it reads the metrics, without a credential");
+        }
+        Some(address)
+    })
+}
+
+/// True for `[]`: a list of a later feature that asks for nothing.
+pub(super) fn is_empty_list(value: &DeValue<'_>) -> bool {
+    value.as_array().is_some_and(|list| list.is_empty())
+}
+
+fn read_address(value: &Value<'_>) -> Option<SocketAddr> {
+    value.parsed(|text| {
+        text.parse().map_err(|_| {
+            format!("{text:?} is not an IP address with a port, such as \"127.0.0.1:8443\" or \"[::]:8443\"")
+        })
+    })
+}
+
+fn read_body_bounds(table: &Table<'_>) -> Option<(u64, u64)> {
+    let body = table.get("max_body_bytes");
+    let buffered = table.get("max_buffered_bytes");
+    let max_body = body.as_ref().map_or(Some(16 * MIB), |v| v.number(KIB..=GIB));
+    let max_buffered = buffered.as_ref().map_or(Some(512 * MIB), |v| v.number(KIB..=1024 * GIB));
+    let (max_body, max_buffered) = (max_body?, max_buffered?);
+    if max_body > max_buffered {
+        let culprit = body.as_ref().or(buffered.as_ref());
+        let why = format!("max_body_bytes ({max_body}) exceeds max_buffered_bytes ({max_buffered}), which holds all");
+        return culprit.and_then(|value| value.refuse(&why));
+    }
+    Some((max_body, max_buffered))
+}
+
+fn read_certificate(table: &Table<'_>, has_ca: bool) -> Option<ServerCertificate> {
+    let needs_ca = |place: &Place<'_>| {
+        place.wrong("\"internal\" needs a [ca] to issue it; or give { chain = \"…\", key = \"…\", roots = \"…\" }");
+        None
+    };
+    let Some(value) = table.get("certificate") else {
+        return if has_ca { Some(ServerCertificate::Internal) } else { needs_ca(&table.place_of("certificate")) };
+    };
+    if value.raw().is_table() {
+        return value.table(read_certificate_files);
+    }
+    value.parsed(|text| match text {
+        "internal" => Ok(()),
+        _ => {
+            Err(format!("{text:?} is neither \"internal\" nor files: {{ chain = \"…\", key = \"…\", roots = \"…\" }}"))
+        }
+    })?;
+    if has_ca { Some(ServerCertificate::Internal) } else { needs_ca(&value.place) }
+}
+
+fn read_certificate_files(table: &Table<'_>) -> Option<ServerCertificate> {
+    let chain_setting = table.require("chain", "a PEM file, the server's own certificate first");
+    let key_setting = table.require("key", "a PEM file with the private key");
+    let chain = chain_setting.as_ref().and_then(Value::certificates);
+    let key = key_setting.as_ref().and_then(Value::private_key);
+    let roots = table.get("roots").map_or(Some(Vec::new()), |value| value.roots());
+    let (chain, key) = key_setting?.belonging(chain?, key?, "chain")?;
+    chain_setting?.doubt_server(&chain);
+    Some(ServerCertificate::Files { chain, key, roots: roots? })
+}
+
+fn read_names(value: &Value<'_>) -> Option<Names> {
+    value.table(|table| {
+        let mut taken = HashMap::new();
+        let api = table.require("api", "the host names that callers use, such as [\"llm.corp.example\"]");
+        let api = api.and_then(|value| read_role(&value, true, &mut taken));
+        let mut later_role = |name| match table.get(name) {
+            Some(value) => read_role(&value, false, &mut taken),
+            None => Some(Vec::new()),
+        };
+        let connect = later_role("connect");
+        let enroll = later_role("enroll");
+        Some(Names { api: api?, connect: connect?, enroll: enroll? })
+    })
+}
+
+/// Reads the names of one role; `taken` holds the names of all roles so far with their places.
+fn read_role(value: &Value<'_>, may_be_addresses: bool, taken: &mut HashMap<String, String>) -> Option<Vec<String>> {
+    value.each("an empty list serves nobody; leave the role out, or name a host", |entry| {
+        let name = entry.parsed(|text| check_name(text, may_be_addresses))?;
+        // Two spellings of one address are one name.
+        let canonical = name.parse::<IpAddr>().map_or_else(|_| name.clone(), |ip| ip.to_canonical().to_string());
+        if let Some(other) = taken.get(&canonical) {
+            return entry.refuse(&format!("{name} is already at {other}; a name has one role"));
+        }
+        taken.insert(canonical, entry.place.pointer());
+        Some(name)
+    })
+}
+
+fn check_name(text: &str, may_be_address: bool) -> Result<String, String> {
+    let is_address = text.parse::<IpAddr>().is_ok();
+    if is_address && !may_be_address {
+        return Err(format!("{text} is an address; this role is told from the others by its host name (SNI)"));
+    }
+    if is_address || is_host_name(text) {
+        return Ok(text.to_owned());
+    }
+    let lower = text.to_ascii_lowercase();
+    if is_host_name(&lower) {
+        return Err(format!("host names are written in lower case: {lower:?}"));
+    }
+    Err(format!("{text:?} is not a host name such as llm.corp.example (without port, wildcard or final dot)"))
+}
+
+/// True for lower-case DNS names. `_` is let through, as container networks use it; a name that
+/// ends in a number is not, as it is a mistyped address.
+pub(super) fn is_host_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let numeric_end = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    text.len() <= 253 && text.split('.').all(label) && !numeric_end
+}

@@ -1,0 +1,209 @@
+//! From a file to a checked [`Config`], or to every reason why not.
+
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use crate::config::backends::read_backends;
+use crate::config::document::{Document, Findings, Table, Value, line_at};
+use crate::config::files::read_bounded;
+use crate::config::grants::{self, read_grants};
+use crate::config::listen::{read_admin, read_listen};
+use crate::config::models::read_models;
+use crate::config::process::{read_gateway_id, read_log, read_record, read_state_dir, read_store};
+use crate::config::trust::{Authorities, read_ca, read_identities, read_trust};
+use crate::config::{ClientAuth, Config, Problem};
+
+/// Where the config is looked for when nobody names it.
+const PLACES: [&str; 2] = ["./doorward.toml", "/etc/doorward/doorward.toml"];
+
+/// The variable that may name the config file.
+const VARIABLE: &str = "DOORWARD_CONFIG";
+
+/// Finds the config file: `explicit`, or `$DOORWARD_CONFIG`, or the usual places. A file that
+/// somebody named is not looked for: that it is missing is for [`load`] to say.
+///
+/// # Errors
+///
+/// When nobody named a file and none is in the usual places; the problem lists them.
+pub fn find(explicit: Option<&Path>, environment: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf, Problem> {
+    find_among(explicit, environment, &PLACES.map(Path::new))
+}
+
+fn find_among(
+    explicit: Option<&Path>,
+    environment: &dyn Fn(&str) -> Option<String>,
+    places: &[&Path],
+) -> Result<PathBuf, Problem> {
+    if let Some(file) = explicit {
+        return Ok(file.to_owned());
+    }
+    if let Some(file) = environment(VARIABLE).filter(|file| !file.is_empty()) {
+        return Ok(file.into());
+    }
+    if let Some(file) = places.iter().find(|file| file.is_file()) {
+        return Ok((*file).to_owned());
+    }
+    let places: Vec<_> = places.iter().map(|file| file.display().to_string()).collect();
+    Err(whole(format!(
+        "no config file: --config is not given, ${VARIABLE} is not set, there is no {}",
+        places.join(" and no ")
+    )))
+}
+
+/// Reads and checks a config file, with everything that it refers to.
+///
+/// # Errors
+///
+/// Every problem, in the order of lines; a mistake in the TOML itself comes alone.
+pub fn load(file: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Vec<Problem>> {
+    let bytes = read_bounded(file).map_err(|error| vec![whole(format!("cannot read {}: {error}", file.display()))])?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => parse(text, file, environment),
+        Err(error) => {
+            let line = bytes.iter().take(error.valid_up_to()).filter(|&&byte| byte == b'\n').count() + 1;
+            Err(vec![Problem { path: String::new(), line, message: "is not UTF-8".to_owned() }])
+        }
+    }
+}
+
+/// Checks the text of a config file. `file` is what it was read from: relative paths start there.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn parse(text: &str, file: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Vec<Problem>> {
+    let root = DeTable::parse(text).map_err(|error| {
+        let line = error.span().map_or(0, |span| line_at(text, span.start));
+        vec![Problem { path: String::new(), line, message: error.message().to_owned() }]
+    })?;
+    let file = std::path::absolute(file)
+        .map_err(|error| vec![whole(format!("cannot tell where {} is: {error}", file.display()))])?;
+    let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
+    let document = Document::new(text, directory, environment);
+    let config = document.read(root.get_ref(), |root| read(root, file));
+    let Findings { problems, warnings, watched } = document.into_findings();
+    match config {
+        Some(config) if problems.is_empty() => Ok(Config { watched, warnings, ..config }),
+        // A reader that gives nothing has said why; this is here so that none can open the gate.
+        None if problems.is_empty() => Err(vec![whole("the config was refused without a reason".to_owned())]),
+        Some(_) | None => Err(problems),
+    }
+}
+
+fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
+    let sections = |name| root.get(name).map(|value| value.sections()).unwrap_or_default();
+
+    let state_dir = read_state_dir(root);
+    let gateway_id = read_gateway_id(root);
+    let log = read_log(root.get("log").as_ref());
+    let record = read_record(root.get("record").as_ref(), state_dir.as_deref());
+    if let Some(store) = root.get("store") {
+        read_store(&store);
+    }
+
+    let mut authorities = Authorities::new();
+    let trust_domain = read_ca(root.get("ca").as_ref(), &mut authorities);
+    let trust = read_trust(&sections("trust"), &mut authorities);
+    let identity_sections = sections("identity");
+    let identities = read_identities(&identity_sections, &authorities);
+
+    let listen_section = root.require("listen", "[listen] with address, names and client_auth");
+    let listen = listen_section.as_ref().and_then(|value| read_listen(value, root.has("ca")));
+    let admin = read_admin(root.get("admin").as_ref());
+    if let (Some(listen), Some(section)) = (&listen, &listen_section) {
+        let anybody = root.has("ca") || root.has("trust");
+        if listen.client_auth != ClientAuth::Off && !anybody {
+            section
+                .place
+                .wrong("client_auth asks for certificates, and there is no [ca] and no [[trust]] to verify them");
+        }
+        if admin == Some(listen.address) && listen.address.port() != 0 {
+            section.place.wrong("address is that of [admin] too");
+        }
+    }
+
+    let grants = read_grants(&sections("grant"));
+    let (backends, declared) = read_backends(&sections("backend"));
+    let models = read_models(&sections("model"), &declared);
+    refuse_later_sections(root);
+
+    let (listen, identities, grants, models) = (listen?, identities?, grants?, models?);
+    let placed: Vec<_> = identities.iter().zip(identity_sections.iter().map(|section| &section.place)).collect();
+    grants::doubt(&grants, &placed, listen.client_auth, &models);
+    Some(Config {
+        file,
+        state_dir: state_dir?,
+        gateway_id: gateway_id?,
+        listen,
+        admin: admin?,
+        log: log?,
+        record: record?,
+        trust_domain: trust_domain?,
+        trust: trust?,
+        identities,
+        grants: grants.into_iter().map(|placed| placed.grant).collect(),
+        backends: backends?,
+        models,
+        watched: Vec::new(),
+        warnings: Vec::new(),
+    })
+}
+
+/// `[[issuer]]`, `[[key]]` and `[webhook.*]`: each section is named, its inside is not looked at.
+fn refuse_later_sections(root: &Table<'_>) {
+    let refuse = |section: &Value<'_>| section.wrong("not available in this version");
+    for name in ["issuer", "key"] {
+        match root.get(name) {
+            Some(value) if value.raw().is_array() => value.sections().iter().for_each(refuse),
+            Some(value) => refuse(&value),
+            None => {}
+        }
+    }
+    if let Some(webhooks) = root.get("webhook") {
+        let found = webhooks.raw().is_table().then(|| webhooks.table(|table| Some(table.all().collect::<Vec<_>>())));
+        match found.flatten() {
+            Some(found) if !found.is_empty() => found.iter().for_each(refuse),
+            Some(_) | None => refuse(&webhooks),
+        }
+    }
+}
+
+fn whole(message: String) -> Problem {
+    Problem { path: String::new(), line: 0, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_wins() {
+        let directory = tempfile::tempdir().unwrap();
+        let (here, etc) = (directory.path().join("a.toml"), directory.path().join("b.toml"));
+        let places = [here.as_path(), etc.as_path()];
+        let set = |name: &str| (name == "DOORWARD_CONFIG").then(|| "/from/env".to_owned());
+        let unset = |_: &str| None;
+
+        let error = find_among(None, &unset, &places).unwrap_err().to_string();
+        assert!(error.contains("a.toml") && error.contains("b.toml") && error.contains("DOORWARD_CONFIG"), "{error}");
+        std::fs::write(&etc, "").unwrap();
+        assert_eq!(find_among(None, &unset, &places), Ok(etc.clone()));
+        std::fs::write(&here, "").unwrap();
+        assert_eq!(find_among(None, &unset, &places), Ok(here.clone()));
+        assert_eq!(find_among(None, &set, &places), Ok("/from/env".into()));
+        assert_eq!(find_among(Some(Path::new("x")), &set, &places), Ok("x".into()));
+        assert_eq!(find_among(None, &|_| Some(String::new()), &places), Ok(here.clone()));
+    }
+
+    #[test]
+    fn an_unreadable_file_is_one_problem() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("doorward.toml");
+        let problems = load(&file, &|_| None).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].message.starts_with("cannot read"), "{problems:?}");
+        std::fs::write(&file, b"state_dir = \"x\"\ngateway_id = \"\xff\"\n").unwrap();
+        let problems = load(&file, &|_| None).unwrap_err();
+        assert_eq!(problems[0].to_string(), "line 2: is not UTF-8");
+    }
+}

@@ -1,0 +1,91 @@
+//! Settings of the process itself: `state_dir`, `gateway_id`, `[log]`, `[record]`, `[store]`.
+
+use std::path::{Path, PathBuf};
+
+use tracing::Level;
+
+use crate::config::document::{Table, Value};
+use crate::config::filesystem::network_filesystem;
+use crate::config::{Log, Record, WhenFull};
+
+/// Where the state is when `state_dir` is absent, beside the config file.
+const DEFAULT_STATE_DIR: &str = "state";
+
+/// Reads `state_dir`.
+pub(super) fn read_state_dir(root: &Table<'_>) -> Option<PathBuf> {
+    let setting = root.get("state_dir");
+    let directory = match &setting {
+        Some(value) => value.path()?,
+        None => root.place.document.directory.join(DEFAULT_STATE_DIR),
+    };
+    if let Some(kind) = network_filesystem(&directory) {
+        let place = setting.map_or_else(|| root.place_of("state_dir"), |value| value.place);
+        place.wrong(format!("is on a network filesystem ({kind}), where the store's locks cannot be relied on"));
+        return None;
+    }
+    Some(directory)
+}
+
+/// Reads `gateway_id`.
+pub(super) fn read_gateway_id(root: &Table<'_>) -> Option<String> {
+    let Some(value) = root.get("gateway_id") else { return Some("doorward".to_owned()) };
+    // A name like that of a backend: it, too, becomes a label.
+    value.unique_name(&mut std::collections::HashMap::new())
+}
+
+/// Reads `[log]`.
+pub(super) fn read_log(section: Option<&Value<'_>>) -> Option<Log> {
+    let default = Log { level: Level::INFO, json: false };
+    let Some(section) = section else { return Some(default) };
+    section.table(|table| {
+        let level = table.get("level").map_or(Some(default.level), |value| {
+            value.choice(&[
+                ("error", Level::ERROR),
+                ("warn", Level::WARN),
+                ("info", Level::INFO),
+                ("debug", Level::DEBUG),
+                ("trace", Level::TRACE),
+            ])
+        });
+        let json = table.get("format").map_or(Some(default.json), |v| v.choice(&[("text", false), ("json", true)]));
+        Some(Log { level: level?, json: json? })
+    })
+}
+
+/// Reads `[record]`; its file is relative to `state_dir`.
+pub(super) fn read_record(section: Option<&Value<'_>>, state_dir: Option<&Path>) -> Option<Record> {
+    let in_state = |file: &str| state_dir.map(|directory| Some(directory.join(file)));
+    let default_file = || in_state("records.jsonl");
+    let (when_full, max_bytes, keep) = (WhenFull::Block, 100 << 20, 10);
+    let Some(section) = section else {
+        return Some(Record { file: default_file()?, when_full, max_bytes, keep });
+    };
+    section.table(|table| {
+        let file = match table.get("file") {
+            None => default_file(),
+            Some(value) => value.text().and_then(|text| match text.text.as_str() {
+                "stdout" => Some(None),
+                "" => value.refuse("must be a path, or \"stdout\""),
+                file => in_state(file),
+            }),
+        };
+        let when_full = table
+            .get("when_full")
+            .map_or(Some(when_full), |v| v.choice(&[("block", WhenFull::Block), ("drop", WhenFull::Drop)]));
+        let max_bytes = table.get("max_bytes").map_or(Some(max_bytes), |v| v.number(4096..=1 << 40));
+        let keep = table.get("keep").map_or(Some(keep), |v| v.number(0..=10_000));
+        Some(Record { file: file?, when_full: when_full?, max_bytes: max_bytes?, keep: keep? })
+    })
+}
+
+/// Reads `[store]`, which has nothing to say yet: there is one engine.
+pub(super) fn read_store(section: &Value<'_>) {
+    let _: Option<()> = section.table(|table| {
+        let engine = table.get("engine")?;
+        let later = engine.choice(&[("sqlite", false), ("postgres", true)])?;
+        if later {
+            engine.wrong("\"postgres\" is not available in this version");
+        }
+        None
+    });
+}
