@@ -17,7 +17,7 @@ pub const MIN_TTL: Duration = Duration::from_secs(5 * 60);
 /// The longest life.
 pub const MAX_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Life of the gateway's own certificates.
-const SERVER_TTL: Duration = MAX_TTL;
+pub const SERVER_TTL: Duration = MAX_TTL;
 /// Certificates begin this much earlier, for machines whose clocks are behind.
 const BACKDATED: Duration = Duration::from_secs(60);
 

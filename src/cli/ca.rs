@@ -90,7 +90,7 @@ impl Ca {
                     Format::Json => output::json(out, &shown),
                     Format::Table => {
                         let row = vec![shown.trust_domain.to_owned(), shown.issuer_ends, shown.directory];
-                        output::table(out, &["TRUST DOMAIN", "ISSUER ENDS", "DIRECTORY"], vec![row])
+                        output::table(out, &["TRUST DOMAIN", "ISSUER ENDS", "DIRECTORY"], &[row])
                     }
                 }
             }

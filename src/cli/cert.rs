@@ -277,7 +277,7 @@ impl List {
             Format::Json => output::json(out, &listed),
             Format::Table => {
                 let row = |one: &Listed| vec![one.serial.clone(), one.identity.clone(), one.state.to_owned(), one.not_after.clone()];
-                output::table(out, &["SERIAL", "IDENTITY", "STATE", "ENDS"], listed.iter().map(row).collect())
+                output::table(out, &["SERIAL", "IDENTITY", "STATE", "ENDS"], &listed.iter().map(row).collect::<Vec<_>>())
             }
         }
     }

@@ -139,7 +139,7 @@ impl Create {
         let key = create(&self.owner)?;
         let row = NewKeyRow {
             id: key.id(),
-            owner: self.owner,
+            owner: self.owner.clone(),
             digest: pepper.digest(&key),
             narrowing,
             created_at: now,
@@ -240,7 +240,7 @@ impl List {
                     ]
                 };
                 let head = ["ID", "OWNER", "STATE", "EXPIRES", "NETWORKS", "ENDPOINTS", "MODELS"];
-                output::table(out, &head, shown.iter().map(row).collect())
+                output::table(out, &head, &shown.iter().map(row).collect::<Vec<_>>())
             }
         }
     }

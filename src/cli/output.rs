@@ -4,7 +4,6 @@ use std::fmt;
 use std::io::{self, Write};
 
 use clap::ValueEnum;
-use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::config::Problem;
@@ -97,13 +96,16 @@ pub fn json(out: &mut impl Write, value: &impl Serialize) -> Result<(), Failure>
 /// # Errors
 ///
 /// When they cannot be written.
-pub fn table(out: &mut impl Write, head: &[&str], rows: Vec<Vec<String>>) -> Result<(), Failure> {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(head);
-    table.add_rows(rows);
-    for line in table.lines() {
-        writeln!(out, "{}", line.trim())?;
+pub fn table(out: &mut impl Write, head: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
+    let head: Vec<String> = head.iter().map(ToString::to_string).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().chain([&head]).filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    for row in [&head].into_iter().chain(rows) {
+        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
     }
     Ok(())
 }

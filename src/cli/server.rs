@@ -14,6 +14,8 @@ use tokio::task::JoinHandle;
 use crate::admin::Admin;
 use crate::backend::Upstream;
 use crate::ca::authority::Authority;
+use crate::ca::plan::SERVER_TTL;
+use crate::cli::ca::directory;
 use crate::cli::output::Failure;
 use crate::clock::Clock;
 use crate::config::{self, Config, ServerCertificate};
@@ -182,7 +184,7 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
 /// Makes a checked config ready for the request path. Also tells when it must be made anew because
 /// the internal certificate has used up two thirds of its life.
 fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings, Option<Timestamp>), Failure> {
-    let said = Failure::new::<String>;
+    let said = |why: String| Failure::new(why);
     let authority = match &config.trust_domain {
         None => None,
         Some(domain) => Some(open_authority(&config, domain.as_str())?),
@@ -193,9 +195,9 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
         (ServerCertificate::Files { chain, key, .. }, _) => (certified_key(chain.clone(), key.clone_key()).map_err(said)?, None),
         (ServerCertificate::Internal, Some(authority)) => {
             let now = clock.now();
-            let issued = authority.issue_server(&server_names(&config), now).map_err(Failure::new)?;
-            let renew_at = now.after(issued.not_after.since(now) * 2 / 3);
-            (certified_key(issued.chain, issued.key).map_err(said)?, Some(renew_at))
+            let (chain, key) = authority.issue_server(&server_names(&config), now).map_err(Failure::new)?;
+            let life = SERVER_TTL.min(authority.issuer_not_after().since(now));
+            (certified_key(chain, key).map_err(said)?, Some(now.after(life * 2 / 3)))
         }
         (ServerCertificate::Internal, None) => {
             return Err(Failure::with_hint("listen.certificate is \"internal\" and there is no [ca]", "add a [ca] section"));
@@ -219,7 +221,7 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
 }
 
 fn open_authority(config: &Config, domain: &str) -> Result<Authority, Failure> {
-    let authority = Authority::open(&config.state_dir).map_err(|error| {
+    let authority = Authority::open(&directory(&config.state_dir)).map_err(|error| {
         Failure::with_hint(error, format!("`doorward ca init --trust-domain {domain}` makes the authority"))
     })?;
     if authority.trust_domain().as_str() != domain {

@@ -64,7 +64,7 @@ impl Status {
                     vec!["records dropped".to_owned(), report.records_dropped.to_string()],
                 ];
                 rows.extend(report.requests.iter().map(|(what, number)| vec![format!("requests {what}"), number.to_string()]));
-                output::table(out, &["WHAT", "VALUE"], rows)?;
+                output::table(out, &["WHAT", "VALUE"], &rows)?;
             }
         }
         if report.ready { Ok(()) } else { Err(Failure::new(format!("the gateway is {}", report.state))) }

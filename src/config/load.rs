@@ -10,7 +10,7 @@ use crate::config::files::read_bounded;
 use crate::config::grants::{self, read_grants};
 use crate::config::listen::{read_admin, read_listen};
 use crate::config::models::read_models;
-use crate::config::process::{read_gateway_id, read_log, read_record, read_state_dir, read_store};
+use crate::config::process::{DEFAULT_STATE_DIR, read_gateway_id, read_log, read_record, read_state_dir, read_store};
 use crate::config::trust::{Authorities, read_ca, read_identities, read_trust};
 use crate::config::{ClientAuth, Config, Problem};
 

@@ -17,7 +17,7 @@ mod suggest;
 mod trust;
 mod values;
 
-pub use load::{find, load, parse};
+pub use load::{find, load, parse, state_dir};
 pub use restart::needs_restart;
 
 use std::fmt;

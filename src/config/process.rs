@@ -9,7 +9,7 @@ use crate::config::filesystem::network_filesystem;
 use crate::config::{Log, Record, WhenFull};
 
 /// Where the state is when `state_dir` is absent, beside the config file.
-const DEFAULT_STATE_DIR: &str = "state";
+pub(super) const DEFAULT_STATE_DIR: &str = "state";
 
 /// Reads `state_dir`.
 pub(super) fn read_state_dir(root: &Table<'_>) -> Option<PathBuf> {
