@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use http::Uri;
-
 use crate::config::document::{Table, Value};
 use crate::config::listen::is_host_name;
 use crate::config::suggest::did_you_mean;
@@ -22,8 +20,9 @@ pub(super) struct Declared {
     pub(super) dialects: Option<Vec<Dialect>>,
 }
 
-/// Reads every `[[backend]]`. The second list has one entry for each section, broken ones
-/// included, so that a mistake in a backend is not reported again at each target.
+/// Reads every `[[backend]]`. The second list has those too that cannot be used, so that a mistake
+/// in a backend is not reported again at each target; in it and in the first, the order is that of
+/// the sections.
 pub(super) fn read_backends(sections: &[Value<'_>]) -> (Option<Vec<Backend>>, Vec<Declared>) {
     let (mut names, mut declared) = (HashMap::new(), Vec::new());
     let backends: Vec<Option<Backend>> =
@@ -37,16 +36,6 @@ fn read_backend(
     declared: &mut Vec<Declared>,
 ) -> Option<Backend> {
     entry.table(|table| {
-        for name in ["connector", "max_concurrent"] {
-            table.later(name, |_| false);
-        }
-        table.later("discover", |value| value.as_bool() == Some(false));
-        if let Some(value) = table.get("on_disconnect")
-            && value.choice(&[("abort", false), ("drain", true)]) == Some(true)
-        {
-            value.wrong("\"drain\" is not available in this version");
-        }
-
         let name = table.require("name", "what targets and records call this backend, such as \"vllm-a\"");
         let name = name.and_then(|value| value.unique_name(names));
         let url_setting = if table.has("connector") {
@@ -63,6 +52,15 @@ fn read_backend(
         let tls = tls_setting.as_ref().map_or_else(|| Some(BackendTls::default()), |value| value.table(read_tls));
         let timeouts = table.get("timeouts").map_or(Some(DEFAULT_TIMEOUTS), |value| value.table(read_timeouts));
         let forward_identity = table.get("forward_identity").map_or(Some(false), |value| value.boolean());
+        for name in ["connector", "max_concurrent"] {
+            table.later(name, |_| false);
+        }
+        table.later("discover", |value| value.as_bool() == Some(false));
+        if let Some(value) = table.get("on_disconnect")
+            && value.choice(&[("abort", false), ("drain", true)]) == Some(true)
+        {
+            value.wrong("\"drain\" is not available in this version");
+        }
 
         declared.push(Declared { name: name.clone(), dialects: dialects.clone() });
         let url = url?;
@@ -178,7 +176,7 @@ fn parse_url(text: &str) -> Result<BackendUrl, String> {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'~' | b':' | b'@'))
     };
-    if !base_path.split('/').skip(1).all(segment) || base_path.parse::<Uri>().is_err() && !base_path.is_empty() {
+    if !base_path.split('/').skip(1).all(segment) {
         return Err("the path has an empty or dotted segment, or a character that would need escaping".to_owned());
     }
     Ok(BackendUrl { https, host, port, base_path: base_path.to_owned() })

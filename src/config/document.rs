@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 use crate::clock::Clock;
 use crate::config::Problem;
@@ -18,9 +18,13 @@ use crate::domain::timestamp::Timestamp;
 /// Where references such as `${env:NAME}` are looked up.
 pub(super) type Environment<'d> = &'d dyn Fn(&str) -> Option<String>;
 
+/// What is said of a setting of the design whose feature is not built yet.
+pub(super) const NOT_AVAILABLE: &str = "not available in this version";
+
 /// One config file while it is being read.
 pub(super) struct Document<'d> {
-    text: &'d str,
+    /// Where each line but the first begins.
+    line_starts: Vec<usize>,
     /// Relative paths in the file start here; absolute.
     pub(super) directory: PathBuf,
     pub(super) environment: Environment<'d>,
@@ -40,9 +44,9 @@ pub(super) struct Findings {
 }
 
 impl<'d> Document<'d> {
-    pub(super) fn new(text: &'d str, directory: PathBuf, environment: Environment<'d>) -> Self {
+    pub(super) fn new(text: &str, directory: PathBuf, environment: Environment<'d>) -> Self {
         Self {
-            text,
+            line_starts: text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1).collect(),
             directory,
             environment,
             now: Clock::System.now(),
@@ -114,7 +118,8 @@ impl<'d> Place<'d> {
     }
 
     fn line(&self) -> usize {
-        self.offset.map_or(0, |offset| line_at(self.document.text, offset))
+        let starts = &self.document.line_starts;
+        self.offset.map_or(0, |offset| starts.partition_point(|start| *start <= offset) + 1)
     }
 
     fn field(&self, name: &str, offset: Option<usize>) -> Self {
@@ -175,6 +180,15 @@ impl<'d> Value<'d> {
             return Vec::new();
         }
         self.entries().unwrap_or_default()
+    }
+
+    /// The values of a table whose keys are names.
+    pub(super) fn named(&self) -> Vec<Self> {
+        let named = |(key, value): (&'d Spanned<DeString<'d>>, &'d Spanned<DeValue<'d>>)| Self {
+            place: self.place.field(key.get_ref(), Some(key.span().start)),
+            raw: value.get_ref(),
+        };
+        self.raw.as_table().map(|table| table.iter().map(named).collect()).unwrap_or_default()
     }
 
     /// Reads a table; its keys that `read` does not ask for are reported as unknown.
@@ -246,26 +260,22 @@ impl<'d> Table<'d> {
     /// A setting of the design whose feature is not built yet: refused, unless `is_off` says that
     /// its value asks for nothing.
     pub(super) fn later(&self, name: &'static str, is_off: impl Fn(&DeValue<'_>) -> bool) {
-        self.later.borrow_mut().push(name);
-        if let Some(value) = self.find(name)
+        if let Some(value) = self.get_later(name)
             && !is_off(value.raw)
         {
-            value.wrong("not available in this version");
+            value.wrong(NOT_AVAILABLE);
         }
+    }
+
+    /// The value of a setting whose feature is not built yet, for the caller to refuse.
+    pub(super) fn get_later(&self, name: &'static str) -> Option<Value<'d>> {
+        self.later.borrow_mut().push(name);
+        self.find(name)
     }
 
     /// True when the setting is written, right or wrong.
     pub(super) fn has(&self, name: &str) -> bool {
         self.entries.contains_key(name)
-    }
-
-    /// Every setting, whatever its name: for tables whose keys are names.
-    pub(super) fn all(&self) -> impl Iterator<Item = Value<'d>> {
-        let place = self.place.clone();
-        self.entries.iter().map(move |(key, value)| Value {
-            place: place.field(key.get_ref(), Some(key.span().start)),
-            raw: value.get_ref(),
-        })
     }
 
     fn find(&self, name: &str) -> Option<Value<'d>> {

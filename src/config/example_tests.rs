@@ -126,6 +126,20 @@ fn the_example_names_every_setting() {
     }
 }
 
+/// The parser's own bound on nesting holds: no text makes it run out of stack.
+#[test]
+fn nesting_is_bounded() {
+    for deep in [
+        format!("a = {}", "[".repeat(100_000)),
+        format!("a = {}1{}", "[".repeat(100_000), "]".repeat(100_000)),
+        format!("a = {}", "{a=".repeat(100_000)),
+        format!("{}a = 1", "a.".repeat(100_000)),
+        format!("[{}a]", "a.".repeat(100_000)),
+    ] {
+        assert!(parse_example(&deep).is_err());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 

@@ -162,3 +162,7 @@ fn explain(error: &pem::Error) -> &'static str {
         pem::Error::Io(_) | pem::Error::SectionTooLarge | _ => "it is malformed",
     }
 }
+
+#[cfg(test)]
+#[path = "files_tests.rs"]
+mod tests;

@@ -13,9 +13,17 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// Reads `[listen]`. `has_ca` tells whether there is a `[ca]`, which alone can issue the
-/// "internal" certificate.
-pub(super) fn read_listen(section: &Value<'_>, has_ca: bool) -> Option<Listen> {
+/// Which authorities the config has.
+#[derive(Clone, Copy)]
+pub(super) struct Authority {
+    /// There is a `[ca]`, which alone can issue the "internal" certificate.
+    pub(super) built_in: bool,
+    /// There is a `[[trust]]`.
+    pub(super) external: bool,
+}
+
+/// Reads `[listen]`.
+pub(super) fn read_listen(section: &Value<'_>, authority: Authority) -> Option<Listen> {
     section.table(|table| {
         let address = table.require("address", "where to listen, such as \"0.0.0.0:8443\"");
         let address = address.and_then(|value| read_address(&value));
@@ -25,14 +33,8 @@ pub(super) fn read_listen(section: &Value<'_>, has_ca: bool) -> Option<Listen> {
             "client_auth",
             "\"required\", \"optional\" or \"off\": whether callers must present certificates is yours to say",
         );
-        let client_auth = client_auth.and_then(|value| {
-            value.choice(&[
-                ("required", ClientAuth::Required),
-                ("optional", ClientAuth::Optional),
-                ("off", ClientAuth::Off),
-            ])
-        });
-        let certificate = read_certificate(table, has_ca);
+        let client_auth = client_auth.and_then(|value| read_client_auth(&value, authority));
+        let certificate = read_certificate(table, authority.built_in);
         let tls12 = table.get("min_version").map_or(Some(false), |v| v.choice(&[("1.3", false), ("1.2", true)]));
         let bodies = read_body_bounds(table);
         let connections = |name, default| table.get(name).map_or(Some(default), |v| v.number(1..=1_000_000));
@@ -90,6 +92,18 @@ fn read_address(value: &Value<'_>) -> Option<SocketAddr> {
     })
 }
 
+fn read_client_auth(value: &Value<'_>, authority: Authority) -> Option<ClientAuth> {
+    let client_auth = value.choice(&[
+        ("required", ClientAuth::Required),
+        ("optional", ClientAuth::Optional),
+        ("off", ClientAuth::Off),
+    ])?;
+    if client_auth != ClientAuth::Off && !authority.built_in && !authority.external {
+        return value.refuse("there is no [ca] and no [[trust]] to verify certificates with");
+    }
+    Some(client_auth)
+}
+
 fn read_body_bounds(table: &Table<'_>) -> Option<(u64, u64)> {
     let body = table.get("max_body_bytes");
     let buffered = table.get("max_buffered_bytes");
@@ -114,6 +128,9 @@ fn read_certificate(table: &Table<'_>, has_ca: bool) -> Option<ServerCertificate
     };
     if value.raw().is_table() {
         return value.table(read_certificate_files);
+    }
+    if !value.raw().is_str() {
+        return value.mistyped("\"internal\" or a table of files");
     }
     value.parsed(|text| match text {
         "internal" => Ok(()),

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use crate::config::backends::read_backends;
-use crate::config::document::{Document, Findings, Table, Value, line_at};
+use crate::config::document::{Document, Findings, NOT_AVAILABLE, Table, Value, line_at};
 use crate::config::files::read_bounded;
 use crate::config::grants::{self, read_grants};
-use crate::config::listen::{read_admin, read_listen};
+use crate::config::listen::{Authority, read_admin, read_listen};
 use crate::config::models::read_models;
 use crate::config::process::{DEFAULT_STATE_DIR, read_gateway_id, read_log, read_record, read_state_dir, read_store};
 use crate::config::trust::{Authorities, read_ca, read_identities, read_trust};
-use crate::config::{ClientAuth, Config, Problem};
+use crate::config::{Config, Problem};
 
 /// Where the config is looked for when nobody names it.
 const PLACES: [&str; 2] = ["./doorward.toml", "/etc/doorward/doorward.toml"];
@@ -123,23 +123,20 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
 
     let mut authorities = Authorities::new();
     let trust_domain = read_ca(root.get("ca").as_ref(), &mut authorities);
-    let trust = read_trust(&sections("trust"), &mut authorities);
+    let trust_sections = sections("trust");
+    let trust = read_trust(&trust_sections, &mut authorities);
     let identity_sections = sections("identity");
     let identities = read_identities(&identity_sections, &authorities);
 
     let listen_section = root.require("listen", "[listen] with address, names and client_auth");
-    let listen = listen_section.as_ref().and_then(|value| read_listen(value, root.has("ca")));
+    let authority = Authority { built_in: root.has("ca"), external: !trust_sections.is_empty() };
+    let listen = listen_section.as_ref().and_then(|value| read_listen(value, authority));
     let admin = read_admin(root.get("admin").as_ref());
-    if let (Some(listen), Some(section)) = (&listen, &listen_section) {
-        let anybody = root.has("ca") || root.has("trust");
-        if listen.client_auth != ClientAuth::Off && !anybody {
-            section
-                .place
-                .wrong("client_auth asks for certificates, and there is no [ca] and no [[trust]] to verify them");
-        }
-        if admin == Some(listen.address) && listen.address.port() != 0 {
-            section.place.wrong("address is that of [admin] too");
-        }
+    if let (Some(listen), Some(section)) = (&listen, &listen_section)
+        && admin == Some(listen.address)
+        && listen.address.port() != 0
+    {
+        section.wrong("address is that of [admin] too");
     }
 
     let grants = read_grants(&sections("grant"));
@@ -171,19 +168,15 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
 
 /// `[[issuer]]`, `[[key]]` and `[webhook.*]`: each section is named, its inside is not looked at.
 fn refuse_later_sections(root: &Table<'_>) {
-    let refuse = |section: &Value<'_>| section.wrong("not available in this version");
-    for name in ["issuer", "key"] {
-        match root.get(name) {
-            Some(value) if value.raw().is_array() => value.sections().iter().for_each(refuse),
-            Some(value) => refuse(&value),
-            None => {}
-        }
-    }
-    if let Some(webhooks) = root.get("webhook") {
-        let found = webhooks.raw().is_table().then(|| webhooks.table(|table| Some(table.all().collect::<Vec<_>>())));
-        match found.flatten() {
-            Some(found) if !found.is_empty() => found.iter().for_each(refuse),
-            Some(_) | None => refuse(&webhooks),
+    for name in ["issuer", "key", "webhook"] {
+        let Some(value) = root.get_later(name) else { continue };
+        let sections = if value.raw().is_array() { value.sections() } else { value.named() };
+        let is_section = |section: &Value<'_>| section.raw().is_table();
+        // In the shape that they have, each is named; in any other, the whole.
+        if !sections.is_empty() && sections.iter().all(is_section) {
+            sections.iter().for_each(|section| section.wrong(NOT_AVAILABLE));
+        } else {
+            value.wrong(NOT_AVAILABLE);
         }
     }
 }

@@ -30,3 +30,65 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     ];
     changed.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::parse;
+
+    const CONFIG: &str = r#"
+state_dir = "state"
+gateway_id = "gw"
+[listen]
+address = "127.0.0.1:8443"
+names = { api = ["llm.corp.example"] }
+client_auth = "optional"
+max_buffered_bytes = 536_870_912
+max_connections = 20_000
+max_connections_per_address = 256
+drain = "30s"
+[admin]
+address = "127.0.0.1:8444"
+[log]
+level = "info"
+format = "text"
+[record]
+file = "records.jsonl"
+when_full = "block"
+max_bytes = 4096
+keep = 10
+[ca]
+trust_domain = "corp.example"
+"#;
+
+    #[test]
+    fn names_what_is_read_at_start_only() {
+        check("\"state\"", "\"other\"", &["state_dir", "record.file"]);
+        check("\"gw\"", "\"gw2\"", &["gateway_id"]);
+        check(":8443", ":9443", &["listen.address"]);
+        check("536_870_912", "536_870_913", &["listen.max_buffered_bytes"]);
+        check("20_000", "20_001", &["listen.max_connections"]);
+        check("256", "257", &["listen.max_connections_per_address"]);
+        check(":8444", ":9444", &["admin.address"]);
+        check("info", "debug", &["log.level"]);
+        check("text", "json", &["log.format"]);
+        check("records.jsonl", "stdout", &["record.file"]);
+        check("block", "drop", &["record.when_full"]);
+        check("4096", "4097", &["record.max_bytes"]);
+        check("keep = 10", "keep = 11", &["record.keep"]);
+        check("= \"corp.example\"", "= \"corp2.example\"", &["ca.trust_domain"]);
+        check("llm.corp.example", "llm2.corp.example", &[]);
+        check("\"optional\"", "\"required\"", &[]);
+        check("30s", "31s", &[]);
+    }
+
+    #[track_caller]
+    fn check(from: &str, to: &str, expected: &[&str]) {
+        let read = |text: &str| parse(text, Path::new("/nowhere/doorward.toml"), &|_| None).unwrap();
+        let changed = CONFIG.replacen(from, to, 1);
+        assert_ne!(changed, CONFIG);
+        assert_eq!(needs_restart(&read(CONFIG), &read(&changed)), expected, "{from} -> {to}");
+    }
+}

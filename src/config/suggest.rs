@@ -15,7 +15,7 @@ pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
         .into_iter()
         .filter_map(|known| Some((distance(&lower, &known.to_lowercase())?, known)))
         .min_by_key(|(slips, _)| *slips)?;
-    let allowed = (near.chars().count().min(word.chars().count()) / 3).clamp(1, 3);
+    let allowed = (near.chars().count().min(word.chars().count()) / 4).clamp(1, 2);
     (slips <= allowed).then_some(near)
 }
 

@@ -108,12 +108,10 @@ impl<'d> Value<'d> {
     pub(super) fn timestamp(&self) -> Option<Timestamp> {
         match self.raw() {
             DeValue::Datetime(datetime) => Timestamp::parse(&datetime.to_string()).map_err(|why| self.wrong(why)).ok(),
-            DeValue::String(_)
-            | DeValue::Integer(_)
-            | DeValue::Float(_)
-            | DeValue::Boolean(_)
-            | DeValue::Array(_)
-            | DeValue::Table(_) => self.parsed(Timestamp::parse),
+            DeValue::String(_) => self.parsed(Timestamp::parse),
+            DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Array(_) | DeValue::Table(_) => {
+                self.mistyped("a date and time with a zone")
+            }
         }
     }
 
