@@ -1,0 +1,112 @@
+# The gateways under test. For each NAME:
+#
+#   start_NAME   starts it on 127.0.0.1:$PORT, pinned to $GW_CPU, in front of
+#                127.0.0.1:$UPSTREAM_PORT, with the files in $CERTS (ca.pem,
+#                server.pem, server.key, client.pem, client.key) and the one
+#                key $BEARER; sets GW_PID (the top of its process tree).
+#   req_NAME     sets SCHEME (https means mutual TLS), URL_PATH and the array
+#                EXTRA (more loadgen options).
+#
+# To add a gateway write those two functions and put NAME into PEERS.
+
+PEERS="direct nginx doorward doorward-alias haproxy envoy caddy litellm portkey lm-proxy"
+MTLS_PEERS="nginx nginx-buf doorward doorward-alias haproxy envoy caddy"
+# What runs when nothing is asked for; setup NAME... installs others.
+DEFAULT_PEERS="direct nginx doorward doorward-alias"
+
+# render TEMPLATE OUT: fills in @NAME@.
+render() {
+	sed -e "s|@PORT@|$PORT|g" -e "s|@UPSTREAM_PORT@|$UPSTREAM_PORT|g" -e "s|@CERTS@|$CERTS|g" \
+		-e "s|@RUN@|$RUN|g" -e "s|@BEARER@|$BEARER|g" -e "s|@WORKERS@|$WORKERS|g" \
+		-e "s|@REQBUF@|$REQBUF|g" -e "s|@ADMIN_PORT@|$ADMIN_PORT|g" -e "s|@TARGET_MODEL@|${TARGET_MODEL:-}|g" \
+		"$HERE/conf/$1" >"$2"
+}
+
+# launch COMMAND...: pinned, in the background, output in $RUN/gw.log.
+launch() {
+	taskset -c "$GW_CPU" "$@" >"$RUN/gw.log" 2>&1 &
+	GW_PID=$!
+}
+
+req_default() {
+	SCHEME=https
+	URL_PATH=/v1/chat/completions
+	EXTRA=()
+}
+
+# No gateway: the load generator talks to the upstream.
+start_direct() { GW_PID=; }
+req_direct() { req_default; SCHEME=http; }
+
+# Doorward with everything on: client certificate of a foreign authority, key,
+# network, endpoint, model, strict reading of the body, and a record of each request.
+start_doorward() {
+	local TARGET_MODEL=${1:-bench-model}
+	rm -rf "$RUN/doorward"
+	mkdir -p "$RUN/doorward"
+	render doorward.toml.in "$RUN/doorward/doorward.toml"
+	"$DOORWARD" key create --owner bench/clients/one --expires 1d --output json \
+		--config "$RUN/doorward/doorward.toml" >"$RUN/doorward/key.json" 2>"$RUN/gw.log" ||
+		{ cat "$RUN/gw.log" >&2; exit 1; }
+	BEARER=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["key"])' "$RUN/doorward/key.json")
+	launch "$DOORWARD" serve --config "$RUN/doorward/doorward.toml"
+}
+req_doorward() { req_default; }
+
+# As doorward, but the backend knows the model by another name, so that the
+# body and every event and reply are edited.
+start_doorward-alias() { start_doorward backend-model; }
+req_doorward-alias() { req_default; }
+
+start_nginx() {
+	render nginx.conf.in "$RUN/nginx.conf"
+	launch nginx -p "$RUN" -c "$RUN/nginx.conf"
+}
+req_nginx() { req_default; }
+
+# As nginx, but the whole request body is read before the backend sees it
+# (what a gateway that looks into the body must do).
+start_nginx-buf() { REQBUF=on start_nginx; }
+req_nginx-buf() { req_default; }
+
+start_haproxy() {
+	render haproxy.cfg.in "$RUN/haproxy.cfg"
+	launch haproxy -db -f "$RUN/haproxy.cfg"
+}
+req_haproxy() { req_default; }
+
+start_envoy() {
+	render envoy.yaml.in "$RUN/envoy.yaml"
+	launch "$BENCH_HOME/envoy/bin/envoy" -c "$RUN/envoy.yaml" --concurrency "$WORKERS" -l warn --disable-hot-restart
+}
+req_envoy() { req_default; }
+
+start_caddy() {
+	render caddy.json.in "$RUN/caddy.json"
+	XDG_DATA_HOME=$RUN XDG_CONFIG_HOME=$RUN launch "$BENCH_HOME/caddy/bin/caddy" run --config "$RUN/caddy.json"
+}
+req_caddy() { req_default; }
+
+start_litellm() {
+	render litellm.yaml.in "$RUN/litellm.yaml"
+	LITELLM_LOCAL_MODEL_COST_MAP=True LITELLM_TELEMETRY=False LITELLM_LOG=ERROR NO_DOCS=True DISABLE_ADMIN_UI=True \
+		launch "$BENCH_HOME/litellm/bin/litellm" --config "$RUN/litellm.yaml" --host 127.0.0.1 --port "$PORT" \
+		--num_workers 1 --telemetry False
+}
+req_litellm() { req_default; SCHEME=http; }
+
+start_portkey() {
+	NODE_ENV=production launch node "$BENCH_HOME/portkey/node_modules/@portkey-ai/gateway/build/start-server.js" \
+		--headless "--port=$PORT"
+}
+req_portkey() {
+	req_default
+	SCHEME=http
+	EXTRA=(--header 'x-portkey-provider: openai' --header "x-portkey-custom-host: http://127.0.0.1:$UPSTREAM_PORT/v1")
+}
+
+start_lm-proxy() {
+	render lm-proxy.toml.in "$RUN/lm-proxy.toml"
+	launch "$BENCH_HOME/lmproxy/bin/lm-proxy" --config "$RUN/lm-proxy.toml"
+}
+req_lm-proxy() { req_default; SCHEME=http; }
