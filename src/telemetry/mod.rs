@@ -1,0 +1,3 @@
+//! What leaves the program besides answers: the record of requests.
+
+pub mod records;
