@@ -1,6 +1,7 @@
 //! What happens to the embedded engine when processes die, race, or the disk lets them down.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
@@ -123,6 +124,21 @@ fn one_of_many_revokers_wins() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert_eq!(outcomes.iter().filter(|outcome| **outcome == Revoked::Revoked).count(), 1, "{outcomes:?}");
+}
+
+#[test]
+fn every_file_is_closed_to_others() {
+    let fixture = Fixture::new();
+    let mut store = fixture.open();
+    store.create_key(&new_key(1)).unwrap();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(fixture.dir()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().mode() & 0o077, 0, "{entry:?}");
+        names.push(entry.file_name());
+    }
+    names.sort();
+    assert_eq!(names, ["doorward.db", "doorward.db-shm", "doorward.db-wal"]);
 }
 
 #[test]
