@@ -73,7 +73,8 @@ impl Ca {
         match self {
             Self::Init(verb) => {
                 let directory = directory(&verb.place.state_dir()?);
-                let authority = Authority::init(&directory, &verb.trust_domain, Clock::System.now()).map_err(Failure::new)?;
+                let authority =
+                    Authority::init(&directory, &verb.trust_domain, Clock::System.now()).map_err(Failure::new)?;
                 writeln!(out, "made the authority of {} in {}", authority.trust_domain(), directory.display())?;
                 writeln!(err, "Keep a copy of that directory where only you can read it.")?;
                 Ok(())

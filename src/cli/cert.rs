@@ -141,9 +141,8 @@ pub fn issue(
         issued_at: now,
     };
     store.record_certificate(&row).map_err(Failure::new)?;
-    let files = leaf::write(&made, authority.bundle_pem(), dir, name.as_str(), Existing::Keep).map_err(|error| {
-        Failure::with_hint(error, "choose another --out, or move the old files away")
-    })?;
+    let files = leaf::write(&made, authority.bundle_pem(), dir, name.as_str(), Existing::Keep)
+        .map_err(|error| Failure::with_hint(error, "choose another --out, or move the old files away"))?;
     Ok(Made { files, serial: row.serial, identity: row.identity.to_string(), not_after: row.not_after })
 }
 
@@ -166,7 +165,10 @@ impl Issue {
         let domain = authority.trust_domain();
         if store.is_name_revoked(domain, &self.name).map_err(Failure::new)? {
             if !self.reinstate {
-                return Err(Failure::with_hint(format!("{} is revoked", self.name), "--reinstate lifts the revocation of the name"));
+                return Err(Failure::with_hint(
+                    format!("{} is revoked", self.name),
+                    "--reinstate lifts the revocation of the name",
+                ));
             }
             store.reinstate(domain, &self.name).map_err(Failure::new)?;
             writeln!(err, "warning: the revocation of {} is lifted", self.name)?;
@@ -214,7 +216,8 @@ fn url_of(config: Option<&Config>) -> String {
 /// placeholder that says that the certificate is the credential.
 #[must_use]
 pub fn usage(url: &str, files: &LeafFiles, key: &str) -> String {
-    let [certificate, private, roots] = [&files.certificate, &files.key, &files.roots].map(|path| path.display().to_string());
+    let [certificate, private, roots] =
+        [&files.certificate, &files.key, &files.roots].map(|path| path.display().to_string());
     format!(
         r#"# curl
 curl --cacert {roots} --cert {certificate} --key {private} -H "Authorization: Bearer {key}" {url}/v1/models
@@ -276,8 +279,14 @@ impl List {
         match self.output {
             Format::Json => output::json(out, &listed),
             Format::Table => {
-                let row = |one: &Listed| vec![one.serial.clone(), one.identity.clone(), one.state.to_owned(), one.not_after.clone()];
-                output::table(out, &["SERIAL", "IDENTITY", "STATE", "ENDS"], &listed.iter().map(row).collect::<Vec<_>>())
+                let row = |one: &Listed| {
+                    vec![one.serial.clone(), one.identity.clone(), one.state.to_owned(), one.not_after.clone()]
+                };
+                output::table(
+                    out,
+                    &["SERIAL", "IDENTITY", "STATE", "ENDS"],
+                    &listed.iter().map(row).collect::<Vec<_>>(),
+                )
             }
         }
     }

@@ -62,7 +62,8 @@ pub async fn probe(url: &str) -> Result<Found, String> {
         .build()
         .map_err(|error| error.to_string())?;
     let ask = async |path: &str| -> Result<Vec<u8>, String> {
-        let mut response = client.get(format!("{url}{path}")).send().await.map_err(|error| error.without_url().to_string())?;
+        let mut response =
+            client.get(format!("{url}{path}")).send().await.map_err(|error| error.without_url().to_string())?;
         if !response.status().is_success() {
             return Err(format!("{path} answered {}", response.status()));
         }
@@ -92,7 +93,8 @@ pub async fn probe(url: &str) -> Result<Found, String> {
         Err(why) if !is_ollama => return Err(why),
         Err(_) => {
             let body = ask("/api/tags").await?;
-            let tags: TagList = serde_json::from_slice(&body).map_err(|error| format!("/api/tags is no list of models: {error}"))?;
+            let tags: TagList =
+                serde_json::from_slice(&body).map_err(|error| format!("/api/tags is no list of models: {error}"))?;
             found.models = tags.models.into_iter().map(|tag| tag.name).collect();
         }
     }

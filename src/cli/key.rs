@@ -131,9 +131,9 @@ impl Create {
         let now = Clock::System.now();
         let expires_at = self.expires.as_deref().map(|text| expiry(text, now)).transpose()?;
         let narrowing = Narrowing {
-            networks: list("--network", &self.networks, |entries| Networks::parse(entries))?,
-            endpoints: list("--endpoint", &self.endpoints, |entries| Endpoints::parse(entries))?,
-            models: list("--model", &self.models, |entries| Models::parse(entries))?,
+            networks: list("--network", &self.networks, Networks::parse)?,
+            endpoints: list("--endpoint", &self.endpoints, Endpoints::parse)?,
+            models: list("--model", &self.models, Models::parse)?,
         };
         let (mut store, pepper) = self.place.store_and_pepper()?;
         let key = create(&self.owner)?;
@@ -174,7 +174,11 @@ impl Create {
         let Some(config) = self.place.config_if_any() else { return Ok(()) };
         let tree = GrantTree::new(config.grants);
         if tree.on_path(&record.owner).all(|grant| grant.require.is_none()) {
-            writeln!(err, "warning: no grant on the path of {} names `require`, so the key opens nothing yet", record.owner)?;
+            writeln!(
+                err,
+                "warning: no grant on the path of {} names `require`, so the key opens nothing yet",
+                record.owner
+            )?;
         }
         Ok(())
     }
@@ -194,10 +198,12 @@ pub fn create(owner: &OwnerPath) -> Result<NewKey, Failure> {
 }
 
 fn expiry(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
-    let at = parse_span(text)
-        .map(|span| now.after(span))
-        .or_else(|_| Timestamp::parse(text))
-        .map_err(|_| Failure::with_hint(format!("--expires {text:?} is neither a span nor a time"), "write 30d or 2027-01-31T00:00:00Z"))?;
+    let at = parse_span(text).map(|span| now.after(span)).or_else(|_| Timestamp::parse(text)).map_err(|_| {
+        Failure::with_hint(
+            format!("--expires {text:?} is neither a span nor a time"),
+            "write 30d or 2027-01-31T00:00:00Z",
+        )
+    })?;
     if at <= now {
         return Err(Failure::new(format!("--expires {text:?} is not in the future")));
     }
@@ -253,7 +259,10 @@ impl Revoke {
             Revoked::Revoked => writeln!(out, "{} is revoked", self.id)?,
             Revoked::AlreadyRevoked => writeln!(out, "{} was revoked before", self.id)?,
             Revoked::Unknown => {
-                return Err(Failure::with_hint(format!("no key has the id {}", self.id), "`doorward key list` shows all ids"));
+                return Err(Failure::with_hint(
+                    format!("no key has the id {}", self.id),
+                    "`doorward key list` shows all ids",
+                ));
             }
         }
         Ok(())

@@ -73,8 +73,12 @@ impl Place {
 ///
 /// When there is none; the failure says where it was looked for.
 pub fn find(explicit: Option<&Path>) -> Result<PathBuf, Failure> {
-    config::find(explicit, &environment)
-        .map_err(|problem| Failure::with_hint(problem, "write one (config/doorward.toml explains every setting), or begin with `doorward up`"))
+    config::find(explicit, &environment).map_err(|problem| {
+        Failure::with_hint(
+            problem,
+            "write one (config/doorward.toml explains every setting), or begin with `doorward up`",
+        )
+    })
 }
 
 /// The environment, as config reads it.

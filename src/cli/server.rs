@@ -28,7 +28,7 @@ use crate::store::snapshot::Snapshot;
 use crate::store::watch::Watcher;
 use crate::store::{Store, pepper};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::records::{RecordWriter, Records};
+use crate::telemetry::records::{self, RecordWriter, Records};
 use crate::tls::server::{CurrentCertificate, api_config, certified_key, provider, refusing_config};
 use crate::tls::verify::CallerVerifier;
 
@@ -79,7 +79,7 @@ impl Server {
         let mut store = Store::open(&state_dir).map_err(Failure::new)?;
         let pepper = pepper::load(&state_dir, &mut store).map_err(Failure::new)?;
         let (settings, renew_at) = settings(config, 1, &options.clock)?;
-        let (records, writer) = Records::start(&record)
+        let (records, writer) = Records::start(&record, records::log)
             .map_err(|error| Failure::new(format!("the records cannot be written: {error}")))?;
         let metrics = Arc::new(Metrics::default());
         let gateway =
@@ -90,7 +90,9 @@ impl Server {
         };
         let (watcher, first) = Watcher::start(&state_dir, publish).map_err(Failure::new)?;
         gateway.publish_snapshot(&first);
-        let admin = Admin::bind(admin_address, Arc::clone(&gateway)).await.map_err(|error| cannot_listen(admin_address, &error))?;
+        let admin = Admin::bind(admin_address, Arc::clone(&gateway))
+            .await
+            .map_err(|error| cannot_listen(admin_address, &error))?;
         let admin_address = admin.address()?;
         let workers = Workers::start(&gateway, address, options.workers, options.patience)
             .map_err(|error| cannot_listen(address, &error))?;
@@ -134,7 +136,10 @@ impl Server {
             .map_err(|problems| Failure::Config { file: file.display().to_string(), problems })?;
         let restart = config::needs_restart(&old.config, &config);
         if !restart.is_empty() {
-            return Err(Failure::with_hint(format!("a reload cannot change {}", restart.join(", ")), "restart the gateway"));
+            return Err(Failure::with_hint(
+                format!("a reload cannot change {}", restart.join(", ")),
+                "restart the gateway",
+            ));
         }
         self.seen = fingerprints(&config);
         let (settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
@@ -167,17 +172,22 @@ impl Server {
             tracing::error!("the workers could not be waited for");
         }
         drop(self.watcher);
-        self.writer.finish();
+        let lost = self.writer.finish(LAST_RECORDS);
+        if lost > 0 {
+            tracing::error!(lost, "records could not be written in time");
+        }
         self.admin.abort();
     }
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
     let what = format!("cannot listen on {address}: {error}");
-    match error.kind() {
-        io::ErrorKind::AddrInUse => Failure::with_hint(what, "another process has the port; is a gateway running already?"),
-        io::ErrorKind::PermissionDenied => Failure::with_hint(what, "ports below 1024 need CAP_NET_BIND_SERVICE"),
-        _ => Failure::new(what),
+    if error.kind() == io::ErrorKind::AddrInUse {
+        Failure::with_hint(what, "another process has the port; is a gateway running already?")
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        Failure::with_hint(what, "ports below 1024 need CAP_NET_BIND_SERVICE")
+    } else {
+        Failure::new(what)
     }
 }
 
@@ -190,9 +200,12 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
         Some(domain) => Some(open_authority(&config, domain.as_str())?),
     };
     let builtin = authority.as_ref().map(|authority| (authority.trust_domain().clone(), authority.roots()));
-    let verifier = CallerVerifier::new(config.listen.client_auth, builtin, &config.trust, clock.clone(), provider()).map_err(said)?;
+    let verifier = CallerVerifier::new(config.listen.client_auth, builtin, &config.trust, clock.clone(), provider())
+        .map_err(said)?;
     let (key, renew_at) = match (&config.listen.certificate, &authority) {
-        (ServerCertificate::Files { chain, key, .. }, _) => (certified_key(chain.clone(), key.clone_key()).map_err(said)?, None),
+        (ServerCertificate::Files { chain, key, .. }, _) => {
+            (certified_key(chain.clone(), key.clone_key()).map_err(said)?, None)
+        }
         (ServerCertificate::Internal, Some(authority)) => {
             let now = clock.now();
             let (chain, key) = authority.issue_server(&server_names(&config), now).map_err(Failure::new)?;
@@ -200,12 +213,16 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
             (certified_key(chain, key).map_err(said)?, Some(now.after(life * 2 / 3)))
         }
         (ServerCertificate::Internal, None) => {
-            return Err(Failure::with_hint("listen.certificate is \"internal\" and there is no [ca]", "add a [ca] section"));
+            return Err(Failure::with_hint(
+                "listen.certificate is \"internal\" and there is no [ca]",
+                "add a [ca] section",
+            ));
         }
     };
     let certificate = Arc::new(CurrentCertificate::new(key));
     let tls = api_config(Arc::clone(&verifier), certificate, config.listen.tls12).map_err(said)?;
-    let upstreams = config.backends.iter().map(|backend| Upstream::new(backend).map(Arc::new)).collect::<Result<_, _>>();
+    let upstreams =
+        config.backends.iter().map(|backend| Upstream::new(backend).map(Arc::new)).collect::<Result<_, _>>();
     let models = config.models.iter().enumerate().map(|(index, model)| (model.name.clone(), index)).collect();
     let settings = Settings {
         generation,
@@ -226,7 +243,10 @@ fn open_authority(config: &Config, domain: &str) -> Result<Authority, Failure> {
     })?;
     if authority.trust_domain().as_str() != domain {
         return Err(Failure::with_hint(
-            format!("[ca] trust_domain is {domain}, the authority in the state directory is {}'s", authority.trust_domain()),
+            format!(
+                "[ca] trust_domain is {domain}, the authority in the state directory is {}'s",
+                authority.trust_domain()
+            ),
             "the trust domain of an authority cannot change: set it back, or use another state directory",
         ));
     }
@@ -238,8 +258,11 @@ fn open_authority(config: &Config, domain: &str) -> Result<Authority, Failure> {
 fn server_names(config: &Config) -> Vec<String> {
     let mut names = config.listen.names.api.clone();
     let address = config.listen.address.ip().to_canonical();
-    let addresses =
-        if address.is_unspecified() { vec!["127.0.0.1".to_owned(), "::1".to_owned()] } else { vec![address.to_string()] };
+    let addresses = if address.is_unspecified() {
+        vec!["127.0.0.1".to_owned(), "::1".to_owned()]
+    } else {
+        vec![address.to_string()]
+    };
     for address in addresses {
         if !names.contains(&address) {
             names.push(address);
@@ -258,5 +281,7 @@ fn fingerprint(file: &Path) -> Option<Fingerprint> {
     Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
+/// How long the last records may take to reach the disk.
+const LAST_RECORDS: Duration = Duration::from_secs(5);
 /// How often files are looked at.
 pub const WATCH: Duration = Duration::from_secs(1);

@@ -51,7 +51,10 @@ impl Status {
             .map_err(|problems| Failure::Config { file: file.display().to_string(), problems })?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let report = runtime.block_on(ask(config.admin)).map_err(|error| {
-            Failure::with_hint(format!("no gateway answers at {}: {error}", config.admin), "start it with `doorward serve`")
+            Failure::with_hint(
+                format!("no gateway answers at {}: {error}", config.admin),
+                "start it with `doorward serve`",
+            )
         })?;
         match self.output {
             Format::Json => output::json(out, &report)?,
@@ -63,7 +66,9 @@ impl Status {
                     vec!["keys".to_owned(), report.keys.to_string()],
                     vec!["records dropped".to_owned(), report.records_dropped.to_string()],
                 ];
-                rows.extend(report.requests.iter().map(|(what, number)| vec![format!("requests {what}"), number.to_string()]));
+                rows.extend(
+                    report.requests.iter().map(|(what, number)| vec![format!("requests {what}"), number.to_string()]),
+                );
                 output::table(out, &["WHAT", "VALUE"], &rows)?;
             }
         }
@@ -97,11 +102,16 @@ async fn ask(admin: SocketAddr) -> Result<Report, reqwest::Error> {
 fn by_outcome(metrics: &str) -> BTreeMap<String, u64> {
     let mut sums = BTreeMap::new();
     for line in metrics.lines() {
-        let Some((labels, number)) = line.strip_prefix("doorward_requests_total{").and_then(|rest| rest.split_once("} ")) else {
+        let Some((labels, number)) =
+            line.strip_prefix("doorward_requests_total{").and_then(|rest| rest.split_once("} "))
+        else {
             continue;
         };
         let label = |name: &str| {
-            labels.split(',').find_map(|pair| pair.strip_prefix(name)?.strip_prefix("=\"")?.strip_suffix('"')).unwrap_or("")
+            labels
+                .split(',')
+                .find_map(|pair| pair.strip_prefix(name)?.strip_prefix("=\"")?.strip_suffix('"'))
+                .unwrap_or("")
         };
         let what = if label("code").is_empty() { label("outcome") } else { label("code") };
         *sums.entry(what.to_owned()).or_insert(0) += number.parse().unwrap_or(0);

@@ -73,7 +73,11 @@ impl Up {
         let paths = Paths::of(&state);
         if paths.config.exists() {
             if !self.backends.is_empty() {
-                writeln!(err, "note: {} exists; --backend and --listen count on the first run only", paths.config.display())?;
+                writeln!(
+                    err,
+                    "note: {} exists; --backend and --listen count on the first run only",
+                    paths.config.display()
+                )?;
             }
         } else {
             self.set_up(&paths, err)?;
@@ -131,7 +135,8 @@ impl Up {
                 }
                 Err(why) if self.backends.is_empty() => said = format!("{said}\n  {url}: {why}"),
                 Err(why) => {
-                    let hint = "is it running? for one that asks for a key, write a config: config/doorward.toml explains it";
+                    let hint =
+                        "is it running? for one that asks for a key, write a config: config/doorward.toml explains it";
                     return Err(Failure::with_hint(format!("no inference server at {url}: {why}"), hint));
                 }
             }
@@ -146,7 +151,8 @@ impl Up {
     }
 
     fn config(&self, found: &[Found]) -> Result<String, Failure> {
-        let admin_port = self.listen.port().checked_add(1).ok_or_else(|| Failure::new("choose a --listen port below 65535"))?;
+        let admin_port =
+            self.listen.port().checked_add(1).ok_or_else(|| Failure::new("choose a --listen port below 65535"))?;
         let loopback = self.listen.ip().is_loopback();
         let networks = if loopback { r#"["127.0.0.0/8", "::1"]"# } else { r#"["*"]"# };
         let address = self.listen.ip();
@@ -210,7 +216,8 @@ models    = ["*"]
                 .into_iter()
                 .map(|(index, model)| format!("{{ backend = \"backend-{}\", model = {} }}", index + 1, quoted(model)))
                 .collect();
-            let _ = write!(text, "\n[[model]]\nname    = {}\ntargets = [{}]\n", quoted(name), targets.join(", ")).is_ok();
+            let _ =
+                write!(text, "\n[[model]]\nname    = {}\ntargets = [{}]\n", quoted(name), targets.join(", ")).is_ok();
         }
         Ok(text)
     }

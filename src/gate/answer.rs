@@ -33,18 +33,20 @@ pub fn answer(view: &View, cleared: &Cleared, route: &Route) -> Result<Answer, R
             let end = |model: Option<&Value>| model.and_then(|model| model.get("id")).cloned().unwrap_or(Value::Null);
             let (first, last) = (end(models.first()), end(models.last()));
             // Anthropic's SDK reads the same path: its fields stand beside OpenAI's.
-            Answer::json(&json!({"object": "list", "data": models, "has_more": false, "first_id": first, "last_id": last}))
+            Answer::json(
+                &json!({"object": "list", "data": models, "has_more": false, "first_id": first, "last_id": last}),
+            )
         }
         Endpoint::OpenAiModel => match names().into_iter().find(|name| Some(*name) == route.model_id.as_deref()) {
             Some(name) => Answer::json(&model_card(name)),
             None => return Err(Refusal::ModelNotFound { by: None }),
         },
-        Endpoint::OllamaTags => {
-            Answer::json(&json!({"models": names().into_iter().map(|name| tag(name, "modified_at")).collect::<Vec<_>>()}))
-        }
-        Endpoint::OllamaPs => {
-            Answer::json(&json!({"models": names().into_iter().map(|name| tag(name, "expires_at")).collect::<Vec<_>>()}))
-        }
+        Endpoint::OllamaTags => Answer::json(
+            &json!({"models": names().into_iter().map(|name| tag(name, "modified_at")).collect::<Vec<_>>()}),
+        ),
+        Endpoint::OllamaPs => Answer::json(
+            &json!({"models": names().into_iter().map(|name| tag(name, "expires_at")).collect::<Vec<_>>()}),
+        ),
         Endpoint::OllamaVersion => Answer::json(&json!({"version": OLLAMA_VERSION})),
         Endpoint::OllamaHeartbeat => {
             Answer { content_type: "text/plain; charset=utf-8", body: Bytes::from_static(b"Ollama is running") }

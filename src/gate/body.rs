@@ -158,7 +158,9 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
     if coding_is_plain && length_is_plain {
         Ok(())
     } else {
-        Err(invalid("The body is framed in a way that is not read here: send one plain Content-Length or Transfer-Encoding: chunked."))
+        Err(invalid(
+            "The body is framed in a way that is not read here: send one plain Content-Length or Transfer-Encoding: chunked.",
+        ))
     }
 }
 
@@ -186,9 +188,21 @@ mod tests {
         check_headers(&[], chat, "unsupported_media_type");
         check_headers(&[], Endpoint::OllamaChat, "ok");
         check_headers(&[(CONTENT_TYPE, "application/x-www-form-urlencoded")], Endpoint::OllamaChat, "ok");
-        check_headers(&[(CONTENT_TYPE, "application/x-www-form-urlencoded")], Endpoint::AnthropicMessages, "unsupported_media_type");
-        check_headers(&[(CONTENT_TYPE, "application/json"), (CONTENT_TYPE, "text/plain")], chat, "unsupported_media_type");
-        check_headers(&[(CONTENT_TYPE, "application/json"), (CONTENT_ENCODING, "gzip")], chat, "unsupported_media_type");
+        check_headers(
+            &[(CONTENT_TYPE, "application/x-www-form-urlencoded")],
+            Endpoint::AnthropicMessages,
+            "unsupported_media_type",
+        );
+        check_headers(
+            &[(CONTENT_TYPE, "application/json"), (CONTENT_TYPE, "text/plain")],
+            chat,
+            "unsupported_media_type",
+        );
+        check_headers(
+            &[(CONTENT_TYPE, "application/json"), (CONTENT_ENCODING, "gzip")],
+            chat,
+            "unsupported_media_type",
+        );
         check_headers(&[(CONTENT_TYPE, "application/json"), (CONTENT_ENCODING, "identity")], chat, "ok");
     }
 

@@ -43,7 +43,12 @@ struct Identified {
 
 impl Connection {
     /// Gathers what the TLS session proved.
-    pub fn new(peer: Peer, certificate: Option<Arc<PeerCertificate>>, generation: u64, supervised: Arc<Supervised>) -> Self {
+    pub fn new(
+        peer: Peer,
+        certificate: Option<Arc<PeerCertificate>>,
+        generation: u64,
+        supervised: Arc<Supervised>,
+    ) -> Self {
         Self {
             address: peer.address,
             local: peer.local,
@@ -149,7 +154,10 @@ impl Supervised {
     pub fn read_some(&self) {
         let now = self.elapsed(Instant::now());
         self.active_at.store(now, Ordering::Relaxed);
-        if self.watch_head && self.in_flight.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
+        if self.watch_head
+            && self.in_flight.load(Ordering::Relaxed) == 0
+            && self.head_since.load(Ordering::Relaxed) == 0
+        {
             self.head_since.store(now + 1, Ordering::Relaxed);
         }
     }

@@ -44,8 +44,8 @@ pub struct Forwarded {
 pub struct Manner {
     /// What its lines are.
     pub mode: Mode,
-    /// True when it ends with the connection, so that only the dialect's terminator tells a whole
-    /// reply from a truncated one.
+    /// True when it ends with the connection, so that only its own terminator (the dialect's last
+    /// event, the end of the JSON value) tells a whole reply from a truncated one.
     pub until_close: bool,
 }
 
@@ -66,7 +66,12 @@ pub struct Outgoing<'a> {
 ///
 /// `no_backend` when none could be connected to; `backend_broke` and `backend_timeout` when one
 /// was, and failed; the refusal that ended the request when it was refused meanwhile.
-pub async fn forward(worker: &Worker, routed: Routed, outgoing: Outgoing<'_>, record: &mut Record) -> Result<Forwarded, Refusal> {
+pub async fn forward(
+    worker: &Worker,
+    routed: Routed,
+    outgoing: Outgoing<'_>,
+    record: &mut Record,
+) -> Result<Forwarded, Refusal> {
     let mut unreachable = String::new();
     for (index, stop) in routed.stops.iter().enumerate() {
         let attempt = attempt(worker, &routed, stop, &outgoing, record);
@@ -103,14 +108,21 @@ enum Failure {
     Final(Refusal),
 }
 
-async fn attempt(worker: &Worker, routed: &Routed, stop: &Stop, outgoing: &Outgoing<'_>, record: &mut Record) -> Result<Attempt, Failure> {
+async fn attempt(
+    worker: &Worker,
+    routed: &Routed,
+    stop: &Stop,
+    outgoing: &Outgoing<'_>,
+    record: &mut Record,
+) -> Result<Attempt, Failure> {
     let upstream = &stop.upstream;
     let pool: Arc<Pool> = worker.pools.of(upstream);
     let unreachable = |error: std::io::Error| Failure::Unreachable(error.to_string());
     let mut lease = pool.lease(upstream).await.map_err(unreachable)?;
     record.forwarded_to(&upstream.name, &stop.model);
     let mut request = request(routed, stop, outgoing, record)?;
-    let wait = if routed.admitted.request.stream { upstream.timeouts.first_event } else { upstream.timeouts.first_byte };
+    let wait =
+        if routed.admitted.request.stream { upstream.timeouts.first_event } else { upstream.timeouts.first_byte };
     let deadline = Instant::now() + wait;
     loop {
         match timeout_at(deadline, lease.send(request)).await {
@@ -138,7 +150,8 @@ fn request(routed: &Routed, stop: &Stop, outgoing: &Outgoing<'_>, record: &Recor
         None if base.is_empty() => Ok(Uri::from_static(path)),
         None => Uri::try_from(format!("{base}{path}")),
     };
-    let target = target.map_err(|error| Failure::Final(Refusal::BackendBroke(format!("no request target: {error}"))))?;
+    let target =
+        target.map_err(|error| Failure::Final(Refusal::BackendBroke(format!("no request target: {error}"))))?;
     let pieces: Vec<Bytes> = admitted.request.edited(&outgoing.body.bytes, &stop.model);
     let mut request = Request::new(Pieces::new(pieces));
     *request.method_mut() = Method::POST;
@@ -167,11 +180,11 @@ fn judge(reply: &Response<Incoming>, stop: &Stop) -> Result<Manner, Refusal> {
         Some(media) if media.eq_ignore_ascii_case(b"text/event-stream") => Mode::Sse,
         Some(media) if media.eq_ignore_ascii_case(b"application/x-ndjson") => Mode::Ndjson,
         Some(media) if media.eq_ignore_ascii_case(b"application/json") => Mode::Json,
-        Some(_) | None => Mode::Off,
+        Some(_) | None => Mode::Opaque,
     };
     let until_close = !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING);
     let has_body = !matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
-    if until_close && has_body && matches!(mode, Mode::Json | Mode::Off) {
+    if until_close && has_body && mode == Mode::Opaque {
         return broke("the reply has neither a length nor a terminator, so a truncated one would look whole");
     }
     Ok(Manner { mode, until_close: until_close && has_body })

@@ -45,7 +45,9 @@ fn host_name(text: &str) -> Result<&str, Refusal> {
         None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
     let port_is_good = port.is_empty()
-        || port.strip_prefix(':').is_some_and(|p| !p.is_empty() && p.len() <= 5 && p.bytes().all(|b| b.is_ascii_digit()));
+        || port
+            .strip_prefix(':')
+            .is_some_and(|p| !p.is_empty() && p.len() <= 5 && p.bytes().all(|b| b.is_ascii_digit()));
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':');
     if host.is_empty() || !port_is_good || !host.bytes().all(allowed) || host.ends_with('.') {
         return Err(MALFORMED);

@@ -33,7 +33,12 @@ pub struct Caller {
 ///
 /// The uniform 401 when no credential, a malformed, unknown or wrong one, or two different ones
 /// came; also for a certificate of another role than `client`.
-pub fn identify(gateway: &Gateway, view: &View, connection: &Connection, headers: &HeaderMap) -> Result<Caller, Refusal> {
+pub fn identify(
+    gateway: &Gateway,
+    view: &View,
+    connection: &Connection,
+    headers: &HeaderMap,
+) -> Result<Caller, Refusal> {
     let refused = |fault| Err(Refusal::InvalidCredentials(fault));
     let settings = &view.settings;
     let certificate = connection.certificate(&settings.verifier, settings.generation);
@@ -95,7 +100,9 @@ fn presented(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
             return Err(Refusal::InvalidCredentials(CredentialFault::Malformed));
         };
         match found {
-            Some(other) if other != credential => return Err(Refusal::InvalidCredentials(CredentialFault::Conflicting)),
+            Some(other) if other != credential => {
+                return Err(Refusal::InvalidCredentials(CredentialFault::Conflicting));
+            }
             Some(_) | None => found = Some(credential),
         }
     }

@@ -201,7 +201,8 @@ async fn handshake(worker: &Worker, socket: TcpStream, address: IpAddr) -> Resul
     socket.set_nodelay(true).map_err(broke)?;
     SockRef::from(&socket).set_tcp_user_timeout(Some(USER_TIMEOUT)).map_err(broke)?;
     let local = socket.local_addr().map_err(broke)?;
-    let start = LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(socket)).await.map_err(|error| failure(&error))?;
+    let start =
+        LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(socket)).await.map_err(|error| failure(&error))?;
     let settings = Arc::clone(&worker.gateway.view().settings);
     let sni: Option<Box<str>> = start.client_hello().server_name().map(|name| name.to_ascii_lowercase().into());
     // Unknown names, and the roles that are not served yet, get a TLS alert.
@@ -209,7 +210,8 @@ async fn handshake(worker: &Worker, socket: TcpStream, address: IpAddr) -> Resul
     let config = if known { &settings.tls } else { &settings.refusing_tls };
     let stream = start.into_stream(Arc::clone(config)).await.map_err(|error| failure(&error))?;
     let session = stream.get_ref().1;
-    let chain: Vec<_> = session.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
+    let chain: Vec<_> =
+        session.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
     let certificate = settings.verifier.identify(&chain);
     let http2 = session.alpn_protocol() == Some(b"h2");
     let key_exchange = session.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()));
@@ -224,7 +226,9 @@ async fn handshake(worker: &Worker, socket: TcpStream, address: IpAddr) -> Resul
 fn failure(error: &io::Error) -> HandshakeFailure {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         None => HandshakeFailure::PeerLeft,
-        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => HandshakeFailure::Certificate,
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            HandshakeFailure::Certificate
+        }
         Some(rustls::Error::AlertReceived(_)) => HandshakeFailure::RefusedByPeer,
         Some(rustls::Error::General(_)) => HandshakeFailure::UnknownName,
         Some(_) => HandshakeFailure::Protocol,
@@ -238,7 +242,11 @@ struct Watched {
 }
 
 impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {

@@ -38,16 +38,17 @@ pub fn meter(forwarded: Forwarded, shape: Shape, mut record: Record) -> Response
     let admitted = routed.admitted;
     let stop = routed.stops.get(stop);
     let alias = admitted.request.model.as_str();
-    let mode = if stop.is_some_and(|stop| stop.model == alias) { Mode::Off } else { manner.mode };
+    let alias = Some(alias).filter(|alias| stop.is_none_or(|stop| stop.model != **alias));
+    let edited = alias.is_some() && manner.mode != Mode::Opaque;
     let idle = stop.map_or(Duration::ZERO, |stop| stop.upstream.timeouts.idle);
     let (mut head, incoming) = reply.into_parts();
     record.replied(head.status.as_u16());
-    headers::to_caller(&mut head.headers, &record, mode != Mode::Off);
+    headers::to_caller(&mut head.headers, &record, edited);
     let streamed = matches!(manner.mode, Mode::Sse | Mode::Ndjson);
     let relay = Relay {
-        length: if mode == Mode::Off { incoming.size_hint() } else { SizeHint::default() },
+        length: if edited { SizeHint::default() } else { incoming.size_hint() },
         incoming,
-        rewriter: Rewriter::new(mode, manner.mode, alias),
+        rewriter: Rewriter::new(manner.mode, alias, manner.until_close.then_some(admitted.endpoint)),
         out: VecDeque::new(),
         stage: Stage::Flowing,
         lease: Some(lease),
@@ -60,7 +61,6 @@ pub fn meter(forwarded: Forwarded, shape: Shape, mut record: Record) -> Response
         first_event_by,
         idle,
         last_chunk: Instant::now(),
-        at_line_end: true,
     };
     Response::from_parts(head, ReplyBody::Relayed(Box::new(relay)))
 }
@@ -85,7 +85,6 @@ pub struct Relay {
     first_event_by: Instant,
     idle: Duration,
     last_chunk: Instant,
-    at_line_end: bool,
 }
 
 #[derive(Debug)]
@@ -131,14 +130,14 @@ impl Relay {
     /// The reply's length, when it is known and stays what it is.
     #[must_use]
     pub fn size_hint(&self) -> SizeHint {
-        self.length.clone()
+        self.length
     }
 
     /// Takes from the backend until something is ready for the caller, or the stage changes.
     fn poll_backend(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if let Some(refusal) = self.live.poll_ended(context) {
             let refusal = refusal.clone();
-            self.break_off(Outcome::Ended, refusal);
+            self.break_off(Outcome::Ended, &refusal);
             return Poll::Ready(());
         }
         match Pin::new(&mut self.incoming).poll_frame(context) {
@@ -153,7 +152,7 @@ impl Relay {
                 Poll::Ready(())
             }
             Poll::Ready(Some(Err(error))) => {
-                self.break_off(Outcome::Broken, Refusal::BackendBroke(format!("the reply broke off: {error}")));
+                self.break_off(Outcome::Broken, &Refusal::BackendBroke(format!("the reply broke off: {error}")));
                 Poll::Ready(())
             }
             Poll::Ready(None) => {
@@ -167,15 +166,12 @@ impl Relay {
     /// Breaks off when the backend has been silent for too long. One timer, moved only when it
     /// fires: a chunk costs a look at the clock and nothing more.
     fn poll_watchdog(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let patience_ends = if self.streamed && !self.rewriter.saw_event() {
-            self.first_event_by
-        } else {
-            self.last_chunk + self.idle
-        };
+        let patience_ends =
+            if self.streamed && !self.rewriter.saw_event() { self.first_event_by } else { self.last_chunk + self.idle };
         let watchdog = self.watchdog.get_or_insert_with(|| Box::pin(sleep_until(patience_ends)));
         while watchdog.as_mut().poll(context).is_ready() {
             if Instant::now() >= patience_ends {
-                self.break_off(Outcome::Broken, Refusal::BackendTimeout("the reply fell silent"));
+                self.break_off(Outcome::Broken, &Refusal::BackendTimeout("the reply fell silent"));
                 return Poll::Ready(());
             }
             watchdog.as_mut().reset(patience_ends);
@@ -187,7 +183,10 @@ impl Relay {
     fn complete(&mut self) {
         self.rewriter.finish(&mut self.out);
         if self.until_close && !self.rewriter.saw_terminator() {
-            self.break_off(Outcome::Broken, Refusal::BackendBroke("the stream ended without its terminator".to_owned()));
+            self.break_off(
+                Outcome::Broken,
+                &Refusal::BackendBroke("the stream ended without its terminator".to_owned()),
+            );
             return;
         }
         if let Some(lease) = self.lease.take() {
@@ -205,23 +204,17 @@ impl Relay {
         self.stage = Stage::Over;
     }
 
-    fn break_off(&mut self, outcome: Outcome, refusal: Refusal) {
+    fn break_off(&mut self, outcome: Outcome, refusal: &Refusal) {
         self.lease = None;
         if self.streamed {
-            if !self.at_line_end {
-                self.out.push_back(Bytes::from_static(b"\n"));
-            }
-            self.out.push_back(self.shape.stream_event(&refusal));
+            self.rewriter.interrupt(self.shape.stream_event(refusal), &mut self.out);
         }
-        self.record.ended(outcome, Some(&refusal));
+        self.record.ended(outcome, Some(refusal));
         self.stage = Stage::Breaking(Box::pin(sleep_until(Instant::now() + LAST_WORDS)));
     }
 
     fn hand_out(&mut self, piece: Bytes) -> Bytes {
         self.record.sent(piece.len());
-        if let Some(last) = piece.last() {
-            self.at_line_end = *last == b'\n';
-        }
         if self.out.is_empty() && matches!(self.stage, Stage::Complete) {
             self.close_well();
         }

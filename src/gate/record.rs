@@ -57,7 +57,11 @@ impl Record {
     ///
     /// `record_unavailable` when there is no room for it and the config says that then nothing
     /// passes.
-    pub async fn open(gateway: &Arc<Gateway>, connection: &Arc<Connection>, in_flight: InFlight) -> Result<Self, Refusal> {
+    pub async fn open(
+        gateway: &Arc<Gateway>,
+        connection: &Arc<Connection>,
+        in_flight: InFlight,
+    ) -> Result<Self, Refusal> {
         let place = match (gateway.records.reserve(), gateway.records.when_full()) {
             (Some(place), _) => Some(place),
             (None, WhenFull::Drop) => None,

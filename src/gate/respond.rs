@@ -29,7 +29,10 @@ pub fn refuse(refusal: &Refusal, shape: Shape, mut record: Option<Record>) -> Re
         Retry::AsTheClientLikes => {}
         Retry::After(wait) => {
             headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
-            headers.insert(HeaderName::from_static("retry-after-ms"), HeaderValue::from(wait.as_millis() as u64));
+            headers.insert(
+                HeaderName::from_static("retry-after-ms"),
+                HeaderValue::from(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+            );
         }
         Retry::Never => {
             headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
@@ -54,7 +57,12 @@ pub fn answer(content_type: &'static str, body: Bytes, mut record: Record) -> Re
     made_here(StatusCode::OK, content_type, body, Some(record))
 }
 
-fn made_here(status: StatusCode, content_type: &'static str, body: Bytes, record: Option<Record>) -> Response<ReplyBody> {
+fn made_here(
+    status: StatusCode,
+    content_type: &'static str,
+    body: Bytes,
+    record: Option<Record>,
+) -> Response<ReplyBody> {
     let id = record.as_ref().map(Record::id_header);
     let mut response = Response::new(ReplyBody::whole(body, record));
     *response.status_mut() = status;

@@ -36,7 +36,8 @@ pub struct Stop {
 pub fn route(worker: &Worker, view: &View, admitted: Admitted) -> Result<Routed, Refusal> {
     let settings = &view.settings;
     let dialect = admitted.endpoint.dialect();
-    let model = settings.models.get(admitted.request.model.as_str()).and_then(|&index| settings.config.models.get(index));
+    let model =
+        settings.models.get(admitted.request.model.as_str()).and_then(|&index| settings.config.models.get(index));
     let speaks = |backend: BackendIndex| {
         settings.config.backends.get(backend.0).is_some_and(|backend| backend.dialects.contains(&dialect))
     };

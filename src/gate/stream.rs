@@ -23,7 +23,7 @@ pub enum ReplyBody {
 #[derive(Debug)]
 pub struct Whole {
     bytes: Bytes,
-    record: Option<Record>,
+    record: Option<Box<Record>>,
 }
 
 impl Whole {
@@ -36,8 +36,8 @@ impl Whole {
 impl ReplyBody {
     /// A body that is all there. There is no record when there was no room for one.
     #[must_use]
-    pub const fn whole(bytes: Bytes, record: Option<Record>) -> Self {
-        Self::Whole(Whole { bytes, record })
+    pub fn whole(bytes: Bytes, record: Option<Record>) -> Self {
+        Self::Whole(Whole { bytes, record: record.map(Box::new) })
     }
 }
 
@@ -45,7 +45,10 @@ impl Body for ReplyBody {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match &mut *self {
             Self::Whole(whole) => {
                 let bytes = std::mem::take(&mut whole.bytes);

@@ -104,7 +104,11 @@ impl Default for Metrics {
         let connections = Gauge::default();
         registry.register("connections", "Open connections", connections.clone());
         let turned_away = Counter::default();
-        registry.register("connections_turned_away", "Connections closed because a bound was reached", turned_away.clone());
+        registry.register(
+            "connections_turned_away",
+            "Connections closed because a bound was reached",
+            turned_away.clone(),
+        );
         let handshakes = Family::default();
         registry.register("handshake_failures", "TLS handshakes that failed", handshakes.clone());
         let connects = Family::default();
@@ -121,7 +125,11 @@ impl Default for Metrics {
         let reloads = Family::default();
         registry.register("reloads", "Reloads of the config by result", reloads.clone());
         let records_dropped = Gauge::default();
-        registry.register("records_dropped", "Records that were lost because the queue was full", records_dropped.clone());
+        registry.register(
+            "records_dropped",
+            "Records that were lost because the queue was full",
+            records_dropped.clone(),
+        );
         let records_written = Gauge::default();
         registry.register("records_written", "Records that were written", records_written.clone());
         let keys = Gauge::default();
@@ -227,4 +235,3 @@ impl Drop for OpenConnection {
         self.0.dec();
     }
 }
-
