@@ -8,5 +8,9 @@ pub mod body;
 pub mod errors;
 pub mod json;
 pub mod paths;
+pub mod relay;
+
+mod finder;
+mod framing;
 mod seek;
 mod spelling;
