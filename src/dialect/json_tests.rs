@@ -397,7 +397,8 @@ proptest! {
                 match ours {
                     Ok(()) => prop_assert!(!control_keys(&value) && (damage || keys_in(&value) <= written)),
                     Err(Fault::DuplicateKey { .. }) => prop_assert!(damage || keys_in(&value) < written),
-                    Err(Fault::OddKey { .. }) => prop_assert!(control_keys(&value)),
+                    // The tree keeps the last of equal keys only: the odd one may have been in another.
+                    Err(Fault::OddKey { .. }) => prop_assert!(damage || control_keys(&value) || keys_in(&value) < written),
                     Err(other) => prop_assert!(false, "refused with {other}: {}", String::from_utf8_lossy(&body)),
                 }
             }

@@ -9,5 +9,8 @@ pub mod errors;
 pub mod json;
 pub mod paths;
 pub mod relay;
+
+mod finder;
+mod framing;
 mod seek;
 mod spelling;
