@@ -9,11 +9,27 @@ use doorward::domain::refusal::Refusal;
 use libfuzzer_sys::fuzz_target;
 use serde::Deserialize;
 
-/// Ignores everything else, as lone surrogates in other values are no business of ours.
+/// Ignores everything else: lone surrogates and odd types in other values are no business of ours.
 #[derive(Deserialize)]
 struct Named {
     model: Option<String>,
+}
+
+/// The old spelling, which is reserved for one endpoint only.
+#[derive(Deserialize)]
+struct OldNamed {
+    model: Option<String>,
     name: Option<String>,
+}
+
+fn named(endpoint: Endpoint, body: &[u8]) -> String {
+    let named = if endpoint == Endpoint::OllamaShow {
+        let named: OldNamed = serde_json::from_slice(body).expect("what passes is JSON");
+        named.model.filter(|model| !model.is_empty()).or(named.name)
+    } else {
+        serde_json::from_slice::<Named>(body).expect("what passes is JSON").model
+    };
+    named.expect("what passes names a model")
 }
 
 fuzz_target!(|input: (u8, &[u8])| {
@@ -24,16 +40,11 @@ fuzz_target!(|input: (u8, &[u8])| {
         Err(Refusal::InvalidBody(_)) => return,
         Err(other) => panic!("{other:?}"),
     };
-    let named = |body: &[u8]| {
-        let named: Named = serde_json::from_slice(body).expect("what passes is JSON");
-        let model = named.model.filter(|model| !model.is_empty());
-        if endpoint == Endpoint::OllamaShow { model.or(named.name) } else { model }.expect("what passes names a model")
-    };
-    assert_eq!(named(body), request.model);
+    assert_eq!(named(endpoint, body), request.model);
     let body = Bytes::copy_from_slice(body);
     for name in [request.model.as_str(), "own \"name\"\n"] {
         let sent = request.edited(&body, name).concat();
-        assert_eq!(named(&sent), name);
+        assert_eq!(named(endpoint, &sent), name);
         // The gateway's own reading of what it sends is the same, too: nothing else moved.
         match body::read(endpoint, &sent) {
             Ok(again) => assert_eq!((again.model, again.stream), (name.to_owned(), request.stream)),
