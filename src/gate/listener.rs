@@ -148,7 +148,8 @@ impl Drop for CountPanic<'_> {
 }
 
 async fn serve(worker: &Arc<Worker>, socket: TcpStream, address: IpAddr) {
-    let handshake = match timeout(HANDSHAKE, handshake(worker, socket, address)).await {
+    // Boxed: what only the handshake needs is not kept for as long as the connection lives.
+    let handshake = match timeout(HANDSHAKE, Box::pin(handshake(worker, socket, address))).await {
         Ok(Ok(handshake)) => handshake,
         Ok(Err(failure)) => return worker.gateway.metrics.handshake_failed(failure),
         Err(_) => return worker.gateway.metrics.handshake_failed(HandshakeFailure::TimedOut),

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body::{Body, SizeHint};
 use hyper::body::Incoming;
@@ -103,7 +103,7 @@ impl Relay {
     /// The next piece for the caller.
     pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         loop {
-            if let Some(piece) = self.out.pop_front() {
+            if let Some(piece) = next_piece(&mut self.out) {
                 return Poll::Ready(Some(Ok(self.hand_out(piece))));
             }
             match &mut self.stage {
@@ -219,5 +219,40 @@ impl Relay {
             self.close_well();
         }
         piece
+    }
+}
+
+/// Pieces smaller than this are joined: each would become a chunk, a DATA frame and a TLS record of
+/// its own, and HTTP/2 peers end connections that bring too many tiny frames.
+const SMALL: usize = 16 * 1024;
+
+/// The next piece, joined with the small ones behind it.
+fn next_piece(out: &mut VecDeque<Bytes>) -> Option<Bytes> {
+    let first = out.pop_front()?;
+    let fits = |length: usize, next: &Bytes| length + next.len() <= SMALL;
+    if !out.front().is_some_and(|next| fits(first.len(), next)) {
+        return Some(first);
+    }
+    let mut joined = BytesMut::with_capacity(SMALL.min(first.len() + out.iter().map(Bytes::len).sum::<usize>()));
+    joined.extend_from_slice(&first);
+    while let Some(next) = out.pop_front_if(|next| fits(joined.len(), next)) {
+        joined.extend_from_slice(&next);
+    }
+    Some(joined.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_pieces_are_joined_and_none_is_lost() {
+        let lengths = [1, 0, 20_000, 3, 16_000, 500, 2];
+        let mut out: VecDeque<Bytes> = lengths.iter().map(|&length| Bytes::from(vec![7; length])).collect();
+        let mut handed = Vec::new();
+        while let Some(piece) = next_piece(&mut out) {
+            handed.push(piece.len());
+        }
+        assert_eq!(handed, [1, 20_000, 16_003, 502]);
     }
 }
