@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::rand;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::config::WhenFull;
@@ -167,23 +167,20 @@ impl Record {
         self.refusal = refusal.cloned();
     }
 
-    /// Tells a backend who is calling, where its config asks for that.
-    pub fn identity_headers(&self, headers: &mut HeaderMap) {
-        let Some(credentials) = &self.credentials else { return };
+    /// Who is calling, as headers for a backend whose config asks for that.
+    #[must_use]
+    pub fn identity(&self) -> Vec<(&'static str, String)> {
+        let Some(credentials) = &self.credentials else { return Vec::new() };
         let certificate = credentials.certificate.as_ref();
         let key = credentials.key.as_ref();
         let owner = key.map(|key| &key.owner).or_else(|| certificate.and_then(|c| c.owner.as_ref()));
         let values = [
-            ("x-doorward-subject", certificate.map(|certificate| certificate.identity.uri().to_owned())),
+            ("x-doorward-subject", certificate.map(|certificate| certificate.identity.to_string())),
             ("x-doorward-owner", owner.map(ToString::to_string)),
             ("x-doorward-key-id", key.map(|key| key.id.to_string())),
             ("x-doorward-request-id", Some(self.id().to_owned())),
         ];
-        for (name, value) in values {
-            if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
-                headers.insert(HeaderName::from_static(name), value);
-            }
-        }
+        values.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect()
     }
 }
 
