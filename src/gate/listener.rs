@@ -163,7 +163,8 @@ async fn serve(worker: &Arc<Worker>, socket: TcpStream, address: IpAddr) {
         let connection = Arc::new(connection);
         service_fn(move |request: Request<Incoming>| {
             let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
-            async move { Ok::<_, Infallible>(pipeline::handle(&worker, &connection, request).await) }
+            // Boxed: hyper keeps room for this future in every idle connection.
+            async move { Ok::<_, Infallible>(Box::pin(pipeline::handle(&worker, &connection, request)).await) }
         })
     };
     if http2 {
