@@ -22,6 +22,7 @@ use crate::domain::grant::{Credentials, Standing};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::View;
+use crate::gate::connection::Connection;
 use crate::gate::identify::Caller;
 use crate::gate::live::{LiveGuard, LiveRequests};
 
@@ -124,12 +125,13 @@ impl Cleared {
         view: &View,
         request: Request,
         live: &LiveRequests,
+        connection: &Connection,
         now: Timestamp,
     ) -> Result<Admitted, Refusal> {
         let Self { present: Present { caller, credentials: _, address }, endpoint } = self;
         let facts = Facts { caller, address, endpoint, model: request.model.as_str().into() };
         let expires_at = facts.decide(view, now)?;
-        Ok(Admitted { endpoint, request, live: live.enter(facts, expires_at) })
+        Ok(Admitted { endpoint, request, live: live.enter(facts, expires_at, Arc::clone(&connection.supervised)) })
     }
 }
 

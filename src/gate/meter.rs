@@ -99,6 +99,15 @@ enum Stage {
     Over,
 }
 
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // It was ended, and its caller did not read on to hear of it.
+        if let (Stage::Flowing, Some(refusal)) = (&self.stage, self.live.why_ended()) {
+            self.record.ended(Outcome::Ended, Some(refusal));
+        }
+    }
+}
+
 impl Relay {
     /// The next piece for the caller.
     pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {

@@ -100,7 +100,7 @@ async fn serve(
     record.read(body.length(), &request.model, request.stream);
     // 8: the model, and its targets; by what is in force now that the body is here
     let view = gateway.view();
-    let admitted = cleared.with_body(&view, request, &worker.live, gateway.clock.now())?;
+    let admitted = cleared.with_body(&view, request, &worker.live, connection, gateway.clock.now())?;
     let routed = route(worker, &view, admitted)?;
     // 12: forward
     let outgoing = Outgoing { headers: &head.headers, query, body };
