@@ -4,5 +4,7 @@
 
 mod config_corpus;
 mod order;
+mod promises;
 mod refusals;
+mod revocation;
 mod support;

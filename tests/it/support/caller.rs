@@ -8,7 +8,7 @@ use doorward::tls::server::provider;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ClientConfig, RootCertStore};
@@ -308,5 +308,56 @@ impl Whole {
         assert_eq!(record["outcome"], "refused", "{record}");
         assert_eq!(record["status"], status, "{record}");
         record
+    }
+}
+
+/// An answer that is read as it comes.
+pub(crate) struct Flow {
+    pub(crate) head: http::response::Parts,
+    incoming: Incoming,
+    /// All that came so far.
+    pub(crate) text: String,
+}
+
+impl Flow {
+    pub(crate) fn of(response: Response<Incoming>) -> Self {
+        let (head, incoming) = response.into_parts();
+        Self { head, incoming, text: String::new() }
+    }
+
+    pub(crate) fn request_id(&self) -> String {
+        self.head.headers["x-request-id"].to_str().unwrap().to_owned()
+    }
+
+    /// Reads until `mark` has come.
+    #[track_caller]
+    pub(crate) fn until(&mut self, mark: &str) -> impl Future<Output = ()> {
+        let what = format!("{mark:?} comes");
+        let wait = async move {
+            while !self.text.contains(mark) {
+                let frame = self.incoming.frame().await.unwrap_or_else(|| panic!("ended before {mark:?}"));
+                self.take(&frame.unwrap_or_else(|error| panic!("{error:?} before {mark:?} in {:?}", self.text)));
+            }
+        };
+        async move { within(LONG, &what, wait).await }
+    }
+
+    /// Reads to the end; gives what came in all, and how it broke off if it did.
+    #[track_caller]
+    pub(crate) fn end(mut self) -> impl Future<Output = (String, Option<String>)> {
+        within(LONG, "the answer ends", async move {
+            while let Some(frame) = self.incoming.frame().await {
+                match frame {
+                    Ok(frame) => self.take(&frame),
+                    Err(error) => return (self.text, Some(format!("{error:?}"))),
+                }
+            }
+            (self.text, None)
+        })
+    }
+
+    fn take(&mut self, frame: &Frame<Bytes>) {
+        let bytes = frame.data_ref().unwrap();
+        self.text.push_str(std::str::from_utf8(bytes).unwrap());
     }
 }

@@ -8,7 +8,7 @@ mod client;
 mod stub;
 mod world;
 
-pub(crate) use caller::{Caller, Leaf, Line, Whole, full};
+pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole, full};
 pub(crate) use client::{ChannelBody, RawLine};
 pub(crate) use stub::{Exchange, Scripted, Stub, TlsFiles, chunk, dead_port, json_reply};
 pub(crate) use world::{Issued, Key, OPEN, Setup, World};
@@ -54,3 +54,18 @@ pub(crate) fn chat_stream(model: &str) -> String {
 
 /// Where chat requests go.
 pub(crate) const CHAT: &str = "/v1/chat/completions";
+
+/// Begins a stream: its first event is here, and the backend's end of it is in hand.
+pub(crate) async fn live(line: &mut Line, stub: &Stub) -> (Flow, Exchange) {
+    let body = chat_stream("llama");
+    let backend = async {
+        let mut exchange = stub.next().await;
+        exchange.begin("text/event-stream").await;
+        exchange.chunk("data: {\"n\":1}\n\n").await;
+        exchange
+    };
+    let (response, exchange) = tokio::join!(line.begin(CHAT, &body), backend);
+    let mut flow = Flow::of(response);
+    flow.until("data: {\"n\":1}\n\n").await;
+    (flow, exchange)
+}

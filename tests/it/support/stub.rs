@@ -249,10 +249,12 @@ impl Exchange {
         assert!(give_back.send(wire).is_ok());
     }
 
-    /// Sends bytes without end; gives their number once the other side has taken none for `quiet`.
-    pub(crate) async fn flood(&mut self, piece: &[u8], quiet: Duration) -> usize {
+    /// Sends chunks without end; gives the bytes that went out once the other side has taken none
+    /// for `quiet`.
+    pub(crate) async fn flood(&mut self, text: &str, quiet: Duration) -> usize {
+        let piece = chunk(text).into_bytes();
         let mut sent = 0;
-        while let Ok(written) = tokio::time::timeout(quiet, self.wire.write(piece)).await {
+        while let Ok(written) = tokio::time::timeout(quiet, self.wire.write(&piece[sent % piece.len()..])).await {
             sent += written.unwrap();
         }
         sent
