@@ -190,14 +190,17 @@ impl Relay {
 
     /// The backend has said all.
     fn complete(&mut self) {
-        self.rewriter.finish(&mut self.out);
+        let mut rest = VecDeque::new();
+        self.rewriter.finish(&mut rest);
         if self.until_close && !self.rewriter.saw_terminator() {
+            // The rest is half a line: the error must not be glued to it.
             self.break_off(
                 Outcome::Broken,
                 &Refusal::BackendBroke("the stream ended without its terminator".to_owned()),
             );
             return;
         }
+        self.out.append(&mut rest);
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
