@@ -7,4 +7,5 @@ mod order;
 mod promises;
 mod refusals;
 mod revocation;
+mod streaming;
 mod support;

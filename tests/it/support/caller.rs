@@ -342,6 +342,12 @@ impl Flow {
         async move { within(LONG, &what, wait).await }
     }
 
+    /// Reads the next piece.
+    pub(crate) async fn more(&mut self) {
+        let frame = within(LONG, "more comes", self.incoming.frame()).await.unwrap().unwrap();
+        self.take(&frame);
+    }
+
     /// Reads to the end; gives what came in all, and how it broke off if it did.
     #[track_caller]
     pub(crate) fn end(mut self) -> impl Future<Output = (String, Option<String>)> {
