@@ -5,11 +5,13 @@
 
 mod caller;
 mod client;
+mod process;
 mod stub;
 mod world;
 
 pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole, full};
 pub(crate) use client::{ChannelBody, RawLine};
+pub(crate) use process::Process;
 pub(crate) use stub::{Exchange, Scripted, Stub, TlsFiles, chunk, dead_port, json_reply};
 pub(crate) use world::{Issued, Key, OPEN, Setup, World};
 

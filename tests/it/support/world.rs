@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::ops::Deref;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -128,25 +130,30 @@ trust_domain = "{DOMAIN}"
         )
     }
 
-    /// Starts it.
-    pub(crate) async fn start(self) -> World {
-        let text = self.text();
-        let Self { clock, patience, workers, files, .. } = self;
+    /// Writes the files that it needs, and does not start it.
+    pub(crate) fn write(&self) -> Prepared {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         fs::create_dir(&state).unwrap();
-        restrict(&state);
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
         let domain = TrustDomain::parse(DOMAIN).unwrap();
-        let authority = Authority::init(&directory(&state), &domain, clock.now()).unwrap();
-        for (name, content) in files {
+        let authority = Authority::init(&directory(&state), &domain, self.clock.now()).unwrap();
+        for (name, content) in &self.files {
             fs::write(dir.path().join(name), content).unwrap();
         }
         let file = dir.path().join("doorward.toml");
-        fs::write(&file, text).unwrap();
-        let config = config::load(&file, &|_| None).unwrap_or_else(|problems| panic!("{problems:#?}"));
-        let options = Options { workers, clock: clock.clone(), patience, environment: |_| None };
+        fs::write(&file, self.text()).unwrap();
+        Prepared { authority, state, file, clock: self.clock.clone(), dir }
+    }
+
+    /// Starts it.
+    pub(crate) async fn start(self) -> World {
+        let prepared = self.write();
+        let Self { clock, patience, workers, .. } = self;
+        let config = config::load(&prepared.file, &|_| None).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let options = Options { workers, clock, patience, environment: |_| None };
         let server = Server::start(config, options).await.unwrap();
-        World { server, clock, authority, state, file, dir }
+        World { server, prepared }
     }
 }
 
@@ -172,20 +179,28 @@ targets = [{{ backend = "stub", model = "same" }}]
     )
 }
 
-fn restrict(dir: &std::path::Path) {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
+/// The files of a gateway.
+pub(crate) struct Prepared {
+    pub(crate) authority: Authority,
+    pub(crate) state: PathBuf,
+    pub(crate) file: PathBuf,
+    pub(crate) clock: Clock,
+    /// Gone with the world, state and all.
+    pub(crate) dir: TempDir,
 }
 
 /// A running gateway.
 pub(crate) struct World {
     pub(crate) server: Server,
-    pub(crate) clock: Clock,
-    pub(crate) authority: Authority,
-    pub(crate) state: PathBuf,
-    pub(crate) file: PathBuf,
-    /// Gone with the world, state and all.
-    pub(crate) dir: TempDir,
+    prepared: Prepared,
+}
+
+impl Deref for World {
+    type Target = Prepared;
+
+    fn deref(&self) -> &Prepared {
+        &self.prepared
+    }
 }
 
 /// A key, as its owner has it.
@@ -203,32 +218,13 @@ pub(crate) struct Issued {
     pub(crate) not_after: Timestamp,
 }
 
-impl World {
-    /// A gateway that allows everything, in front of `stub`.
-    pub(crate) async fn open(stub: &Stub) -> Self {
-        Setup::new(stub).start().await
-    }
-
-    pub(crate) const fn address(&self) -> SocketAddr {
-        self.server.address()
-    }
-
+impl Prepared {
     pub(crate) fn store(&self) -> Store {
         Store::open(&self.state).unwrap()
     }
 
-    /// A caller that trusts this gateway and has no credential yet.
-    pub(crate) fn caller(&self) -> Caller {
-        Caller::new(self.address(), self.authority.roots())
-    }
-
-    /// A key of `owner`, in force.
-    pub(crate) async fn key(&self, owner: &str) -> Key {
-        self.key_with(owner, None, &[], &[], &[]).await
-    }
-
-    /// A key of `owner` with limits of its own, in force.
-    pub(crate) async fn key_with(
+    /// Makes a key as `doorward key create` does.
+    pub(crate) fn make_key(
         &self,
         owner: &str,
         expires_at: Option<Timestamp>,
@@ -255,8 +251,6 @@ impl World {
             expires_at,
         };
         store.create_key(&row).unwrap();
-        let gateway = self.server.gateway();
-        until(LONG, "the key is in force", || gateway.view().snapshot.key(&row.id).map(|_| ())).await;
         Key { id: row.id, text: made.reveal().to_owned() }
     }
 
@@ -293,6 +287,48 @@ impl World {
         assert!(self.store().revoke_name(domain, &name, Reason::KeyCompromise, self.clock.now()).unwrap().newly);
     }
 
+    /// All records that are written by now.
+    pub(crate) fn records(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.state.join("records.jsonl")).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+impl World {
+    /// A gateway that allows everything, in front of `stub`.
+    pub(crate) async fn open(stub: &Stub) -> Self {
+        Setup::new(stub).start().await
+    }
+
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// A caller that trusts this gateway and has no credential yet.
+    pub(crate) fn caller(&self) -> Caller {
+        Caller::new(self.address(), self.authority.roots())
+    }
+
+    /// A key of `owner`, in force.
+    pub(crate) async fn key(&self, owner: &str) -> Key {
+        self.key_with(owner, None, &[], &[], &[]).await
+    }
+
+    /// A key of `owner` with limits of its own, in force.
+    pub(crate) async fn key_with(
+        &self,
+        owner: &str,
+        expires_at: Option<Timestamp>,
+        networks: &[&str],
+        endpoints: &[&str],
+        models: &[&str],
+    ) -> Key {
+        let key = self.make_key(owner, expires_at, networks, endpoints, models);
+        let gateway = self.server.gateway();
+        until(LONG, "the key is in force", || gateway.view().snapshot.key(&key.id).map(|_| ())).await;
+        key
+    }
+
     /// Grows whenever something that decisions read has changed.
     pub(crate) fn generation(&self) -> u64 {
         self.server.gateway().view().generation
@@ -301,12 +337,6 @@ impl World {
     /// Waits until a change that was made after `generation` is in force.
     pub(crate) async fn changed_since(&self, generation: u64) {
         until(LONG, "the change is in force", || (self.generation() > generation).then_some(())).await;
-    }
-
-    /// All records that are written by now.
-    pub(crate) fn records(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.state.join("records.jsonl")).unwrap_or_default();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// The record of a request, once it is written; there must be one only.
