@@ -22,6 +22,7 @@ use crate::domain::grant::{Credentials, Standing};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::View;
+use crate::gate::connection::Connection;
 use crate::gate::identify::Caller;
 use crate::gate::live::{LiveGuard, LiveRequests};
 
@@ -111,21 +112,26 @@ impl Cleared {
         names.filter(|name| standing.check_model(name).is_ok()).collect()
     }
 
-    /// Check 8, and entry among the live requests.
+    /// Check 8, and entry among the live requests. The body took its time: `view` and `now` are
+    /// those of after it, and the checks before are made again by them, as for a live request. From
+    /// here on the sweeper sees to it.
     ///
     /// # Errors
     ///
-    /// `model_not_found` when the caller may not name the model, or there is none.
-    pub fn with_body(self, view: &View, request: Request, live: &LiveRequests) -> Result<Admitted, Refusal> {
-        let Self { present: Present { caller, credentials, address }, endpoint } = self;
-        let standing = Standing::new(&view.settings.grants, &credentials);
-        standing.check_model(&request.model)?;
-        if !view.settings.models.contains_key(request.model.as_str()) {
-            return Err(Refusal::ModelNotFound { by: None });
-        }
-        let expires_at = standing.expires_at();
+    /// `model_not_found` when the caller may not name the model, or there is none; what refuses the
+    /// caller by now.
+    pub fn with_body(
+        self,
+        view: &View,
+        request: Request,
+        live: &LiveRequests,
+        connection: &Connection,
+        now: Timestamp,
+    ) -> Result<Admitted, Refusal> {
+        let Self { present: Present { caller, credentials: _, address }, endpoint } = self;
         let facts = Facts { caller, address, endpoint, model: request.model.as_str().into() };
-        Ok(Admitted { endpoint, request, live: live.enter(facts, expires_at) })
+        let expires_at = facts.decide(view, now)?;
+        Ok(Admitted { endpoint, request, live: live.enter(facts, expires_at, Arc::clone(&connection.supervised)) })
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Buffered {
 ///
 /// # Errors
 ///
-/// `unsupported_media_type`, `body_too_large`, `invalid_body` when the framing is odd or the body
+/// `body_too_large`, `unsupported_media_type`, `invalid_body` when the framing is odd or the body
 /// breaks off or trickles, `overloaded` when the bodies of all requests together are too large.
 pub async fn read(
     gateway: &Arc<Gateway>,
@@ -47,13 +47,13 @@ pub async fn read(
     head: &Parts,
     body: &mut Incoming,
 ) -> Result<Buffered, Refusal> {
-    check_type(endpoint, &head.headers)?;
-    check_framing(&head.headers)?;
     let limit = settings.config.listen.max_body_bytes;
     let too_large = || Refusal::BodyTooLarge { limit };
     if body.size_hint().lower() > limit {
         return Err(too_large());
     }
+    check_type(endpoint, &head.headers)?;
+    check_framing(&head.headers)?;
     let mut charge = Charge { gateway: Arc::clone(gateway), bytes: 0 };
     let mut frames: Vec<Bytes> = Vec::new();
     let begun = Instant::now();

@@ -7,13 +7,20 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Context;
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
 
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::View;
 use crate::gate::admit::Facts;
+use crate::gate::connection::{Order, Supervised};
+
+/// How long a request that was ended may still be there. Its reply looks at the end only when the
+/// caller reads, and one that does not must not keep a backend busy.
+const LAST_RESORT: Duration = Duration::from_secs(1);
 
 /// The requests in flight of one worker.
 #[derive(Clone, Default, Debug)]
@@ -26,14 +33,16 @@ struct Inner {
 }
 
 impl LiveRequests {
-    /// Enters an admitted request. It stays until the guard is dropped.
-    pub fn enter(&self, facts: Facts, expires_at: Timestamp) -> LiveGuard {
+    /// Enters an admitted request that came over `connection`. It stays until the guard is dropped.
+    pub fn enter(&self, facts: Facts, expires_at: Timestamp, connection: Arc<Supervised>) -> LiveGuard {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let request = Arc::new(LiveRequest {
             facts,
+            connection,
             expires_at: Mutex::new(expires_at),
             ended: AtomicBool::new(false),
             why: OnceLock::new(),
+            ended_at: OnceLock::new(),
             waker: AtomicWaker::new(),
         });
         self.lock().insert(id, Arc::clone(&request));
@@ -72,6 +81,15 @@ impl LiveRequests {
         }
     }
 
+    /// Closes the connections of callers who do not take the end that was made for them.
+    pub fn close_stuck(&self, now: Instant) {
+        for request in self.lock().values() {
+            if request.ended_at.get().is_some_and(|at| now.saturating_duration_since(*at) >= LAST_RESORT) {
+                request.connection.give(Order::Close);
+            }
+        }
+    }
+
     /// Ends every request: the drain took too long.
     pub fn end_all(&self, why: &Refusal) {
         for request in self.lock().values() {
@@ -88,9 +106,11 @@ impl LiveRequests {
 #[derive(Debug)]
 struct LiveRequest {
     facts: Facts,
+    connection: Arc<Supervised>,
     expires_at: Mutex<Timestamp>,
     ended: AtomicBool,
     why: OnceLock<Refusal>,
+    ended_at: OnceLock<Instant>,
     waker: AtomicWaker,
 }
 
@@ -98,6 +118,7 @@ impl LiveRequest {
     fn end(&self, refusal: Refusal) {
         // The first reason stands.
         if self.why.set(refusal).is_ok() {
+            self.ended_at.get_or_init(Instant::now);
             self.ended.store(true, Ordering::Release);
             self.waker.wake();
         }
@@ -117,6 +138,12 @@ impl LiveGuard {
     pub fn poll_ended(&self, context: &Context<'_>) -> Option<&Refusal> {
         self.request.waker.register(context.waker());
         if self.request.ended.load(Ordering::Acquire) { self.request.why.get() } else { None }
+    }
+
+    /// Why the request had to end, if it had to.
+    #[must_use]
+    pub fn why_ended(&self) -> Option<&Refusal> {
+        self.request.why.get()
     }
 
     /// Waits until the request must end.

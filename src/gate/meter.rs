@@ -97,6 +97,15 @@ enum Stage {
     Over,
 }
 
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // It was ended, and its caller did not read on to hear of it.
+        if let (Stage::Flowing, Some(refusal)) = (&self.stage, self.live.why_ended()) {
+            self.record.ended(Outcome::Ended, Some(refusal));
+        }
+    }
+}
+
 impl Relay {
     /// The next piece for the caller.
     pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
@@ -181,14 +190,17 @@ impl Relay {
 
     /// The backend has said all.
     fn complete(&mut self) {
-        self.rewriter.finish(&mut self.out);
+        let mut rest = VecDeque::new();
+        self.rewriter.finish(&mut rest);
         if self.until_close && !self.rewriter.saw_terminator() {
+            // The rest is half a line: the error must not be glued to it.
             self.break_off(
                 Outcome::Broken,
                 &Refusal::BackendBroke("the stream ended without its terminator".to_owned()),
             );
             return;
         }
+        self.out.append(&mut rest);
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }

@@ -98,8 +98,9 @@ async fn serve(
     let body = body::read(gateway, &view.settings, found.endpoint, head, body).await?;
     let request = json_body::read(found.endpoint, &body.bytes)?;
     record.read(body.length(), &request.model, request.stream);
-    // 8: the model, and its targets
-    let admitted = cleared.with_body(&view, request, &worker.live)?;
+    // 8: the model, and its targets; by what is in force now that the body is here
+    let view = gateway.view();
+    let admitted = cleared.with_body(&view, request, &worker.live, connection, gateway.clock.now())?;
     let routed = route(worker, &view, admitted)?;
     // 12: forward
     let outgoing = Outgoing { headers: &head.headers, query, body };
