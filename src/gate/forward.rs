@@ -81,6 +81,7 @@ pub async fn forward(
     outgoing: Outgoing<'_>,
     record: &mut Record,
 ) -> Result<Forwarded, Refusal> {
+    record.handed_over();
     let mut unreachable = String::new();
     for (index, stop) in routed.stops.iter().enumerate() {
         let attempt = attempt(worker, &routed, stop, &outgoing, record);

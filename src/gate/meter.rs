@@ -155,6 +155,7 @@ impl Relay {
             Poll::Ready(Some(Ok(data))) => {
                 self.last_chunk = Instant::now();
                 self.rewriter.push(data, &mut self.out);
+                self.record.worked_on_reply(self.last_chunk.elapsed());
                 if lease.wire().is_complete() {
                     self.complete();
                 }

@@ -6,7 +6,7 @@
 //!
 //! Each stage takes the proof of the stage before, so the order is checked by the compiler:
 //! [`Connection`] -> [`Caller`](super::identify::Caller) -> [`Admitted`](super::admit::Admitted)
-//! -> [`Routed`](super::route::Routed) -> [`Forwarded`](super::forward::Forwarded). To add a
+//! -> [`Routed`](super::route::Routed) -> [`Forwarded`]. To add a
 //! check, find its place in the published order below, write the decision in `domain/`, and give
 //! it a [`Refusal`].
 
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use crate::dialect::errors::shape_of;
 use crate::dialect::{body as json_body, paths};
@@ -95,9 +96,11 @@ async fn serve(
         return answer(&view, &cleared, &found).map(Served::Answered);
     }
     // 7: the body is small enough, and JSON that every reader reads alike
+    let asked = Instant::now();
     let body = body::read(gateway, &view.settings, found.endpoint, head, body).await?;
+    let arrived_in = asked.elapsed();
     let request = json_body::read(found.endpoint, &body.bytes)?;
-    record.read(body.length(), &request.model, request.stream);
+    record.read(body.length(), arrived_in, &request);
     // 8: the model, and its targets; by what is in force now that the body is here
     let view = gateway.view();
     let admitted = cleared.with_body(&view, request, &worker.live, connection, gateway.clock.now())?;

@@ -11,6 +11,7 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::config::WhenFull;
+use crate::dialect::body::Request;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::{Entry, Outcome};
 use crate::domain::grant::Credentials;
@@ -44,6 +45,9 @@ pub struct Record {
     target: Option<String>,
     backend: Option<String>,
     stream: bool,
+    /// For the body to arrive.
+    waited: Duration,
+    reply_work: Duration,
     bytes_in: u64,
     bytes_out: u64,
     /// The connection is busy until here.
@@ -89,6 +93,8 @@ impl Record {
             target: None,
             backend: None,
             stream: false,
+            waited: Duration::ZERO,
+            reply_work: Duration::ZERO,
             bytes_in: 0,
             bytes_out: 0,
             _in_flight: in_flight,
@@ -123,18 +129,29 @@ impl Record {
         self.endpoint = Some(endpoint);
     }
 
-    /// Notes what the body said. The alias is in its grammar by now, so it is safe to write down.
-    pub fn read(&mut self, bytes: u64, model: &str, stream: bool) {
+    /// Notes what the body said, and how long it took to arrive. The alias is in its grammar by
+    /// now, so it is safe to write down.
+    pub fn read(&mut self, bytes: u64, arrived_in: Duration, request: &Request) {
         self.bytes_in = bytes;
-        self.model = Some(model.to_owned());
-        self.stream = stream;
+        self.waited = arrived_in;
+        self.model = Some(request.model.clone());
+        self.stream = request.stream;
+    }
+
+    /// Notes that the gateway has done its part of the request: the backend's begins.
+    pub fn handed_over(&self) {
+        self.gateway.metrics.request_processed(self.begun.elapsed().saturating_sub(self.waited));
+    }
+
+    /// Notes time that the gateway spent on the reply.
+    pub fn worked_on_reply(&mut self, span: Duration) {
+        self.reply_work += span;
     }
 
     /// Notes where the request went.
     pub fn forwarded_to(&mut self, backend: &str, model: &str) {
         self.backend = Some(backend.to_owned());
         self.target = Some(model.to_owned());
-        self.gateway.metrics.request_processed(self.begun.elapsed());
     }
 
     /// Notes that the gateway refused.
@@ -191,6 +208,9 @@ impl Drop for Record {
         let duration = self.begun.elapsed();
         let code = self.refusal.as_ref().map(|refusal| refusal.code().as_str());
         self.gateway.metrics.request_ends(outcome, code);
+        if self.first_byte.is_some() {
+            self.gateway.metrics.reply_processed(self.reply_work);
+        }
         let Some(place) = self.place.take() else { return };
         let detail = self.refusal.as_ref().map(|refusal| cut(refusal.to_string()));
         let certificate = self.credentials.as_ref().and_then(|credentials| credentials.certificate.as_ref());
