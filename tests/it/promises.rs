@@ -365,7 +365,7 @@ async fn promise_10_every_request_leaves_exactly_one_record() {
         expected.extend(["refused", "broken"]);
         // The caller leaves while its body is read, before the head of the reply, in its middle.
         let mut leaver = line().await;
-        let (pieces, stuck) = ChannelBody::new();
+        let (pieces, stuck) = ChannelBody::channel();
         let mut request = leaver.request(Method::POST, CHAT, stuck);
         request.headers_mut().insert("content-type", "application/json".parse().unwrap());
         pieces.send(Bytes::from_static(b"{")).await.unwrap();

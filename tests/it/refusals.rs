@@ -292,7 +292,7 @@ async fn body_too_large() {
     }
     // Without a length, it is noticed on the way.
     for mut line in caller.both().await {
-        let (pieces, body) = ChannelBody::new();
+        let (pieces, body) = ChannelBody::channel();
         let mut request = line.request(Method::POST, CHAT, body);
         request.headers_mut().insert("content-type", "application/json".parse().unwrap());
         let sending = async move {
@@ -431,7 +431,7 @@ async fn overloaded() {
     let world = Setup::new(&stub).listen("max_body_bytes = 65536\nmax_buffered_bytes = 65536").start().await;
     let caller = world.caller().key(&world.key("acme/x").await);
     let mut first = caller.h2().await;
-    let (pieces, body) = ChannelBody::new();
+    let (pieces, body) = ChannelBody::channel();
     let mut request = first.request(Method::POST, CHAT, body);
     request.headers_mut().insert("content-type", "application/json".parse().unwrap());
     pieces.send(Bytes::from(format!("{:40000}", chat("llama")))).await.unwrap();

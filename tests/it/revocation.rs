@@ -118,7 +118,7 @@ async fn promise_02_a_request_whose_body_is_still_coming_is_refused() {
         let key = world.key("acme/x").await;
         let caller = world.caller().key(&key);
         let mut line = if h2 { caller.h2().await } else { caller.h1().await };
-        let (pieces, body) = ChannelBody::new();
+        let (pieces, body) = ChannelBody::channel();
         let mut request = line.request(Method::POST, CHAT, body);
         request.headers_mut().insert("content-type", "application/json".parse().unwrap());
         let text = chat("llama");

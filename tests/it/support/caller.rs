@@ -11,7 +11,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -84,12 +85,17 @@ impl Caller {
 
     /// How it speaks TLS.
     pub(crate) fn config(&self, alpn: &[&str]) -> ClientConfig {
+        self.config_of(&[&TLS13, &TLS12], alpn)
+    }
+
+    /// The same, in these versions of TLS only.
+    pub(crate) fn config_of(&self, versions: &[&'static SupportedProtocolVersion], alpn: &[&str]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         for root in &self.roots {
             roots.add(root.clone()).unwrap();
         }
         let builder = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
         let mut config = match self.leaf.clone() {

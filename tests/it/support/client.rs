@@ -19,7 +19,7 @@ use super::{LONG, World, within};
 pub(crate) struct ChannelBody(mpsc::Receiver<Bytes>);
 
 impl ChannelBody {
-    pub(crate) fn new() -> (mpsc::Sender<Bytes>, super::caller::Body) {
+    pub(crate) fn channel() -> (mpsc::Sender<Bytes>, super::caller::Body) {
         let (sender, receiver) = mpsc::channel(8);
         (sender, Self(receiver).boxed())
     }

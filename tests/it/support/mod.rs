@@ -9,10 +9,10 @@ mod process;
 mod stub;
 mod world;
 
-pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole, full};
+pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole};
 pub(crate) use client::{ChannelBody, RawLine};
 pub(crate) use process::Process;
-pub(crate) use stub::{Exchange, Scripted, Stub, TlsFiles, chunk, dead_port, json_reply};
+pub(crate) use stub::{Exchange, Stub, TlsFiles, chunk, dead_port, json_reply};
 pub(crate) use world::{Issued, Key, OPEN, Setup, World};
 
 use std::future::Future;

@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{LONG, within};
 
 /// Answers a request by itself.
-pub(crate) type Scripted = fn(&Seen) -> Vec<u8>;
+type Scripted = fn(&Seen) -> Vec<u8>;
 
 /// A backend. What it has no script for, the test answers by hand: see [`Stub::next`].
 pub(crate) struct Stub {
@@ -161,7 +161,7 @@ async fn serve(mut wire: Box<dyn Wire>, shared: &Arc<Shared>, connection: usize)
             continue;
         }
         let (give_back, wait) = oneshot::channel();
-        let exchange = Exchange { seen, wire, give_back };
+        let exchange = Exchange { wire, give_back };
         if shared.hand_over.send(exchange).await.is_err() {
             return;
         }
@@ -204,7 +204,6 @@ async fn more(wire: &mut Box<dyn Wire>, buffer: &mut Vec<u8>, shared: &Shared) -
 
 /// A request that waits for its reply. Dropped, the connection is closed.
 pub(crate) struct Exchange {
-    pub(crate) seen: Seen,
     wire: Box<dyn Wire>,
     give_back: oneshot::Sender<Box<dyn Wire>>,
 }

@@ -355,6 +355,11 @@ impl World {
         records
     }
 
+    /// The server, to be shut down, and its files.
+    pub(crate) fn into_parts(self) -> (Server, Prepared) {
+        (self.server, self.prepared)
+    }
+
     /// Puts another config into the file and has it read.
     pub(crate) fn reload(&mut self, text: &str) {
         fs::write(&self.file, text).unwrap();
