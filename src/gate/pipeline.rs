@@ -85,7 +85,7 @@ async fn serve(
     // 3, 4, 5: the credentials stand, are the required ones, and come from an allowed network
     let credentials = caller.credentials(&view)?;
     record.identified(&credentials);
-    let present = Present::check(caller, credentials, &view, &head.headers, connection.address, record.received_at())?;
+    let present = Present::check(caller, credentials, &view, &head.headers, record.received_at())?;
     // 6: the path is an endpoint's, and the caller may use it
     let found = paths::find(&head.method, head.uri.path())?;
     record.asked_for(found.endpoint);
@@ -98,8 +98,9 @@ async fn serve(
     let body = body::read(gateway, &view.settings, found.endpoint, head, body).await?;
     let request = json_body::read(found.endpoint, &body.bytes)?;
     record.read(body.length(), &request.model, request.stream);
-    // 8: the model, and its targets
-    let admitted = cleared.with_body(&view, request, &worker.live)?;
+    // 8: the model, and its targets; and 3 to 6 again, for the time that the body took
+    let view = gateway.view();
+    let admitted = cleared.with_body(&view, gateway.clock.now(), request, &worker.live)?;
     let routed = route(worker, &view, admitted)?;
     // 12: forward
     let outgoing = Outgoing { headers: &head.headers, query, body };
