@@ -16,7 +16,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::View;
 use crate::gate::admit::Facts;
-use crate::gate::connection::{Order, Supervised};
+use crate::gate::connection::Order;
 
 /// How long a request that was ended may still be there. Its reply looks at the end only when the
 /// caller reads, and one that does not must not keep a backend busy.
@@ -33,12 +33,11 @@ struct Inner {
 }
 
 impl LiveRequests {
-    /// Enters an admitted request that came over `connection`. It stays until the guard is dropped.
-    pub fn enter(&self, facts: Facts, expires_at: Timestamp, connection: Arc<Supervised>) -> LiveGuard {
+    /// Enters an admitted request. It stays until the guard is dropped.
+    pub fn enter(&self, facts: Facts, expires_at: Timestamp) -> LiveGuard {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let request = Arc::new(LiveRequest {
             facts,
-            connection,
             expires_at: Mutex::new(expires_at),
             ended: AtomicBool::new(false),
             why: OnceLock::new(),
@@ -85,7 +84,7 @@ impl LiveRequests {
     pub fn close_stuck(&self, now: Instant) {
         for request in self.lock().values() {
             if request.ended_at.get().is_some_and(|at| now.saturating_duration_since(*at) >= LAST_RESORT) {
-                request.connection.give(Order::Close);
+                request.facts.connection().supervised.give(Order::Close);
             }
         }
     }
@@ -106,7 +105,6 @@ impl LiveRequests {
 #[derive(Debug)]
 struct LiveRequest {
     facts: Facts,
-    connection: Arc<Supervised>,
     expires_at: Mutex<Timestamp>,
     ended: AtomicBool,
     why: OnceLock<Refusal>,

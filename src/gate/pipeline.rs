@@ -86,7 +86,7 @@ async fn serve(
     // 3, 4, 5: the credentials stand, are the required ones, and come from an allowed network
     let credentials = caller.credentials(&view)?;
     record.identified(&credentials);
-    let present = Present::check(caller, credentials, &view, &head.headers, connection.address, record.received_at())?;
+    let present = Present::check(caller, credentials, &view, &head.headers, record.received_at())?;
     // 6: the path is an endpoint's, and the caller may use it
     let found = paths::find(&head.method, head.uri.path())?;
     record.asked_for(found.endpoint);
@@ -101,9 +101,9 @@ async fn serve(
     let arrived_in = asked.elapsed();
     let request = json_body::read(found.endpoint, &body.bytes)?;
     record.read(body.length(), arrived_in, &request);
-    // 8: the model, and its targets; by what is in force now that the body is here
+    // 8: the model, and its targets; and 3 to 6 again, for the time that the body took
     let view = gateway.view();
-    let admitted = cleared.with_body(&view, request, &worker.live, connection, gateway.clock.now())?;
+    let admitted = cleared.with_body(&view, gateway.clock.now(), request, &worker.live)?;
     let routed = route(worker, &view, admitted)?;
     // 12: forward
     let outgoing = Outgoing { headers: &head.headers, query, body };
