@@ -77,12 +77,11 @@ fn parts_only_know_what_they_may() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-/// True when a line of code has the word and does not merely go on to a longer one.
+/// True when a line has the word, in a comment too, and not as a part of a longer one.
 fn mentions(line: &str, word: &str) -> bool {
-    let code = line.split("//").next().unwrap_or_default();
-    code.match_indices(word).any(|(at, _)| {
-        let next = code[at + word.len()..].chars().next();
-        let before = code[..at].chars().next_back();
+    line.match_indices(word).any(|(at, _)| {
+        let next = line[at + word.len()..].chars().next();
+        let before = line[..at].chars().next_back();
         let part_of_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
         !part_of_word(next) && !part_of_word(before)
     })

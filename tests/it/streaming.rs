@@ -1,8 +1,10 @@
 //! Replies on their way: unbuffered, byte for byte, under back-pressure, and never with a clean end
 //! that is a lie.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use crate::support::{
@@ -379,8 +381,27 @@ async fn replies_belong_to_their_requests() {
     })
     .await;
     until(crate::support::LONG, "nothing is left", || {
-        (world.server.gateway().buffered.load(std::sync::atomic::Ordering::Relaxed) == 0).then_some(())
+        (world.server.gateway().buffered.load(Ordering::Relaxed) == 0).then_some(())
     })
     .await;
     world.metric_becomes("doorward_requests_in_flight", 0.0).await;
+}
+
+/// A backend that takes connections and reads nothing is given up in time.
+#[tokio::test]
+async fn a_backend_that_stops_reading_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stub = Stub::chatty().await;
+    let mut setup = Setup::new(&stub).backend(&stub, "timeouts = { first_byte = \"300ms\" }");
+    setup.backends = setup.backends.replace(&stub.address.to_string(), &listener.local_addr().unwrap().to_string());
+    let world = setup.start().await;
+    let body = format!("{{\"model\":\"llama\",\"x\":\"{}\"}}", "x".repeat(12 << 20));
+    for mut line in caller(&world).await.both().await {
+        let backend = async { listener.accept().await.unwrap() };
+        let (answer, held) = tokio::join!(line.chat(&body), backend);
+        answer.assert_refused(&world, 504, "backend_timeout").await;
+        drop(held);
+        world.metric_becomes("doorward_requests_in_flight", 0.0).await;
+    }
+    assert_eq!(world.server.gateway().buffered.load(Ordering::Relaxed), 0);
 }
