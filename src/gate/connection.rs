@@ -150,14 +150,14 @@ impl Supervised {
         }
     }
 
-    /// Bytes came in.
+    /// Bytes came in. On HTTP/2 that is no sign of use: a peer that has nothing to ask answers PINGs.
     pub fn read_some(&self) {
+        if !self.watch_head {
+            return;
+        }
         let now = self.elapsed(Instant::now());
         self.active_at.store(now, Ordering::Relaxed);
-        if self.watch_head
-            && self.in_flight.load(Ordering::Relaxed) == 0
-            && self.head_since.load(Ordering::Relaxed) == 0
-        {
+        if self.in_flight.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
             self.head_since.store(now + 1, Ordering::Relaxed);
         }
     }

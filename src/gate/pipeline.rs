@@ -41,7 +41,7 @@ pub async fn handle(worker: &Worker, connection: &Arc<Connection>, request: Requ
         Ok(record) => record,
         Err(refusal) => return respond::refuse(&refusal, shape, None),
     };
-    let response = match serve(worker, connection, &head, &mut body, &mut record).await {
+    let mut response = match serve(worker, connection, &head, &mut body, &mut record).await {
         Ok(Served::Forwarded(forwarded)) => return meter(*forwarded, shape, record),
         Ok(Served::Answered(answer)) => answer.into_response(record),
         Err(refusal) => {
@@ -49,9 +49,7 @@ pub async fn handle(worker: &Worker, connection: &Arc<Connection>, request: Requ
             respond::refuse(&refusal, shape, Some(record))
         }
     };
-    if !respond::awaits_leave(&head) {
-        respond::drain(body);
-    }
+    respond::drain_or_close(&head, body, &mut response);
     respond::without_body_for(&head.method, response)
 }
 

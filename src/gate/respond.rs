@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, EXPECT, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
@@ -82,9 +83,18 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// Reads on what is left of a refused request's body, within bounds, while the refusal is on its
 /// way: a caller that still sends must see the answer and not a reset. When the body ends within
-/// the bounds the connection stays usable, else hyper closes it.
-pub fn drain(mut body: Incoming) {
+/// the bounds the connection stays usable, else hyper closes it. Where that is known beforehand the
+/// answer says so: a caller must not send its next request into a closing connection.
+pub fn drain_or_close(head: &Parts, mut body: Incoming, response: &mut Response<ReplyBody>) {
     if body.is_end_stream() {
+        return;
+    }
+    let awaits_leave = awaits_leave(head);
+    let too_long = body.size_hint().lower() > DRAIN_BYTES as u64;
+    if head.version == Version::HTTP_11 && (awaits_leave || too_long) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if awaits_leave {
         return;
     }
     // Owned by nobody on purpose: bounded in time and bytes, and over with its connection.
@@ -107,9 +117,8 @@ pub fn drain(mut body: Incoming) {
 }
 
 /// True when the caller waits for leave to send its body: nothing is on its way then.
-#[must_use]
-pub fn awaits_leave(head: &http::request::Parts) -> bool {
-    head.version == Version::HTTP_11 && head.headers.contains_key(http::header::EXPECT)
+fn awaits_leave(head: &Parts) -> bool {
+    head.version == Version::HTTP_11 && head.headers.contains_key(EXPECT)
 }
 
 /// A response to HEAD has no body.

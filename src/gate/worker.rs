@@ -11,6 +11,7 @@ use std::time::Duration;
 use aws_lc_rs::rand;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::backend::pool::Pools;
@@ -68,7 +69,7 @@ impl Worker {
     }
 
     /// Keeps time for connections and live requests, until the drain is over.
-    async fn sweep(&self, patience: Patience) {
+    async fn sweep(&self, patience: Patience, accepting: &AbortHandle) {
         let mut tick = interval(LIVE_TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = 0;
@@ -89,6 +90,7 @@ impl Worker {
                 self.pools.sweep(now);
             }
             if self.gateway.is_draining() {
+                accepting.abort();
                 self.each_connection(|connection| connection.give(Order::Drain));
                 let ends = *drain_ends.get_or_insert(now + view.settings.config.listen.drain);
                 if self.live.count() == 0 && self.each_connection(|_| ()) == 0 {
@@ -140,8 +142,7 @@ impl Workers {
                 runtime.block_on(async move {
                     let worker = Arc::new(Worker::new(gateway));
                     let accepting = tokio::spawn(listener::run(Arc::clone(&worker), listener, admission));
-                    worker.sweep(patience).await;
-                    accepting.abort();
+                    worker.sweep(patience, &accepting.abort_handle()).await;
                 });
             };
             threads.push(thread::Builder::new().name(format!("worker-{index}")).spawn(run)?);

@@ -1,4 +1,5 @@
 import itertools
+import signal
 
 import httpx
 import pytest
@@ -60,6 +61,11 @@ def new_caller(world):
         return caller, caller.key.id
 
     return make
+
+
+def pytest_configure():
+    """A run that is told to end stops what it started."""
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("told to end"))
 
 
 def pytest_collection_modifyitems(items):

@@ -44,7 +44,7 @@ def test_count_tokens(caller):
 
 
 def test_http2(by_both):
-    http2 = client(by_both, http_client=by_both.http(httpx, http2=True))
+    http2 = client(by_both, http_client=by_both.http(httpx2, http2=True))
     assert http2.messages.create(**MESSAGE).model == "tiny"
     assert list(http2.messages.create(**MESSAGE, stream=True))[-1].type == "message_stop"
 
@@ -82,4 +82,4 @@ def test_errors_are_the_classes_that_the_client_has_for_them(world, by_key):
         anthropic.BadRequestError, 400,
         lambda: client(by_key).messages.create(**MESSAGE, extra_body={"stream": "true"}),
     )  # fmt: skip
-    refused(anthropic.InternalServerError, 503, lambda: client(by_key).messages.create(**MESSAGE | {"model": "gone"}))
+    refused(anthropic.ServiceUnavailableError, 503, lambda: client(by_key).messages.create(**MESSAGE | {"model": "gone"}))

@@ -55,6 +55,32 @@ def test_curl_sees_an_early_refusal_and_not_a_reset(curl, option, size):
         assert json.loads(text)["error"]["code"] == "invalid_credentials"
 
 
+@pytest.mark.parametrize("option", ["--http1.1", "--http2"])
+@pytest.mark.parametrize("size", [1_100_000, 5_000_000])
+def test_curl_sees_that_its_body_is_too_large(curl, by_key, option, size):
+    status, _, text = curl(by_key, "/v1/chat/completions", json.dumps(chat(user="x" * size)), option, ok=False)
+    assert status == 413
+    if text:
+        assert json.loads(text)["error"]["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize(
+    "http2, size", [(False, 60_000), (False, 900_000), (False, 5_000_000), (True, 60_000), (True, 250_000)]
+)
+def test_httpx_sees_an_early_refusal_and_not_a_reset(world, by_key, http2, size):
+    """Over HTTP/2 httpx reads no answer before it has sent its whole body, not even when the stream is reset: it sees
+    refusals of bodies within the 256 KiB that are read and thrown away; curl sees all."""
+    with by_key.http(httpx, http2=http2) as http:
+        url = world.url + "/v1/chat/completions"
+        stranger = http.post(url, json=chat(user="x" * size))
+        assert (stranger.status_code, stranger.json()["error"]["code"]) == (401, "invalid_credentials")
+        if size > 1_048_576:
+            large = http.post(url, json=chat(user="x" * size), headers=by_key.headers())
+            assert (large.status_code, large.json()["error"]["code"]) == (413, "body_too_large")
+        after = http.post(url, json=chat(), headers=by_key.headers())
+        assert after.status_code == 200
+
+
 def test_curl_waits_for_a_hundred_continue(curl, by_key):
     status, _, body = curl(
         by_key, "/v1/chat/completions", json.dumps(chat(user="x" * 500_000)), "--http1.1",
@@ -174,7 +200,8 @@ def test_no_connection_is_resumed(world, by_certificate):
     """A resumed session would skip the check of the certificate."""
     done = subprocess.run(
         ["openssl", "s_client", "-connect", f"127.0.0.1:{world.port}", "-servername", "localhost", "-CAfile", world.ca,
-         "-cert", by_certificate.certificate.chain, "-key", by_certificate.certificate.key, "-ign_eof"],
+         "-cert", by_certificate.certificate.chain, "-cert_chain", by_certificate.certificate.chain,
+         "-key", by_certificate.certificate.key, "-ign_eof"],
         input="GET /api/version HTTP/1.1\r\nHost: localhost:%d\r\nConnection: close\r\n\r\n" % world.port,
         capture_output=True, text=True, timeout=30,
     )  # fmt: skip

@@ -61,6 +61,33 @@ class Key:
     secret: str
 
 
+class Silent:
+    """A backend that takes requests and never answers, to see when one is given up: llama.cpp does not look at its
+    caller until it has something to send."""
+
+    def __init__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.asked, self.left = 0, 0
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            connection, _ = self.listener.accept()
+            threading.Thread(target=self.listen, args=(connection,), daemon=True).start()
+
+    def listen(self, connection):
+        with connection:
+            if connection.recv(65536):
+                self.asked += 1
+                try:
+                    while connection.recv(65536):
+                        pass
+                except ConnectionResetError:
+                    pass
+                self.left += 1
+
+
 class World:
     def __init__(self, directory):
         self.directory = directory
@@ -69,6 +96,7 @@ class World:
         self.request_ids = []
         self.chat_port, self.embeddings_port, self.ollama_port = free_port(), free_port(), free_port()
         self.port, self.admin_port = free_port(), free_port()
+        self.silent = Silent()
         self.url = f"https://localhost:{self.port}"
         self.config = directory / "doorward.toml"
         self.records = directory / "state" / "records.jsonl"
@@ -153,6 +181,7 @@ names          = {{ api = ["localhost"] }}
 client_auth    = "optional"
 certificate    = "internal"
 max_body_bytes = 1_048_576
+drain          = "3s"
 
 [admin]
 address = "127.0.0.1:{self.admin_port}"
@@ -201,6 +230,11 @@ name     = "gone"
 url      = "http://127.0.0.1:{free_port()}"
 dialects = ["openai", "anthropic", "ollama"]
 
+[[backend]]
+name     = "silent"
+url      = "http://127.0.0.1:{self.silent.port}"
+dialects = ["openai"]
+
 [[model]]
 name    = "tiny"
 targets = [
@@ -223,6 +257,10 @@ targets = [
 [[model]]
 name    = "gone"
 targets = [{{ backend = "gone", model = "gone" }}]
+
+[[model]]
+name    = "silent"
+targets = [{{ backend = "silent", model = "silent" }}]
 """
 
     # Credentials
