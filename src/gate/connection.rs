@@ -126,7 +126,8 @@ pub struct Supervised {
     order: AtomicU8,
     waker: AtomicWaker,
     in_flight: AtomicU32,
-    /// Milliseconds after `opened` of the last sign of life.
+    /// Milliseconds after `opened` of the last sign of life: bytes on HTTP/1.1; on HTTP/2, where
+    /// answers to pings keep coming, requests only.
     active_at: AtomicU64,
     /// Milliseconds after `opened` (plus one) of the first byte of an unfinished head; 0: none.
     head_since: AtomicU64,
@@ -152,12 +153,12 @@ impl Supervised {
 
     /// Bytes came in.
     pub fn read_some(&self) {
+        if !self.watch_head {
+            return;
+        }
         let now = self.elapsed(Instant::now());
         self.active_at.store(now, Ordering::Relaxed);
-        if self.watch_head
-            && self.in_flight.load(Ordering::Relaxed) == 0
-            && self.head_since.load(Ordering::Relaxed) == 0
-        {
+        if self.in_flight.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
             self.head_since.store(now + 1, Ordering::Relaxed);
         }
     }

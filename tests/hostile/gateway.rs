@@ -34,6 +34,8 @@ pub const OPEN_THERE: &str = "backends-own/open";
 /// The alias that only a wide key may name.
 pub const SECRET: &str = "secret";
 pub const SECRET_THERE: &str = "backends-own/secret";
+/// An alias that is also the backend's name; as long as [`OPEN`].
+pub const SAME: &str = "same";
 
 /// Nothing in here may take longer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -85,12 +87,8 @@ impl Gateway {
         let file = dir.path().join("doorward.toml");
         fs::write(&file, config_text("optional", setup.listen, backend.port())).unwrap();
         let config = config::load(&file, &|_| None).unwrap();
-        let options = Options {
-            workers: setup.workers,
-            clock: Clock::System,
-            patience: setup.patience,
-            environment: |_| None,
-        };
+        let options =
+            Options { workers: setup.workers, clock: Clock::System, patience: setup.patience, environment: |_| None };
         let server = Server::start(config, options).await.unwrap();
         Self { server, backend, store, pepper, file, authority, key, narrow, _dir: dir }
     }
@@ -244,6 +242,9 @@ targets = [{{ backend = "stub", model = "{OPEN_THERE}" }}]
 [[model]]
 name = "{SECRET}"
 targets = [{{ backend = "stub", model = "{SECRET_THERE}" }}]
+[[model]]
+name = "{SAME}"
+targets = [{{ backend = "stub", model = "{SAME}" }}]
 "#
     )
 }

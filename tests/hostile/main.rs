@@ -6,7 +6,9 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a failed set-up is a failed test"
+    clippy::too_many_lines,
+    unreachable_pub,
+    reason = "one binary of tests, where a failed set-up is a failed test"
 )]
 
 mod backend;
@@ -15,3 +17,4 @@ mod frames;
 mod gateway;
 
 mod revoked;
+mod slow;
