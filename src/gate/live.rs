@@ -5,15 +5,22 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Context;
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
 
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::View;
 use crate::gate::admit::Facts;
+use crate::gate::connection::Order;
+
+/// How long a request that was ended may take to be over. hyper asks a reply for more, and so lets
+/// it end, only when the caller takes what it has; one that takes nothing is disconnected.
+const LAST_GASP: Duration = Duration::from_secs(1);
 
 /// The requests in flight of one worker.
 #[derive(Clone, Default, Debug)]
@@ -22,6 +29,8 @@ pub struct LiveRequests(Arc<Inner>);
 #[derive(Default, Debug)]
 struct Inner {
     requests: Mutex<HashMap<u64, Arc<LiveRequest>>>,
+    /// Those that were ended, and when.
+    ended: Mutex<Vec<(Instant, Weak<LiveRequest>)>>,
     next: AtomicU64,
 }
 
@@ -52,7 +61,7 @@ impl LiveRequests {
         for request in requests {
             match request.facts.decide(view, now) {
                 Ok(expires_at) => *request.expires_at.lock().unwrap_or_else(PoisonError::into_inner) = expires_at,
-                Err(refusal) => request.end(refusal),
+                Err(refusal) => self.end(&request, refusal),
             }
         }
     }
@@ -67,16 +76,42 @@ impl LiveRequests {
             .collect();
         for request in expired {
             if let Err(refusal) = request.facts.decide(view, now) {
-                request.end(refusal);
+                self.end(&request, refusal);
             }
         }
     }
 
     /// Ends every request: the drain took too long.
     pub fn end_all(&self, why: &Refusal) {
-        for request in self.lock().values() {
-            request.end(why.clone());
+        let requests: Vec<_> = self.lock().values().cloned().collect();
+        for request in requests {
+            self.end(&request, why.clone());
         }
+    }
+
+    /// Closes the connections of requests that were ended a while ago and are still not over.
+    pub fn disconnect_stuck(&self, now: Instant) {
+        self.lock_ended().retain(|(ended_at, request)| {
+            let Some(request) = request.upgrade() else { return false };
+            let stuck = now.saturating_duration_since(*ended_at) >= LAST_GASP;
+            if stuck {
+                request.facts.connection().supervised.give(Order::Close);
+            }
+            !stuck
+        });
+    }
+
+    fn end(&self, request: &Arc<LiveRequest>, refusal: Refusal) {
+        // The first reason stands.
+        if request.why.set(refusal).is_ok() {
+            request.ended.store(true, Ordering::Release);
+            request.waker.wake();
+            self.lock_ended().push((Instant::now(), Arc::downgrade(request)));
+        }
+    }
+
+    fn lock_ended(&self) -> MutexGuard<'_, Vec<(Instant, Weak<LiveRequest>)>> {
+        self.0.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<LiveRequest>>> {
@@ -92,16 +127,6 @@ struct LiveRequest {
     ended: AtomicBool,
     why: OnceLock<Refusal>,
     waker: AtomicWaker,
-}
-
-impl LiveRequest {
-    fn end(&self, refusal: Refusal) {
-        // The first reason stands.
-        if self.why.set(refusal).is_ok() {
-            self.ended.store(true, Ordering::Release);
-            self.waker.wake();
-        }
-    }
 }
 
 /// Keeps a request entered. Travels with the response body.
