@@ -16,5 +16,6 @@ mod client;
 mod frames;
 mod gateway;
 
+mod aborted;
 mod revoked;
 mod slow;
