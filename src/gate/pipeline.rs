@@ -51,7 +51,7 @@ pub async fn handle(worker: &Worker, connection: &Arc<Connection>, request: Requ
     if !respond::awaits_leave(&head) {
         respond::drain(body);
     }
-    respond::without_body_for(&head.method, response)
+    respond::settled(&head, response)
 }
 
 enum Served {

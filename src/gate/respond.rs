@@ -110,13 +110,15 @@ pub fn awaits_leave(head: &http::request::Parts) -> bool {
     head.version == Version::HTTP_11 && head.headers.contains_key(http::header::EXPECT)
 }
 
-/// A response to HEAD has no body.
+/// The last touch to a response that the gateway made itself: none to HEAD has a body, and its
+/// record ends here.
 #[must_use]
-pub fn without_body_for(method: &Method, mut response: Response<ReplyBody>) -> Response<ReplyBody> {
-    if *method == Method::HEAD
-        && let ReplyBody::Whole(whole) = response.body_mut()
-    {
-        whole.clear();
+pub fn settled(head: &http::request::Parts, mut response: Response<ReplyBody>) -> Response<ReplyBody> {
+    if let ReplyBody::Whole(whole) = response.body_mut() {
+        if head.method == Method::HEAD {
+            whole.clear();
+        }
+        whole.settle();
     }
     response
 }

@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use crate::gate::meter::Relay;
 use crate::gate::record::Record;
 
-/// The body of a response. It owns the record, which is written when the body is dropped.
+/// The body of a response. A backend's owns the record, which is written when the body is dropped.
 #[derive(Debug)]
 pub enum ReplyBody {
     /// Made by the gateway, all there.
@@ -30,6 +30,15 @@ impl Whole {
     /// Throws the bytes away: a response to HEAD has none.
     pub fn clear(&mut self) {
         self.bytes.clear();
+    }
+
+    /// Ends the record before the first byte is sent. A caller that never reads its refusal would
+    /// otherwise hold a place in the queue of records, and its connection busy, for as long as it
+    /// likes; callers that are nobody yet could so take all places.
+    pub fn settle(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            record.sent(self.bytes.len());
+        }
     }
 }
 
@@ -52,13 +61,7 @@ impl Body for ReplyBody {
         match &mut *self {
             Self::Whole(whole) => {
                 let bytes = std::mem::take(&mut whole.bytes);
-                if bytes.is_empty() {
-                    return Poll::Ready(None);
-                }
-                if let Some(record) = &mut whole.record {
-                    record.sent(bytes.len());
-                }
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
+                Poll::Ready(Some(bytes).filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))))
             }
             Self::Relayed(relay) => relay.poll_data(context).map(|data| data.map(|result| result.map(Frame::data))),
         }

@@ -17,5 +17,6 @@ mod frames;
 mod gateway;
 
 mod aborted;
+mod floods;
 mod revoked;
 mod slow;
