@@ -67,7 +67,8 @@ pub fn to_backend(from_caller: &HeaderMap, upstream: &Upstream, record: &Record)
         if is_hop_by_hop_by_request(from_caller, name) {
             continue;
         }
-        for value in from_caller.get_all(name) {
+        // Readers differ on bytes outside of ASCII, and none of these headers has a use for them.
+        for value in from_caller.get_all(name).iter().filter(|value| value.to_str().is_ok()) {
             headers.append(name, value.clone());
         }
     }

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::dialect::errors::Shape;
 use crate::domain::refusal::{Code, Refusal, Retry};
+use crate::gate::body::is_plainly_framed;
 use crate::gate::headers::{X_DOORWARD_ORIGIN, X_REQUEST_ID};
 use crate::gate::record::Record;
 use crate::gate::stream::ReplyBody;
@@ -110,8 +111,9 @@ pub fn awaits_leave(head: &http::request::Parts) -> bool {
     head.version == Version::HTTP_11 && head.headers.contains_key(http::header::EXPECT)
 }
 
-/// The last touch to a response that the gateway made itself: none to HEAD has a body, and its
-/// record ends here.
+/// The last touch to a response that the gateway made itself: none to HEAD has a body, its record
+/// ends here, and a connection on which two readers could disagree where the request ends is not
+/// used again.
 #[must_use]
 pub fn settled(head: &http::request::Parts, mut response: Response<ReplyBody>) -> Response<ReplyBody> {
     if let ReplyBody::Whole(whole) = response.body_mut() {
@@ -119,6 +121,9 @@ pub fn settled(head: &http::request::Parts, mut response: Response<ReplyBody>) -
             whole.clear();
         }
         whole.settle();
+    }
+    if head.version == Version::HTTP_11 && (head.method == Method::CONNECT || !is_plainly_framed(&head.headers)) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

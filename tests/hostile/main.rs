@@ -18,5 +18,6 @@ mod gateway;
 
 mod aborted;
 mod floods;
+mod framing;
 mod revoked;
 mod slow;
