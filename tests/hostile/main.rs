@@ -17,7 +17,10 @@ mod frames;
 mod gateway;
 
 mod aborted;
+mod bodies;
 mod floods;
 mod framing;
+mod heads;
+mod paths;
 mod revoked;
 mod slow;
