@@ -54,7 +54,11 @@ pub async fn read(
         return Err(too_large());
     }
     check_type(endpoint, &head.headers)?;
-    check_framing(&head.headers)?;
+    if !is_plainly_framed(&head.headers) {
+        return Err(invalid(
+            "The body is framed in a way that is not read here: send one plain Content-Length or Transfer-Encoding: chunked.",
+        ));
+    }
     let mut charge = Charge { gateway: Arc::clone(gateway), bytes: 0 };
     let mut gathered = Gathered::default();
     let begun = Instant::now();
@@ -174,8 +178,9 @@ fn is_json(value: &[u8]) -> bool {
     media_type.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
-/// hyper passes these; another reader might take them differently.
-fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
+/// True unless hyper passes a framing that another reader might take differently.
+#[must_use]
+pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
     let chunked = |value: &[u8]| value.eq_ignore_ascii_case(b"chunked");
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let coding_is_plain = match (codings.next(), codings.next()) {
@@ -187,13 +192,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
         let digits = length.as_bytes();
         digits == b"0" || (digits.first().is_some_and(|b| *b != b'0') && digits.iter().all(u8::is_ascii_digit))
     });
-    if coding_is_plain && length_is_plain {
-        Ok(())
-    } else {
-        Err(invalid(
-            "The body is framed in a way that is not read here: send one plain Content-Length or Transfer-Encoding: chunked.",
-        ))
-    }
+    coding_is_plain && length_is_plain
 }
 
 #[cfg(test)]
@@ -208,7 +207,7 @@ mod tests {
         for (name, value) in pairs {
             headers.append(name, HeaderValue::from_str(value).unwrap());
         }
-        let result = check_type(endpoint, &headers).and_then(|()| check_framing(&headers));
+        let result = check_type(endpoint, &headers);
         assert_eq!(result.map_or_else(|refusal| refusal.code().as_str(), |()| "ok"), expected, "{pairs:?}");
     }
 
@@ -254,12 +253,17 @@ mod tests {
 
     #[test]
     fn framing() {
-        let ollama = Endpoint::OllamaChat;
-        check_headers(&[(TRANSFER_ENCODING, "chunked")], ollama, "ok");
-        check_headers(&[(TRANSFER_ENCODING, "gzip, chunked")], ollama, "invalid_body");
-        check_headers(&[(TRANSFER_ENCODING, "chunked"), (TRANSFER_ENCODING, "chunked")], ollama, "invalid_body");
-        check_headers(&[(CONTENT_LENGTH, "003")], ollama, "invalid_body");
-        check_headers(&[(CONTENT_LENGTH, "0")], ollama, "ok");
-        check_headers(&[(CONTENT_LENGTH, "30")], ollama, "ok");
+        for (pairs, plain) in [
+            (&[(TRANSFER_ENCODING, "chunked")] as &[_], true),
+            (&[(TRANSFER_ENCODING, "gzip, chunked")], false),
+            (&[(TRANSFER_ENCODING, "chunked"), (TRANSFER_ENCODING, "chunked")], false),
+            (&[(CONTENT_LENGTH, "003")], false),
+            (&[(CONTENT_LENGTH, "0")], true),
+            (&[(CONTENT_LENGTH, "30")], true),
+            (&[], true),
+        ] {
+            let headers = pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
+            assert_eq!(is_plainly_framed(&headers), plain, "{pairs:?}");
+        }
     }
 }

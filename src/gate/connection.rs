@@ -126,7 +126,8 @@ pub struct Supervised {
     order: AtomicU8,
     waker: AtomicWaker,
     in_flight: AtomicU32,
-    /// Milliseconds after `opened` of the last sign of life.
+    /// Milliseconds after `opened` of the last sign of life: bytes on HTTP/1.1; on HTTP/2, where
+    /// answers to pings keep coming, requests only.
     active_at: AtomicU64,
     /// Milliseconds after `opened` (plus one) of the first byte of an unfinished head; 0: none.
     head_since: AtomicU64,

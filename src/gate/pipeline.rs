@@ -39,18 +39,18 @@ pub async fn handle(worker: &Worker, connection: &Arc<Connection>, request: Requ
     // Written when it is dropped: with the response body, or with this future if the caller leaves.
     let mut record = match Record::open(&worker.gateway, connection, connection.supervised.request_begins()).await {
         Ok(record) => record,
-        Err(refusal) => return respond::refuse(&refusal, shape, None),
+        Err(refusal) => return respond::refuse(&refusal, shape, &head, None),
     };
     let mut response = match serve(worker, connection, &head, &mut body, &mut record).await {
         Ok(Served::Forwarded(forwarded)) => return meter(*forwarded, shape, record),
-        Ok(Served::Answered(answer)) => answer.into_response(record),
+        Ok(Served::Answered(answer)) => answer.into_response(&head, record),
         Err(refusal) => {
             tracing::debug!(request = record.id(), code = refusal.code().as_str(), %refusal, "refused");
-            respond::refuse(&refusal, shape, Some(record))
+            respond::refuse(&refusal, shape, &head, Some(record))
         }
     };
     respond::drain_or_close(&head, body, &mut response);
-    respond::without_body_for(&head.method, response)
+    response
 }
 
 enum Served {
