@@ -3,6 +3,8 @@
 //! Invariant: what is buffered is bounded per request and in all, and a body that trickles pays
 //! with its own request only.
 
+use std::error::Error;
+use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::domain::endpoint::{Dialect, Endpoint};
 use crate::domain::refusal::Refusal;
+use crate::gate::record::Record;
 use crate::gate::{Gateway, Settings};
 
 /// A body may be silent for this long before a rate is asked of it.
@@ -42,11 +45,11 @@ pub struct Buffered {
 /// `body_too_large`, `unsupported_media_type`, `invalid_body` when the framing is odd or the body
 /// breaks off or trickles, `overloaded` when the bodies of all requests together are too large.
 pub async fn read(
-    gateway: &Arc<Gateway>,
     settings: &Settings,
     endpoint: Endpoint,
     head: &Parts,
     body: &mut Incoming,
+    record: &mut Record,
 ) -> Result<Buffered, Refusal> {
     let limit = settings.config.listen.max_body_bytes;
     let too_large = || Refusal::BodyTooLarge { limit };
@@ -59,7 +62,7 @@ pub async fn read(
             "The body is framed in a way that is not read here: send one plain Content-Length or Transfer-Encoding: chunked.",
         ));
     }
-    let mut charge = Charge { gateway: Arc::clone(gateway), bytes: 0 };
+    let mut charge = Charge { gateway: Arc::clone(record.gateway()), bytes: 0 };
     let mut gathered = Gathered::default();
     let begun = Instant::now();
     while !body.is_end_stream() {
@@ -68,7 +71,12 @@ pub async fn read(
         let frame = match timeout_at(deadline, body.frame()).await {
             Err(_) => return Err(invalid("The body came too slowly.")),
             Ok(None) => break,
-            Ok(Some(Err(_))) => return Err(invalid("The body broke off or was not framed as announced.")),
+            Ok(Some(Err(error))) => {
+                if caller_left(&error) {
+                    record.caller_left();
+                }
+                return Err(invalid("The body broke off or was not framed as announced."));
+            }
             Ok(Some(Ok(frame))) => frame,
         };
         if let Ok(data) = frame.into_data() {
@@ -80,6 +88,12 @@ pub async fn read(
         }
     }
     Ok(Buffered { bytes: gathered.join(), charge })
+}
+
+/// True when the connection ended within the body. On HTTP/2 the request's future is dropped then.
+fn caller_left(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| matches!(cause.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset))
 }
 
 /// The pieces of a body, as they come.

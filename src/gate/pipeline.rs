@@ -49,7 +49,7 @@ pub async fn handle(worker: &Worker, connection: &Arc<Connection>, request: Requ
             respond::refuse(&refusal, shape, &head, Some(record))
         }
     };
-    respond::drain_or_close(&head, body, &mut response);
+    respond::drain_or_close(&head, body, connection, &mut response);
     response
 }
 
@@ -95,7 +95,7 @@ async fn serve(
     }
     // 7: the body is small enough, and JSON that every reader reads alike
     let asked = Instant::now();
-    let body = body::read(gateway, &view.settings, found.endpoint, head, body).await?;
+    let body = body::read(&view.settings, found.endpoint, head, body, record).await?;
     let arrived_in = asked.elapsed();
     let request = json_body::read(found.endpoint, &body.bytes)?;
     record.read(body.length(), arrived_in, &request);

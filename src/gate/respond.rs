@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::dialect::errors::Shape;
 use crate::domain::refusal::{Code, Refusal, Retry};
 use crate::gate::body::is_plainly_framed;
+use crate::gate::connection::Connection;
 use crate::gate::headers::{X_DOORWARD_ORIGIN, X_REQUEST_ID};
 use crate::gate::record::Record;
 use crate::gate::stream::ReplyBody;
@@ -93,7 +94,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 /// the bounds the connection stays usable, else hyper closes it. Where that is known beforehand the
 /// answer says so: a caller must not send its next request into a closing connection. Nor is a
 /// connection used again on which two readers could disagree where the request ends.
-pub fn drain_or_close(head: &Parts, mut body: Incoming, response: &mut Response<ReplyBody>) {
+pub fn drain_or_close(head: &Parts, mut body: Incoming, connection: &Connection, response: &mut Response<ReplyBody>) {
     let has_body = !body.is_end_stream();
     let awaits_leave = has_body && awaits_leave(head);
     let too_long = body.size_hint().lower() > DRAIN_BYTES as u64;
@@ -108,7 +109,10 @@ pub fn drain_or_close(head: &Parts, mut body: Incoming, response: &mut Response<
         return;
     }
     // Owned by nobody on purpose: bounded in time and bytes, and over with its connection.
+    let busy = connection.supervised.request_begins();
     tokio::spawn(async move {
+        // What still comes in belongs to this request and is no head of the next.
+        let _busy = busy;
         let mut left = DRAIN_BYTES;
         let drained = async {
             while let Some(Ok(frame)) = body.frame().await {
