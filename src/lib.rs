@@ -1,4 +1,36 @@
 //! Doorward: a zero-trust overlay gateway for self-hosted LLM backends.
+//!
+//! # The map
+//!
+//! Data flows one way, and [`gate::pipeline`] is where to see it:
+//!
+//! ```text
+//! accept -> identify -> admit -> route -> forward -> (body drains) meter -> record
+//! ```
+//!
+//! | module | what it is | what it never touches |
+//! |---|---|---|
+//! | [`domain`] | pure decisions: identities, keys, owners, grants, refusals | I/O, clocks, transports |
+//! | [`dialect`] | pure: what callers and backends say: paths, JSON bodies, errors, streams | the same |
+//! | [`config`] | `doorward.toml`, checked whole, every problem at once | sockets |
+//! | [`tls`] | rustls configurations; from a certificate to an identity | HTTP |
+//! | [`gate`] | the request path, from accept to record | SQL, [`ca`], [`admin`], [`cli`] |
+//! | [`backend`] | connections to direct backends | callers |
+//! | [`store`] | keys, certificates, revocations; the snapshot that the gate reads | HTTP, decisions |
+//! | [`ca`] | the built-in authority: plan, then issue | the gate |
+//! | [`admin`] | `/metrics`, `/healthz`, `/readyz` | changes |
+//! | [`telemetry`] | log, metrics, records | decisions |
+//! | [`cli`] | one file for each verb; puts the parts together | nothing; nothing imports it |
+//! | [`clock`] | the only reader of the wall clock | |
+//!
+//! `tests/it/direction.rs` holds these directions.
+//!
+//! # Threads
+//!
+//! Each core has a worker ([`gate::worker`]): a runtime of its own with its own listener, upstream
+//! connections and live requests, so nothing on the request path crosses threads. Slow work (store,
+//! records, reload, admin) is elsewhere, and reaches the workers as atomically swapped views
+//! ([`gate::View`]).
 
 pub mod admin;
 pub mod backend;

@@ -1,7 +1,10 @@
 //! Private inference servers that are reached directly.
 
+pub mod chunked;
 pub mod connect;
 pub mod pool;
+pub mod reply;
+pub mod wire;
 
 use std::sync::Arc;
 

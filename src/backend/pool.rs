@@ -6,15 +6,16 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
 use crate::backend::Upstream;
-use crate::backend::connect::{Pieces, connect};
+use crate::backend::connect::connect;
+use crate::backend::wire::{Failure, Wire};
 
 /// vLLM's server closes idle connections after 5 s. Whoever keeps one for longer races it, and a
 /// lost race is a failed request that must not be repeated.
@@ -31,17 +32,14 @@ impl Pools {
     pub fn of(&self, upstream: &Arc<Upstream>) -> Arc<Pool> {
         let address = Arc::as_ptr(upstream).addr();
         let mut pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let pool = pools.entry(address).or_insert_with(|| Pool::new(upstream));
-        if pool.upstream.as_ptr() != Arc::as_ptr(upstream) || pool.upstream.strong_count() == 0 {
-            *pool = Pool::new(upstream);
-        }
-        Arc::clone(pool)
+        // An address is a backend's for as long as the pool's weak reference holds it.
+        Arc::clone(pools.entry(address).or_insert_with(|| Pool::new(upstream)))
     }
 
     /// Closes what was idle for too long, and forgets backends that a reload took away.
     pub fn sweep(&self, now: Instant) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, pool| {
-            pool.lock().retain(|idle| now.saturating_duration_since(idle.since) < IDLE && !idle.sender.is_closed());
+            pool.lock().retain_mut(|idle| now.saturating_duration_since(idle.since) < IDLE && !idle.wire.is_stale());
             pool.upstream.strong_count() > 0
         });
     }
@@ -56,7 +54,7 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<Pieces>,
+    wire: Wire,
     since: Instant,
 }
 
@@ -65,16 +63,16 @@ impl Pool {
         Arc::new(Self { upstream: Arc::downgrade(upstream), idle: Mutex::default() })
     }
 
-    /// A connection that is ready to take a request: an idle one, or a new one.
+    /// A connection that is ready to take a request: the idle one that was used last, or a new one.
     ///
     /// # Errors
     ///
     /// When a new one is needed and cannot be opened.
     pub async fn lease(self: &Arc<Self>, upstream: &Upstream) -> io::Result<Lease> {
-        if let Some(sender) = self.ready() {
-            return Ok(Lease { sender, pool: Arc::clone(self), reused: true });
+        match self.idle_wire() {
+            Some(wire) => Ok(Lease { wire, pool: Arc::clone(self), reused: true }),
+            None => self.lease_new(upstream).await,
         }
-        self.lease_new(upstream).await
     }
 
     /// A new connection.
@@ -83,23 +81,16 @@ impl Pool {
     ///
     /// When it cannot be opened.
     pub async fn lease_new(self: &Arc<Self>, upstream: &Upstream) -> io::Result<Lease> {
-        Ok(Lease { sender: connect(upstream).await?, pool: Arc::clone(self), reused: false })
+        Ok(Lease { wire: Wire::new(connect(upstream).await?), pool: Arc::clone(self), reused: false })
     }
 
-    /// The idle connection that was used last, if it is still good.
-    fn ready(&self) -> Option<SendRequest<Pieces>> {
+    fn idle_wire(&self) -> Option<Wire> {
         let now = Instant::now();
         let mut idle = self.lock();
-        let mut at = idle.len();
-        while let Some(index) = at.checked_sub(1) {
-            at = index;
-            let candidate = idle.get(index)?;
-            if candidate.sender.is_closed() || now.saturating_duration_since(candidate.since) >= IDLE {
-                idle.swap_remove(index);
-            } else if candidate.sender.is_ready() {
-                return Some(idle.swap_remove(index).sender);
+        while let Some(Idle { mut wire, since }) = idle.pop() {
+            if now.saturating_duration_since(since) < IDLE && !wire.is_stale() {
+                return Some(wire);
             }
-            // Neither closed nor ready: its task has not yet noticed that the last exchange is over.
         }
         None
     }
@@ -112,7 +103,7 @@ impl Pool {
 /// A connection that is ours until it is given back; dropped, it is closed.
 #[derive(Debug)]
 pub struct Lease {
-    sender: SendRequest<Pieces>,
+    wire: Wire,
     pool: Arc<Pool>,
     reused: bool,
 }
@@ -122,13 +113,20 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// [`SendError::NothingSent`] gives the request back: it may be sent again. After any other
-    /// error it may have reached the backend.
-    pub async fn send(&mut self, request: Request<Pieces>) -> Result<Response<Incoming>, SendError> {
-        self.sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
-            Some(request) => SendError::NothingSent(Box::new(request)),
-            None => SendError::Broke(error.into_error()),
-        })
+    /// After [`Failure::NothingSent`] the request may be sent again, over a new connection.
+    pub async fn exchange(&mut self, head: Bytes, body: Vec<Bytes>) -> Result<(StatusCode, HeaderMap), Failure> {
+        self.wire.exchange(head, body).await
+    }
+
+    /// The next data of the reply's body; `None` when it is complete.
+    pub fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        self.wire.poll_body(context)
+    }
+
+    /// The connection, to be asked about the exchange.
+    #[must_use]
+    pub const fn wire(&self) -> &Wire {
+        &self.wire
     }
 
     /// True when the connection has carried other requests before.
@@ -137,20 +135,13 @@ impl Lease {
         self.reused
     }
 
-    /// Gives the connection back after a complete exchange.
+    /// Gives the connection back after an exchange, if it can carry another.
     pub fn give_back(self) {
-        let mut idle = self.pool.lock();
-        if idle.len() < MAX_IDLE && !self.sender.is_closed() {
-            idle.push(Idle { sender: self.sender, since: Instant::now() });
+        if self.wire.is_reusable() {
+            let mut idle = self.pool.lock();
+            if idle.len() < MAX_IDLE {
+                idle.push(Idle { wire: self.wire, since: Instant::now() });
+            }
         }
     }
-}
-
-/// Why no head of a reply came.
-#[derive(Debug)]
-pub enum SendError {
-    /// The connection was closed before the request left.
-    NothingSent(Box<Request<Pieces>>),
-    /// The connection broke with the request under way.
-    Broke(hyper::Error),
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
@@ -48,6 +49,7 @@ pub fn serve(file: &Path, ready: impl FnOnce(&Server) -> Result<(), Failure>) ->
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    raise_file_limit(config.listen.max_connections);
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -81,3 +83,22 @@ async fn until_signal(mut server: Server) -> Result<(), Failure> {
     tracing::info!("stopped");
     Ok(())
 }
+
+/// Every connection is an open file, and so is the one to its backend. The soft limit is often 1,024
+/// for the sake of programs that use `select`; the hard limit is what the operator means.
+fn raise_file_limit(max_connections: u32) {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    let wanted = u64::from(max_connections) * 2 + FILES_BESIDE_CONNECTIONS;
+    if let Some(current) = getrlimit(Resource::Nofile).current
+        && current < wanted
+    {
+        tracing::warn!(limit = current, wanted, "fewer open files are allowed than max_connections may need");
+    }
+}
+
+/// Store, records, listeners, log, and what runtimes need.
+const FILES_BESIDE_CONNECTIONS: u64 = 128;

@@ -1,6 +1,6 @@
 //! Settings that the program may trust.
 //!
-//! Invariant: a [`Config`] exists only if every setting in it was checked. Only [`load`] makes
+//! Invariant: a [`Config`] exists only if every setting in it was checked. Only [`load()`] makes
 //! one, and it reports every problem at once, each with its path, its line and the known choices.
 
 mod backends;

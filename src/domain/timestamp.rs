@@ -7,7 +7,7 @@ use jiff::Timestamp as Instant;
 
 /// Milliseconds since the Unix epoch, UTC.
 ///
-/// Only [`crate::clock`] makes one from the wall clock; everything else takes it as an argument.
+/// Only `clock.rs` makes one from the wall clock; everything else takes it as an argument.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Timestamp(i64);
 

@@ -10,7 +10,6 @@
 //! Invariant: [`Admitted`] has one constructor, [`Cleared::with_body`], and forwarding takes an
 //! `Admitted`. That is the whole security argument: what was not admitted cannot be forwarded.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -22,6 +21,7 @@ use crate::domain::grant::{Credentials, Standing};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::View;
+use crate::gate::connection::Connection;
 use crate::gate::identify::Caller;
 use crate::gate::live::{LiveGuard, LiveRequests};
 
@@ -31,7 +31,6 @@ use crate::gate::live::{LiveGuard, LiveRequests};
 pub struct Present {
     caller: Caller,
     credentials: Credentials,
-    address: IpAddr,
 }
 
 /// Proof of checks 3 to 6: the caller may use the endpoint. Only now a body byte may be read.
@@ -57,7 +56,6 @@ pub struct Admitted {
 #[derive(Debug)]
 pub struct Facts {
     caller: Caller,
-    address: IpAddr,
     endpoint: Endpoint,
     model: Arc<str>,
 }
@@ -73,7 +71,6 @@ impl Present {
         credentials: Credentials,
         view: &View,
         headers: &HeaderMap,
-        address: IpAddr,
         now: Timestamp,
     ) -> Result<Self, Refusal> {
         let standing = Standing::new(&view.settings.grants, &credentials);
@@ -83,8 +80,8 @@ impl Present {
             // A web page must not lend itself the certificate that its reader installed.
             return Err(Refusal::OriginNotAllowed);
         }
-        standing.check_network(address)?;
-        Ok(Self { caller, credentials, address })
+        standing.check_network(caller.connection().address)?;
+        Ok(Self { caller, credentials })
     }
 
     /// Check 6.
@@ -111,25 +108,35 @@ impl Cleared {
         names.filter(|name| standing.check_model(name).is_ok()).collect()
     }
 
-    /// Check 8, and entry among the live requests.
+    /// Check 8, and entry among the live requests. A body may have taken minutes, in which nobody
+    /// decided anything again: so `view` and `now` are those of this moment, and checks 3 to 6 are
+    /// made once more.
     ///
     /// # Errors
     ///
-    /// `model_not_found` when the caller may not name the model, or there is none.
-    pub fn with_body(self, view: &View, request: Request, live: &LiveRequests) -> Result<Admitted, Refusal> {
-        let Self { present: Present { caller, credentials, address }, endpoint } = self;
-        let standing = Standing::new(&view.settings.grants, &credentials);
-        standing.check_model(&request.model)?;
-        if !view.settings.models.contains_key(request.model.as_str()) {
-            return Err(Refusal::ModelNotFound { by: None });
-        }
-        let expires_at = standing.expires_at();
-        let facts = Facts { caller, address, endpoint, model: request.model.as_str().into() };
+    /// `model_not_found` when the caller may not name the model, or there is none; whatever refuses
+    /// the request since its head was read.
+    pub fn with_body(
+        self,
+        view: &View,
+        now: Timestamp,
+        request: Request,
+        live: &LiveRequests,
+    ) -> Result<Admitted, Refusal> {
+        let Self { present: Present { caller, .. }, endpoint } = self;
+        let facts = Facts { caller, endpoint, model: request.model.as_str().into() };
+        let expires_at = facts.decide(view, now)?;
         Ok(Admitted { endpoint, request, live: live.enter(facts, expires_at) })
     }
 }
 
 impl Facts {
+    /// The connection that the request came over.
+    #[must_use]
+    pub const fn connection(&self) -> &Arc<Connection> {
+        self.caller.connection()
+    }
+
     /// Checks 3 to 8 once more, by the view of now. Gives the time until which the answer holds
     /// if nothing changes.
     ///
@@ -141,7 +148,7 @@ impl Facts {
         let standing = Standing::new(&view.settings.grants, &credentials);
         standing.check_status(now)?;
         standing.check_required()?;
-        standing.check_network(self.address)?;
+        standing.check_network(self.connection().address)?;
         standing.check_endpoint(self.endpoint)?;
         standing.check_model(&self.model)?;
         if !view.settings.models.contains_key(&*self.model) {

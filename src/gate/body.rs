@@ -3,6 +3,7 @@
 //! Invariant: what is buffered is bounded per request and in all, and a body that trickles pays
 //! with its own request only.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -38,7 +39,7 @@ pub struct Buffered {
 ///
 /// # Errors
 ///
-/// `unsupported_media_type`, `body_too_large`, `invalid_body` when the framing is odd or the body
+/// `body_too_large`, `unsupported_media_type`, `invalid_body` when the framing is odd or the body
 /// breaks off or trickles, `overloaded` when the bodies of all requests together are too large.
 pub async fn read(
     gateway: &Arc<Gateway>,
@@ -47,15 +48,15 @@ pub async fn read(
     head: &Parts,
     body: &mut Incoming,
 ) -> Result<Buffered, Refusal> {
-    check_type(endpoint, &head.headers)?;
-    check_framing(&head.headers)?;
     let limit = settings.config.listen.max_body_bytes;
     let too_large = || Refusal::BodyTooLarge { limit };
     if body.size_hint().lower() > limit {
         return Err(too_large());
     }
+    check_type(endpoint, &head.headers)?;
+    check_framing(&head.headers)?;
     let mut charge = Charge { gateway: Arc::clone(gateway), bytes: 0 };
-    let mut frames: Vec<Bytes> = Vec::new();
+    let mut gathered = Gathered::default();
     let begun = Instant::now();
     while !body.is_end_stream() {
         let earned = Duration::from_secs(charge.bytes / MINIMUM_RATE);
@@ -71,22 +72,53 @@ pub async fn read(
                 return Err(too_large());
             }
             charge.add(data.len() as u64, settings.config.listen.max_buffered_bytes)?;
-            frames.push(data);
+            gathered.add(data);
         }
     }
-    Ok(Buffered { bytes: join(frames), charge })
+    Ok(Buffered { bytes: gathered.join(), charge })
 }
 
-/// One piece of what came in many.
-fn join(mut frames: Vec<Bytes>) -> Bytes {
-    if frames.len() <= 1 {
-        return frames.pop().unwrap_or_default();
+/// The pieces of a body, as they come.
+#[derive(Default)]
+struct Gathered {
+    pieces: Vec<Bytes>,
+    /// Small pieces in a row, behind `pieces`: each would cost memory of its own, many times what
+    /// it is charged for.
+    small: BytesMut,
+}
+
+impl Gathered {
+    /// Pieces from this length on are kept as they are.
+    const LARGE: usize = 4096;
+
+    fn add(&mut self, piece: Bytes) {
+        // Most bodies come in one piece, which is not copied.
+        if self.pieces.is_empty() || piece.len() >= Self::LARGE {
+            self.close_small();
+            self.pieces.push(piece);
+        } else {
+            self.small.extend_from_slice(&piece);
+        }
     }
-    let mut whole = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
-    for frame in frames {
-        whole.extend_from_slice(&frame);
+
+    fn close_small(&mut self) {
+        if !self.small.is_empty() {
+            self.pieces.push(mem::take(&mut self.small).freeze());
+        }
     }
-    whole.freeze()
+
+    /// One piece of what came in many.
+    fn join(mut self) -> Bytes {
+        self.close_small();
+        if self.pieces.len() <= 1 {
+            return self.pieces.pop().unwrap_or_default();
+        }
+        let mut whole = BytesMut::with_capacity(self.pieces.iter().map(Bytes::len).sum());
+        for piece in self.pieces {
+            whole.extend_from_slice(&piece);
+        }
+        whole.freeze()
+    }
 }
 
 impl Buffered {
@@ -204,6 +236,20 @@ mod tests {
             "unsupported_media_type",
         );
         check_headers(&[(CONTENT_TYPE, "application/json"), (CONTENT_ENCODING, "identity")], chat, "ok");
+    }
+
+    #[test]
+    fn a_body_in_crumbs_costs_what_it_weighs() {
+        let mut gathered = Gathered::default();
+        let mut whole = Vec::new();
+        for n in 0..200_000u32 {
+            let byte = u8::try_from(n % 251).unwrap();
+            let length = if n % 50_000 == 49_999 { Gathered::LARGE } else { 1 };
+            whole.extend(std::iter::repeat_n(byte, length));
+            gathered.add(Bytes::from(vec![byte; length]));
+        }
+        assert!(gathered.pieces.len() <= 10, "{}", gathered.pieces.len());
+        assert!(gathered.join() == whole);
     }
 
     #[test]

@@ -3,16 +3,16 @@
 //! Invariant: only a [`Routed`], and so an admitted, request gets here; the upstream request is
 //! built anew from the endpoint table, the body's checked bytes and the header allowlist.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
-use crate::backend::connect::Pieces;
-use crate::backend::pool::{Lease, Pool, SendError};
+use crate::backend::pool::{Lease, Pool};
+use crate::backend::wire;
 use crate::dialect::paths::upstream_path;
 use crate::dialect::relay::Mode;
 use crate::domain::refusal::Refusal;
@@ -29,14 +29,23 @@ pub struct Forwarded {
     pub routed: Routed,
     /// Which of the stops answered.
     pub stop: usize,
-    /// The reply.
-    pub reply: Response<Incoming>,
-    /// The connection that it comes over.
+    /// The reply's head.
+    pub reply: Reply,
+    /// How the reply's body is read.
+    pub manner: Manner,
+}
+
+/// The head of a reply, and the connection that its body comes over.
+#[derive(Debug)]
+pub struct Reply {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers, as the backend sent them.
+    pub headers: HeaderMap,
+    /// Where its body comes from.
     pub lease: Lease,
     /// When the first event must have come.
     pub first_event_by: Instant,
-    /// How the reply's body is framed and read.
-    pub manner: Manner,
 }
 
 /// How a reply's body is framed and read.
@@ -72,6 +81,7 @@ pub async fn forward(
     outgoing: Outgoing<'_>,
     record: &mut Record,
 ) -> Result<Forwarded, Refusal> {
+    record.handed_over();
     let mut unreachable = String::new();
     for (index, stop) in routed.stops.iter().enumerate() {
         let attempt = attempt(worker, &routed, stop, &outgoing, record);
@@ -81,9 +91,9 @@ pub async fn forward(
             refusal = routed.admitted.live.ended() => return Err(refusal),
         };
         match attempt {
-            Ok(Attempt { reply, lease, first_event_by }) => {
+            Ok(reply) => {
                 let manner = judge(&reply, stop)?;
-                return Ok(Forwarded { stop: index, routed, reply, lease, first_event_by, manner });
+                return Ok(Forwarded { stop: index, routed, reply, manner });
             }
             Err(Failure::Unreachable(why)) => {
                 worker.gateway.metrics.connect_failed(&stop.upstream.name);
@@ -93,12 +103,6 @@ pub async fn forward(
         }
     }
     Err(Refusal::NoBackend(unreachable))
-}
-
-struct Attempt {
-    reply: Response<Incoming>,
-    lease: Lease,
-    first_event_by: Instant,
 }
 
 enum Failure {
@@ -114,56 +118,49 @@ async fn attempt(
     stop: &Stop,
     outgoing: &Outgoing<'_>,
     record: &mut Record,
-) -> Result<Attempt, Failure> {
+) -> Result<Reply, Failure> {
     let upstream = &stop.upstream;
     let pool: Arc<Pool> = worker.pools.of(upstream);
-    let unreachable = |error: std::io::Error| Failure::Unreachable(error.to_string());
+    let unreachable = |error: io::Error| Failure::Unreachable(error.to_string());
     let mut lease = pool.lease(upstream).await.map_err(unreachable)?;
     record.forwarded_to(&upstream.name, &stop.model);
-    let mut request = request(routed, stop, outgoing, record)?;
+    let (head, body) = request(routed, stop, outgoing, record);
     let wait =
         if routed.admitted.request.stream { upstream.timeouts.first_event } else { upstream.timeouts.first_byte };
     let deadline = Instant::now() + wait;
     loop {
-        match timeout_at(deadline, lease.send(request)).await {
-            Ok(Ok(reply)) => return Ok(Attempt { reply, lease, first_event_by: deadline }),
-            Ok(Err(SendError::NothingSent(unsent))) if lease.is_reused() => {
+        match timeout_at(deadline, lease.exchange(head.clone(), body.clone())).await {
+            Ok(Ok((status, headers))) => return Ok(Reply { status, headers, lease, first_event_by: deadline }),
+            Ok(Err(wire::Failure::NothingSent)) if lease.is_reused() => {
                 // The backend had closed an idle connection; a new one shows whether it is there.
-                request = *unsent;
                 lease = pool.lease_new(upstream).await.map_err(unreachable)?;
             }
-            Ok(Err(SendError::NothingSent(_))) => return Err(Failure::Unreachable("closed at once".to_owned())),
-            Ok(Err(SendError::Broke(error))) => {
-                return Err(Failure::Final(Refusal::BackendBroke(format!("{}: {error}", upstream.name))));
+            Ok(Err(wire::Failure::NothingSent)) => return Err(Failure::Unreachable("closed at once".to_owned())),
+            Ok(Err(wire::Failure::Broke(why))) => {
+                return Err(Failure::Final(Refusal::BackendBroke(format!("{}: {why}", upstream.name))));
             }
             Err(_) => return Err(Failure::Final(Refusal::BackendTimeout("no reply in time"))),
         }
     }
 }
 
-fn request(routed: &Routed, stop: &Stop, outgoing: &Outgoing<'_>, record: &Record) -> Result<Request<Pieces>, Failure> {
+/// The request as it goes on the wire: its head, and the pieces of its body.
+fn request(routed: &Routed, stop: &Stop, outgoing: &Outgoing<'_>, record: &Record) -> (Bytes, Vec<Bytes>) {
     let admitted = &routed.admitted;
+    let upstream = &stop.upstream;
     let path = upstream_path(admitted.endpoint);
-    let base = &stop.upstream.base_path;
     let target = match &outgoing.query {
-        Some(query) => Uri::try_from(format!("{base}{path}?{query}")),
-        None if base.is_empty() => Ok(Uri::from_static(path)),
-        None => Uri::try_from(format!("{base}{path}")),
+        Some(query) => format!("{}{path}?{query}", upstream.base_path),
+        None => format!("{}{path}", upstream.base_path),
     };
-    let target =
-        target.map_err(|error| Failure::Final(Refusal::BackendBroke(format!("no request target: {error}"))))?;
-    let pieces: Vec<Bytes> = admitted.request.edited(&outgoing.body.bytes, &stop.model);
-    let mut request = Request::new(Pieces::new(pieces));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = target;
-    *request.version_mut() = Version::HTTP_11;
-    *request.headers_mut() = headers::to_backend(outgoing.headers, &stop.upstream, record);
-    Ok(request)
+    let body = admitted.request.edited(&outgoing.body.bytes, &stop.model);
+    let length = body.iter().map(Bytes::len).sum();
+    (headers::request_head(&target, outgoing.headers, upstream, record, length), body)
 }
 
 /// Decides whether a reply's head may be passed on.
-fn judge(reply: &Response<Incoming>, stop: &Stop) -> Result<Manner, Refusal> {
-    let status = reply.status();
+fn judge(reply: &Reply, stop: &Stop) -> Result<Manner, Refusal> {
+    let status = reply.status;
     let broke = |why: &str| Err(Refusal::BackendBroke(format!("{}: {why}", stop.upstream.name)));
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         // Ours to have the right credential, not the caller's.
@@ -172,7 +169,7 @@ fn judge(reply: &Response<Incoming>, stop: &Stop) -> Result<Manner, Refusal> {
     if status.is_informational() || status.is_redirection() {
         return broke(&format!("status {status} is never passed on"));
     }
-    let headers = reply.headers();
+    let headers = &reply.headers;
     if headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return broke("the reply is compressed though identity was asked for");
     }
@@ -182,12 +179,11 @@ fn judge(reply: &Response<Incoming>, stop: &Stop) -> Result<Manner, Refusal> {
         Some(media) if media.eq_ignore_ascii_case(b"application/json") => Mode::Json,
         Some(_) | None => Mode::Opaque,
     };
-    let until_close = !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING);
-    let has_body = !matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
-    if until_close && has_body && mode == Mode::Opaque {
+    let until_close = reply.lease.wire().ends_with_connection();
+    if until_close && mode == Mode::Opaque {
         return broke("the reply has neither a length nor a terminator, so a truncated one would look whole");
     }
-    Ok(Manner { mode, until_close: until_close && has_body })
+    Ok(Manner { mode, until_close })
 }
 
 fn media_type(value: &[u8]) -> &[u8] {

@@ -1,12 +1,13 @@
 //! Which headers pass, in either direction. Framing is always made anew.
 
+use bytes::{Bytes, BytesMut};
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS,
     ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
     ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, HOST, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, SERVER, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 
 use crate::backend::Upstream;
 use crate::gate::record::Record;
@@ -56,29 +57,51 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const X_DOORWARD_ORIGIN: HeaderName = HeaderName::from_static("x-doorward-origin");
 const OURS: &str = "x-doorward-";
 
-/// The headers of the request to a backend.
+/// The head of the request to a backend, written anew: framing, host, credential and id are ours,
+/// and of the caller's headers only those listed pass.
 #[must_use]
-pub fn to_backend(from_caller: &HeaderMap, upstream: &Upstream, record: &Record) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(12);
-    headers.insert(HOST, upstream.host.clone());
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+pub fn request_head(
+    target: &str,
+    from_caller: &HeaderMap,
+    upstream: &Upstream,
+    record: &Record,
+    content_length: usize,
+) -> Bytes {
+    let mut head = BytesMut::with_capacity(512);
+    // A header's value cannot hold what would end its line: `HeaderValue` sees to that.
+    let mut put = |name: &str, value: &[u8]| {
+        head.extend_from_slice(name.as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value);
+        head.extend_from_slice(b"\r\n");
+    };
+    put(HOST.as_str(), upstream.host.as_bytes());
+    put(CONTENT_TYPE.as_str(), b"application/json");
+    put(CONTENT_LENGTH.as_str(), content_length.to_string().as_bytes());
+    put(ACCEPT_ENCODING.as_str(), b"identity");
     for name in &TO_BACKEND {
-        if is_hop_by_hop_by_request(from_caller, name) {
-            continue;
-        }
-        for value in from_caller.get_all(name) {
-            headers.append(name, value.clone());
+        if !is_hop_by_hop_by_request(from_caller, name) {
+            for value in from_caller.get_all(name) {
+                put(name.as_str(), value.as_bytes());
+            }
         }
     }
     if let Some(credential) = &upstream.credential {
-        headers.insert(AUTHORIZATION, credential.clone());
+        put(AUTHORIZATION.as_str(), credential.as_bytes());
     }
-    headers.insert(X_REQUEST_ID, record.id_header());
+    put(X_REQUEST_ID.as_str(), record.id().as_bytes());
     if upstream.forward_identity {
-        record.identity_headers(&mut headers);
+        for (name, value) in record.identity() {
+            put(name, value.as_bytes());
+        }
     }
-    headers
+    let mut request = BytesMut::with_capacity(head.len() + target.len() + 24);
+    request.extend_from_slice(b"POST ");
+    request.extend_from_slice(target.as_bytes());
+    request.extend_from_slice(b" HTTP/1.1\r\n");
+    request.extend_from_slice(&head);
+    request.extend_from_slice(b"\r\n");
+    request.freeze()
 }
 
 /// True when the caller named the header in `Connection`: then it was meant for us alone.

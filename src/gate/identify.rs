@@ -23,7 +23,8 @@ const PLACEHOLDER: &[u8] = b"certificate";
 /// not decided yet, nor whether its credential still stands.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    certificate: Option<Arc<PeerCertificate>>,
+    /// Carries the certificate, if there is one.
+    connection: Arc<Connection>,
     key: Option<(KeyId, KeyDigest)>,
 }
 
@@ -36,20 +37,11 @@ pub struct Caller {
 pub fn identify(
     gateway: &Gateway,
     view: &View,
-    connection: &Connection,
+    connection: &Arc<Connection>,
     headers: &HeaderMap,
 ) -> Result<Caller, Refusal> {
     let refused = |fault| Err(Refusal::InvalidCredentials(fault));
-    let settings = &view.settings;
-    let certificate = connection.certificate(&settings.verifier, settings.generation);
-    if certificate.is_none() && !connection.chain.is_empty() {
-        return refused(CredentialFault::Untrusted);
-    }
-    if let Some(certificate) = &certificate
-        && certificate.identity.role() != Role::Client
-    {
-        return refused(CredentialFault::WrongRole(certificate.identity.role().as_str()));
-    }
+    let certificate = certificate(view, connection)?;
     let key = match presented(headers)? {
         None if certificate.is_none() => return refused(CredentialFault::Nothing),
         None => None,
@@ -57,17 +49,37 @@ pub fn identify(
         Some(PLACEHOLDER) => None,
         Some(text) => Some(prove_key(gateway, view, text)?),
     };
-    Ok(Caller { certificate, key })
+    Ok(Caller { connection: Arc::clone(connection), key })
+}
+
+/// The client certificate of `connection` under the authorities that `view` trusts; `None` when
+/// there is none. One that is not good is an error: it never makes an anonymous caller.
+fn certificate(view: &View, connection: &Connection) -> Result<Option<Arc<PeerCertificate>>, Refusal> {
+    let refused = |fault| Err(Refusal::InvalidCredentials(fault));
+    let certificate = connection.certificate(&view.settings.verifier, view.settings.generation);
+    match certificate.as_ref().map(|certificate| certificate.identity.role()) {
+        None if connection.chain.is_empty() => Ok(None),
+        None => refused(CredentialFault::Untrusted),
+        Some(Role::Client) => Ok(certificate),
+        Some(role) => refused(CredentialFault::WrongRole(role.as_str())),
+    }
 }
 
 impl Caller {
+    /// The connection that the caller came over.
+    #[must_use]
+    pub const fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
     /// The caller's certificate and key as they stand now. The secret was proven once; whether
     /// the credential still counts is looked up anew each time, so that live requests are decided
     /// by the same code as new ones.
     ///
     /// # Errors
     ///
-    /// The uniform 401 when the certificate is revoked or the key is gone.
+    /// The uniform 401 when the certificate is revoked, its authority is not trusted any more, or
+    /// the key is gone.
     pub fn credentials(&self, view: &View) -> Result<Credentials, Refusal> {
         let refused = |fault| Err(Refusal::InvalidCredentials(fault));
         let key = match &self.key {
@@ -77,9 +89,9 @@ impl Caller {
                 Some(_) | None => return refused(CredentialFault::UnknownKey(*id)),
             },
         };
-        let certificate = match &self.certificate {
+        let certificate = match certificate(view, &self.connection)? {
             None => None,
-            Some(peer) if view.snapshot.denies(peer) => return refused(CredentialFault::CertificateRevoked),
+            Some(peer) if view.snapshot.denies(&peer) => return refused(CredentialFault::CertificateRevoked),
             Some(peer) => Some(Certified {
                 identity: Arc::clone(&peer.identity),
                 owner: view.settings.owner_of(&peer.identity),

@@ -148,7 +148,8 @@ impl Drop for CountPanic<'_> {
 }
 
 async fn serve(worker: &Arc<Worker>, socket: TcpStream, address: IpAddr) {
-    let handshake = match timeout(HANDSHAKE, handshake(worker, socket, address)).await {
+    // Boxed: what only the handshake needs is not kept for as long as the connection lives.
+    let handshake = match timeout(HANDSHAKE, Box::pin(handshake(worker, socket, address))).await {
         Ok(Ok(handshake)) => handshake,
         Ok(Err(failure)) => return worker.gateway.metrics.handshake_failed(failure),
         Err(_) => return worker.gateway.metrics.handshake_failed(HandshakeFailure::TimedOut),
@@ -162,7 +163,8 @@ async fn serve(worker: &Arc<Worker>, socket: TcpStream, address: IpAddr) {
         let connection = Arc::new(connection);
         service_fn(move |request: Request<Incoming>| {
             let (worker, connection) = (Arc::clone(&worker), Arc::clone(&connection));
-            async move { Ok::<_, Infallible>(pipeline::handle(&worker, &connection, request).await) }
+            // Boxed: hyper keeps room for this future in every idle connection.
+            async move { Ok::<_, Infallible>(Box::pin(pipeline::handle(&worker, &connection, request)).await) }
         })
     };
     if http2 {

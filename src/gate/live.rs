@@ -7,13 +7,20 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Context;
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
 
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::View;
 use crate::gate::admit::Facts;
+use crate::gate::connection::Order;
+
+/// How long a request that was ended may still be there. Its reply looks at the end only when the
+/// caller reads, and one that does not must not keep a backend busy.
+const LAST_RESORT: Duration = Duration::from_secs(1);
 
 /// The requests in flight of one worker.
 #[derive(Clone, Default, Debug)]
@@ -34,6 +41,7 @@ impl LiveRequests {
             expires_at: Mutex::new(expires_at),
             ended: AtomicBool::new(false),
             why: OnceLock::new(),
+            ended_at: OnceLock::new(),
             waker: AtomicWaker::new(),
         });
         self.lock().insert(id, Arc::clone(&request));
@@ -72,6 +80,15 @@ impl LiveRequests {
         }
     }
 
+    /// Closes the connections of callers who do not take the end that was made for them.
+    pub fn close_stuck(&self, now: Instant) {
+        for request in self.lock().values() {
+            if request.ended_at.get().is_some_and(|at| now.saturating_duration_since(*at) >= LAST_RESORT) {
+                request.facts.connection().supervised.give(Order::Close);
+            }
+        }
+    }
+
     /// Ends every request: the drain took too long.
     pub fn end_all(&self, why: &Refusal) {
         for request in self.lock().values() {
@@ -91,6 +108,7 @@ struct LiveRequest {
     expires_at: Mutex<Timestamp>,
     ended: AtomicBool,
     why: OnceLock<Refusal>,
+    ended_at: OnceLock<Instant>,
     waker: AtomicWaker,
 }
 
@@ -98,6 +116,7 @@ impl LiveRequest {
     fn end(&self, refusal: Refusal) {
         // The first reason stands.
         if self.why.set(refusal).is_ok() {
+            self.ended_at.get_or_init(Instant::now);
             self.ended.store(true, Ordering::Release);
             self.waker.wake();
         }
@@ -117,6 +136,12 @@ impl LiveGuard {
     pub fn poll_ended(&self, context: &Context<'_>) -> Option<&Refusal> {
         self.request.waker.register(context.waker());
         if self.request.ended.load(Ordering::Acquire) { self.request.why.get() } else { None }
+    }
+
+    /// Why the request had to end, if it had to.
+    #[must_use]
+    pub fn why_ended(&self) -> Option<&Refusal> {
+        self.request.why.get()
     }
 
     /// Waits until the request must end.

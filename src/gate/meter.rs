@@ -11,10 +11,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::Response;
-use http_body::{Body, SizeHint};
-use hyper::body::Incoming;
+use http_body::SizeHint;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::backend::pool::Lease;
@@ -22,7 +21,7 @@ use crate::dialect::errors::Shape;
 use crate::dialect::relay::{Mode, Rewriter};
 use crate::domain::event::Outcome;
 use crate::domain::refusal::Refusal;
-use crate::gate::forward::Forwarded;
+use crate::gate::forward::{Forwarded, Reply};
 use crate::gate::headers;
 use crate::gate::live::LiveGuard;
 use crate::gate::record::Record;
@@ -34,41 +33,39 @@ const LAST_WORDS: Duration = Duration::from_millis(20);
 
 /// Hands the reply on, and the record with it.
 pub fn meter(forwarded: Forwarded, shape: Shape, mut record: Record) -> Response<ReplyBody> {
-    let Forwarded { routed, stop, reply, lease, first_event_by, manner } = forwarded;
+    let Forwarded { routed, stop, reply, manner } = forwarded;
+    let Reply { status, mut headers, lease, first_event_by } = reply;
     let admitted = routed.admitted;
     let stop = routed.stops.get(stop);
-    let alias = admitted.request.model.as_str();
-    let alias = Some(alias).filter(|alias| stop.is_none_or(|stop| stop.model != **alias));
+    let alias = Some(admitted.request.model.as_str()).filter(|alias| stop.is_none_or(|stop| stop.model != **alias));
     let edited = alias.is_some() && manner.mode != Mode::Opaque;
-    let idle = stop.map_or(Duration::ZERO, |stop| stop.upstream.timeouts.idle);
-    let (mut head, incoming) = reply.into_parts();
-    record.replied(head.status.as_u16());
-    headers::to_caller(&mut head.headers, &record, edited);
-    let streamed = matches!(manner.mode, Mode::Sse | Mode::Ndjson);
+    record.replied(status.as_u16());
+    headers::to_caller(&mut headers, &record, edited);
     let relay = Relay {
-        length: if edited { SizeHint::default() } else { incoming.size_hint() },
-        incoming,
+        length: lease.wire().length().filter(|_| !edited),
+        lease: Some(lease),
         rewriter: Rewriter::new(manner.mode, alias, manner.until_close.then_some(admitted.endpoint)),
         out: VecDeque::new(),
         stage: Stage::Flowing,
-        lease: Some(lease),
         record,
         live: admitted.live,
         shape,
-        streamed,
+        streamed: matches!(manner.mode, Mode::Sse | Mode::Ndjson),
         until_close: manner.until_close,
         watchdog: None,
         first_event_by,
-        idle,
+        idle: stop.map_or(Duration::ZERO, |stop| stop.upstream.timeouts.idle),
         last_chunk: Instant::now(),
     };
-    Response::from_parts(head, ReplyBody::Relayed(Box::new(relay)))
+    let mut response = Response::new(ReplyBody::Relayed(Box::new(relay)));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
 }
 
 /// A reply on its way.
 #[derive(Debug)]
 pub struct Relay {
-    incoming: Incoming,
     rewriter: Rewriter,
     /// Pieces that are ready for the caller.
     out: VecDeque<Bytes>,
@@ -77,7 +74,8 @@ pub struct Relay {
     record: Record,
     live: LiveGuard,
     shape: Shape,
-    length: SizeHint,
+    /// Bytes that are still to come, when that is known and they stay what they are.
+    length: Option<u64>,
     /// True when the reply is a stream of events or lines.
     streamed: bool,
     until_close: bool,
@@ -99,11 +97,20 @@ enum Stage {
     Over,
 }
 
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // It was ended, and its caller did not read on to hear of it.
+        if let (Stage::Flowing, Some(refusal)) = (&self.stage, self.live.why_ended()) {
+            self.record.ended(Outcome::Ended, Some(refusal));
+        }
+    }
+}
+
 impl Relay {
     /// The next piece for the caller.
     pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         loop {
-            if let Some(piece) = self.out.pop_front() {
+            if let Some(piece) = next_piece(&mut self.out) {
                 return Poll::Ready(Some(Ok(self.hand_out(piece))));
             }
             match &mut self.stage {
@@ -130,7 +137,7 @@ impl Relay {
     /// The reply's length, when it is known and stays what it is.
     #[must_use]
     pub fn size_hint(&self) -> SizeHint {
-        self.length
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 
     /// Takes from the backend until something is ready for the caller, or the stage changes.
@@ -140,14 +147,17 @@ impl Relay {
             self.break_off(Outcome::Ended, &refusal);
             return Poll::Ready(());
         }
-        match Pin::new(&mut self.incoming).poll_frame(context) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Ok(data) = frame.into_data() {
-                    self.last_chunk = Instant::now();
-                    self.rewriter.push(data, &mut self.out);
-                    if self.incoming.is_end_stream() {
-                        self.complete();
-                    }
+        let Some(lease) = &mut self.lease else {
+            self.complete();
+            return Poll::Ready(());
+        };
+        match lease.poll_body(context) {
+            Poll::Ready(Some(Ok(data))) => {
+                self.last_chunk = Instant::now();
+                self.rewriter.push(data, &mut self.out);
+                self.record.worked_on_reply(self.last_chunk.elapsed());
+                if lease.wire().is_complete() {
+                    self.complete();
                 }
                 Poll::Ready(())
             }
@@ -181,14 +191,17 @@ impl Relay {
 
     /// The backend has said all.
     fn complete(&mut self) {
-        self.rewriter.finish(&mut self.out);
+        let mut rest = VecDeque::new();
+        self.rewriter.finish(&mut rest);
         if self.until_close && !self.rewriter.saw_terminator() {
+            // The rest is half a line: the error must not be glued to it.
             self.break_off(
                 Outcome::Broken,
                 &Refusal::BackendBroke("the stream ended without its terminator".to_owned()),
             );
             return;
         }
+        self.out.append(&mut rest);
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
@@ -215,9 +228,45 @@ impl Relay {
 
     fn hand_out(&mut self, piece: Bytes) -> Bytes {
         self.record.sent(piece.len());
+        self.length = self.length.map(|length| length.saturating_sub(piece.len() as u64));
         if self.out.is_empty() && matches!(self.stage, Stage::Complete) {
             self.close_well();
         }
         piece
+    }
+}
+
+/// Pieces smaller than this are joined: each would become a chunk, a DATA frame and a TLS record of
+/// its own, and HTTP/2 peers end connections that bring too many tiny frames.
+const SMALL: usize = 16 * 1024;
+
+/// The next piece, joined with the small ones behind it.
+fn next_piece(out: &mut VecDeque<Bytes>) -> Option<Bytes> {
+    let first = out.pop_front()?;
+    let fits = |length: usize, next: &Bytes| length + next.len() <= SMALL;
+    if !out.front().is_some_and(|next| fits(first.len(), next)) {
+        return Some(first);
+    }
+    let mut joined = BytesMut::with_capacity(SMALL.min(first.len() + out.iter().map(Bytes::len).sum::<usize>()));
+    joined.extend_from_slice(&first);
+    while let Some(next) = out.pop_front_if(|next| fits(joined.len(), next)) {
+        joined.extend_from_slice(&next);
+    }
+    Some(joined.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_pieces_are_joined_and_none_is_lost() {
+        let lengths = [1, 0, 20_000, 3, 16_000, 500, 2];
+        let mut out: VecDeque<Bytes> = lengths.iter().map(|&length| Bytes::from(vec![7; length])).collect();
+        let mut handed = Vec::new();
+        while let Some(piece) = next_piece(&mut out) {
+            handed.push(piece.len());
+        }
+        assert_eq!(handed, [1, 20_000, 16_003, 502]);
     }
 }

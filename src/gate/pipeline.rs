@@ -6,7 +6,7 @@
 //!
 //! Each stage takes the proof of the stage before, so the order is checked by the compiler:
 //! [`Connection`] -> [`Caller`](super::identify::Caller) -> [`Admitted`](super::admit::Admitted)
-//! -> [`Routed`](super::route::Routed) -> [`Forwarded`](super::forward::Forwarded). To add a
+//! -> [`Routed`](super::route::Routed) -> [`Forwarded`]. To add a
 //! check, find its place in the published order below, write the decision in `domain/`, and give
 //! it a [`Refusal`].
 
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use crate::dialect::errors::shape_of;
 use crate::dialect::{body as json_body, paths};
@@ -83,7 +84,7 @@ async fn serve(
     // 3, 4, 5: the credentials stand, are the required ones, and come from an allowed network
     let credentials = caller.credentials(&view)?;
     record.identified(&credentials);
-    let present = Present::check(caller, credentials, &view, &head.headers, connection.address, record.received_at())?;
+    let present = Present::check(caller, credentials, &view, &head.headers, record.received_at())?;
     // 6: the path is an endpoint's, and the caller may use it
     let found = paths::find(&head.method, head.uri.path())?;
     record.asked_for(found.endpoint);
@@ -93,11 +94,14 @@ async fn serve(
         return answer(&view, &cleared, &found).map(Served::Answered);
     }
     // 7: the body is small enough, and JSON that every reader reads alike
+    let asked = Instant::now();
     let body = body::read(gateway, &view.settings, found.endpoint, head, body).await?;
+    let arrived_in = asked.elapsed();
     let request = json_body::read(found.endpoint, &body.bytes)?;
-    record.read(body.length(), &request.model, request.stream);
-    // 8: the model, and its targets
-    let admitted = cleared.with_body(&view, request, &worker.live)?;
+    record.read(body.length(), arrived_in, &request);
+    // 8: the model, and its targets; and 3 to 6 again, for the time that the body took
+    let view = gateway.view();
+    let admitted = cleared.with_body(&view, gateway.clock.now(), request, &worker.live)?;
     let routed = route(worker, &view, admitted)?;
     // 12: forward
     let outgoing = Outgoing { headers: &head.headers, query, body };

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::rand;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::config::WhenFull;
+use crate::dialect::body::Request;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::event::{Entry, Outcome};
 use crate::domain::grant::Credentials;
@@ -44,6 +45,9 @@ pub struct Record {
     target: Option<String>,
     backend: Option<String>,
     stream: bool,
+    /// For the body to arrive.
+    waited: Duration,
+    reply_work: Duration,
     bytes_in: u64,
     bytes_out: u64,
     /// The connection is busy until here.
@@ -89,6 +93,8 @@ impl Record {
             target: None,
             backend: None,
             stream: false,
+            waited: Duration::ZERO,
+            reply_work: Duration::ZERO,
             bytes_in: 0,
             bytes_out: 0,
             _in_flight: in_flight,
@@ -123,18 +129,29 @@ impl Record {
         self.endpoint = Some(endpoint);
     }
 
-    /// Notes what the body said. The alias is in its grammar by now, so it is safe to write down.
-    pub fn read(&mut self, bytes: u64, model: &str, stream: bool) {
+    /// Notes what the body said, and how long it took to arrive. The alias is in its grammar by
+    /// now, so it is safe to write down.
+    pub fn read(&mut self, bytes: u64, arrived_in: Duration, request: &Request) {
         self.bytes_in = bytes;
-        self.model = Some(model.to_owned());
-        self.stream = stream;
+        self.waited = arrived_in;
+        self.model = Some(request.model.clone());
+        self.stream = request.stream;
+    }
+
+    /// Notes that the gateway has done its part of the request: the backend's begins.
+    pub fn handed_over(&self) {
+        self.gateway.metrics.request_processed(self.begun.elapsed().saturating_sub(self.waited));
+    }
+
+    /// Notes time that the gateway spent on the reply.
+    pub fn worked_on_reply(&mut self, span: Duration) {
+        self.reply_work += span;
     }
 
     /// Notes where the request went.
     pub fn forwarded_to(&mut self, backend: &str, model: &str) {
         self.backend = Some(backend.to_owned());
         self.target = Some(model.to_owned());
-        self.gateway.metrics.request_processed(self.begun.elapsed());
     }
 
     /// Notes that the gateway refused.
@@ -167,23 +184,20 @@ impl Record {
         self.refusal = refusal.cloned();
     }
 
-    /// Tells a backend who is calling, where its config asks for that.
-    pub fn identity_headers(&self, headers: &mut HeaderMap) {
-        let Some(credentials) = &self.credentials else { return };
+    /// Who is calling, as headers for a backend whose config asks for that.
+    #[must_use]
+    pub fn identity(&self) -> Vec<(&'static str, String)> {
+        let Some(credentials) = &self.credentials else { return Vec::new() };
         let certificate = credentials.certificate.as_ref();
         let key = credentials.key.as_ref();
         let owner = key.map(|key| &key.owner).or_else(|| certificate.and_then(|c| c.owner.as_ref()));
         let values = [
-            ("x-doorward-subject", certificate.map(|certificate| certificate.identity.uri().to_owned())),
+            ("x-doorward-subject", certificate.map(|certificate| certificate.identity.to_string())),
             ("x-doorward-owner", owner.map(ToString::to_string)),
             ("x-doorward-key-id", key.map(|key| key.id.to_string())),
             ("x-doorward-request-id", Some(self.id().to_owned())),
         ];
-        for (name, value) in values {
-            if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
-                headers.insert(HeaderName::from_static(name), value);
-            }
-        }
+        values.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect()
     }
 }
 
@@ -194,6 +208,9 @@ impl Drop for Record {
         let duration = self.begun.elapsed();
         let code = self.refusal.as_ref().map(|refusal| refusal.code().as_str());
         self.gateway.metrics.request_ends(outcome, code);
+        if self.first_byte.is_some() {
+            self.gateway.metrics.reply_processed(self.reply_work);
+        }
         let Some(place) = self.place.take() else { return };
         let detail = self.refusal.as_ref().map(|refusal| cut(refusal.to_string()));
         let certificate = self.credentials.as_ref().and_then(|credentials| credentials.certificate.as_ref());

@@ -105,7 +105,9 @@ pub fn drain_or_close(head: &Parts, mut body: Incoming, response: &mut Response<
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 match left.checked_sub(length) {
                     Some(rest) => left = rest,
-                    None => break,
+                    // To close now would reset the connection, and many clients throw the answer
+                    // away when that happens to their write. One that cannot write reads.
+                    None => return std::future::pending().await,
                 }
             }
         };

@@ -27,6 +27,7 @@ pub struct Metrics {
     handshakes: Family<HandshakeLabels, Counter>,
     connects: Family<BackendLabels, Counter>,
     request_side: Histogram,
+    reply_side: Histogram,
     panics: Counter,
     reloads: Family<ReloadLabels, Counter>,
     records_dropped: Gauge<u64, AtomicU64>,
@@ -113,12 +114,19 @@ impl Default for Metrics {
         registry.register("handshake_failures", "TLS handshakes that failed", handshakes.clone());
         let connects = Family::default();
         registry.register("backend_connect_failures", "Connections to a backend that failed", connects.clone());
-        let request_side = Histogram::new(exponential_buckets(0.000_05, 4.0, 10));
+        let request_side = Histogram::new(exponential_buckets(0.000_01, 4.0, 10));
         registry.register_with_unit(
             "request_processing",
-            "From a request's head to its hand-over to a backend, the body's arrival included",
+            "The gateway's own time on a request: from its head to the hand-over to a backend, less the wait for its body",
             Unit::Seconds,
             request_side.clone(),
+        );
+        let reply_side = Histogram::new(exponential_buckets(0.000_001, 4.0, 10));
+        registry.register_with_unit(
+            "reply_processing",
+            "The gateway's own time on a reply: all of its pieces, from the backend to the caller's connection",
+            Unit::Seconds,
+            reply_side.clone(),
         );
         let panics = Counter::default();
         registry.register("panics", "Connections that were lost to a defect", panics.clone());
@@ -143,6 +151,7 @@ impl Default for Metrics {
             handshakes,
             connects,
             request_side,
+            reply_side,
             panics,
             reloads,
             records_dropped,
@@ -164,7 +173,12 @@ impl Metrics {
         self.requests.get_or_create(&RequestLabels { outcome: OutcomeLabel(outcome), code: code.unwrap_or("") }).inc();
     }
 
-    /// A request goes to a backend, this long after its head came.
+    /// A reply is over, and took this long here.
+    pub fn reply_processed(&self, span: Duration) {
+        self.reply_side.observe(span.as_secs_f64());
+    }
+
+    /// A request goes to a backend, after this long here.
     pub fn request_processed(&self, span: Duration) {
         self.request_side.observe(span.as_secs_f64());
     }

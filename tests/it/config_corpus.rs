@@ -1,7 +1,5 @@
 //! Configs that must load, and configs that must not, with every word of what is said about them.
 
-#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
-
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};

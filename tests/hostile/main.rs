@@ -1,0 +1,17 @@
+//! Attacks on a running gateway, over real sockets: what must be refused is refused, what was not
+//! admitted reaches no backend, and what an attacker holds is bounded.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed set-up is a failed test"
+)]
+
+mod backend;
+mod client;
+mod frames;
+mod gateway;
+
+mod revoked;

@@ -1,0 +1,100 @@
+//! Which part may know of which: the table of the architecture. A rule that matches no file fails,
+//! so that a rule goes when its part goes.
+
+use std::fs;
+use std::path::Path;
+
+use crate::promises::rust_files;
+
+/// What no pure file may mention: the outside world, and the parts that deal with it.
+const IMPURE: &[&str] = &[
+    "tokio",
+    "hyper",
+    "rustls",
+    "rusqlite",
+    "tracing",
+    "std::fs",
+    "std::net::Tcp",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "SystemTime",
+    "Instant::now",
+];
+
+/// The crate's own parts, but `domain`.
+const OTHER_PARTS: &[&str] = &[
+    "crate::admin",
+    "crate::backend",
+    "crate::ca",
+    "crate::cli",
+    "crate::clock",
+    "crate::config",
+    "crate::gate",
+    "crate::store",
+    "crate::telemetry",
+    "crate::tls",
+];
+
+/// A file or folder under `src`, and what nothing in it may mention.
+const RULES: &[(&str, &[&[&str]])] = &[
+    ("domain", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
+    ("dialect", &[IMPURE, OTHER_PARTS]),
+    ("ca/plan.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
+    ("gate", &[&["rusqlite", "crate::ca", "crate::admin", "crate::cli", "store::sqlite", "store::Store", "reqwest"]]),
+    ("store", &[&["hyper", "crate::gate", "crate::cli", "crate::admin", "crate::ca", "crate::tls::server"]]),
+    ("ca", &[&["crate::gate", "crate::admin", "crate::cli", "tokio", "hyper"]]),
+    ("backend", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::ca"]]),
+    ("tls", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend"]]),
+    ("config", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend", "tokio", "hyper"]]),
+    ("telemetry", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend"]]),
+    ("admin", &[&["crate::cli", "crate::ca", "rusqlite"]]),
+    ("clock.rs", &[OTHER_PARTS_BUT_CLOCK]),
+];
+
+const OTHER_PARTS_BUT_CLOCK: &[&str] =
+    &["crate::admin", "crate::backend", "crate::ca", "crate::cli", "crate::config", "crate::gate", "crate::store"];
+
+#[test]
+fn parts_only_know_what_they_may() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut broken = Vec::new();
+    for (part, banned) in RULES {
+        let part = source.join(part);
+        let files = if part.is_dir() { rust_files(&part) } else { Vec::from([part.clone()]) };
+        assert!(files.iter().any(|file| file.is_file()), "{} holds no files: is the rule stale?", part.display());
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap();
+            // A group would hide what is in it.
+            let grouped = ["use crate::{", "use crate::*", "use super::super"];
+            for word in banned.iter().copied().flatten().chain(&grouped) {
+                if let Some(line) = text.lines().position(|line| mentions(line, word)) {
+                    broken.push(format!("{}:{}: {word}", file.display(), line + 1));
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// True when a line has the word, in a comment too, and not as a part of a longer one.
+fn mentions(line: &str, word: &str) -> bool {
+    line.match_indices(word).any(|(at, _)| {
+        let next = line[at + word.len()..].chars().next();
+        let before = line[..at].chars().next_back();
+        let part_of_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        !part_of_word(next) && !part_of_word(before)
+    })
+}
+
+/// Nobody imports the command line but the program.
+#[test]
+fn nothing_imports_the_command_line() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for file in rust_files(&source) {
+        if !file.starts_with(source.join("cli")) {
+            let text = fs::read_to_string(&file).unwrap();
+            assert!(!text.lines().any(|line| mentions(line, "crate::cli")), "{}", file.display());
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! A real gateway in this process, backends that do as they are told, and callers.
+//!
+//! Nothing in here sleeps for a while and hopes: what must happen is waited for, and a wait that
+//! takes longer than [`LONG`] fails the test.
+
+mod caller;
+mod client;
+mod process;
+mod stub;
+mod world;
+
+pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole};
+pub(crate) use client::{ChannelBody, RawLine};
+pub(crate) use process::Process;
+pub(crate) use stub::{Exchange, Stub, TlsFiles, chunk, dead_port, json_reply};
+pub(crate) use world::{Issued, Key, OPEN, Setup, World};
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::{interval, timeout};
+
+/// No wait of a test takes longer, unless something is broken.
+pub(crate) const LONG: Duration = Duration::from_secs(10);
+
+/// Waits for something that must happen.
+#[track_caller]
+pub(crate) fn within<T>(span: Duration, what: &str, wait: impl Future<Output = T>) -> impl Future<Output = T> {
+    let place = std::panic::Location::caller();
+    async move { timeout(span, wait).await.unwrap_or_else(|_| panic!("{place}: {what}: not within {span:?}")) }
+}
+
+/// Looks again and again until `probe` finds something.
+#[track_caller]
+pub(crate) fn until<T>(span: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> impl Future<Output = T> {
+    within(span, what, async move {
+        let mut tick = interval(Duration::from_millis(2));
+        loop {
+            tick.tick().await;
+            if let Some(found) = probe() {
+                return found;
+            }
+        }
+    })
+}
+
+/// A chat request for `model`, as small as can be.
+pub(crate) fn chat(model: &str) -> String {
+    format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"hi"}}]}}"#)
+}
+
+/// The same, to be answered as a stream.
+pub(crate) fn chat_stream(model: &str) -> String {
+    format!(r#"{{"model":"{model}","stream":true,"messages":[{{"role":"user","content":"hi"}}]}}"#)
+}
+
+/// Where chat requests go.
+pub(crate) const CHAT: &str = "/v1/chat/completions";
+
+/// Begins a stream: its first event is here, and the backend's end of it is in hand.
+pub(crate) async fn live(line: &mut Line, stub: &Stub) -> (Flow, Exchange) {
+    let body = chat_stream("llama");
+    let backend = async {
+        let mut exchange = stub.next().await;
+        exchange.begin("text/event-stream").await;
+        exchange.chunk("data: {\"n\":1}\n\n").await;
+        exchange
+    };
+    let (response, exchange) = tokio::join!(line.begin(CHAT, &body), backend);
+    let mut flow = Flow::of(response);
+    flow.until("data: {\"n\":1}\n\n").await;
+    (flow, exchange)
+}
