@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use crate::ca::CaError;
 use crate::ca::authority::Authority;
 use crate::cli::output::{self, Failure, Format};
 use crate::cli::place::Place;
@@ -37,7 +38,7 @@ pub struct Init {
 #[derive(Debug, Args)]
 pub struct Show {
     /// How to print the result
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
     #[command(flatten)]
     place: Place,
@@ -54,6 +55,27 @@ pub struct Bundle {
 #[must_use]
 pub fn directory(state_dir: &Path) -> PathBuf {
     state_dir.join("ca")
+}
+
+/// The authority in a state directory.
+///
+/// # Errors
+///
+/// When there is none, or it is damaged.
+pub fn open(state_dir: &Path) -> Result<Authority, Failure> {
+    Authority::open(&directory(state_dir)).map_err(|error| said(&error, "corp.example"))
+}
+
+/// What an authority's error means on the command line; `domain` is for the hint.
+#[must_use]
+pub fn said(error: &CaError, domain: &str) -> Failure {
+    if let CaError::Missing(dir) = error {
+        return Failure::with_hint(
+            format!("there is no authority in {}", dir.display()),
+            format!("`doorward ca init --trust-domain {domain}` makes one"),
+        );
+    }
+    Failure::new(error)
 }
 
 #[derive(Debug, Serialize)]
@@ -73,18 +95,21 @@ impl Ca {
         match self {
             Self::Init(verb) => {
                 let directory = directory(&verb.place.state_dir()?);
-                let authority =
-                    Authority::init(&directory, &verb.trust_domain, Clock::System.now()).map_err(Failure::new)?;
+                let made = Authority::init(&directory, &verb.trust_domain, Clock::System.now());
+                let authority = made.map_err(|error| match error {
+                    CaError::Exists(_) => Failure::with_hint(error, "`doorward ca show` shows what is there"),
+                    error => Failure::new(error),
+                })?;
                 writeln!(out, "made the authority of {} in {}", authority.trust_domain(), directory.display())?;
                 writeln!(err, "Keep a copy of that directory where only you can read it.")?;
                 Ok(())
             }
             Self::Show(verb) => {
-                let directory = directory(&verb.place.state_dir()?);
-                let authority = Authority::open(&directory).map_err(Failure::new)?;
+                let state_dir = verb.place.state_dir()?;
+                let authority = open(&state_dir)?;
                 let shown = Shown {
                     trust_domain: authority.trust_domain().as_str(),
-                    directory: directory.display().to_string(),
+                    directory: directory(&state_dir).display().to_string(),
                     issuer_ends: authority.issuer_not_after().to_string(),
                 };
                 match verb.output {
@@ -96,7 +121,7 @@ impl Ca {
                 }
             }
             Self::Bundle(verb) => {
-                let authority = Authority::open(&directory(&verb.place.state_dir()?)).map_err(Failure::new)?;
+                let authority = open(&verb.place.state_dir()?)?;
                 write!(out, "{}", authority.bundle_pem())?;
                 Ok(())
             }

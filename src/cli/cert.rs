@@ -1,15 +1,16 @@
 //! `doorward cert`
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use crate::ca::CaError;
 use crate::ca::authority::Authority;
 use crate::ca::leaf::{self, Existing, LeafFiles};
-use crate::cli::ca::directory;
+use crate::cli::ca;
 use crate::cli::output::{self, Failure, Format};
 use crate::cli::place::Place;
 use crate::clock::Clock;
@@ -50,7 +51,7 @@ pub struct Issue {
     #[arg(long)]
     reinstate: bool,
     /// How to print the result
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
     #[command(flatten)]
     place: Place,
@@ -63,7 +64,7 @@ pub struct List {
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     expiring: Option<Duration>,
     /// How to print the result
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
     #[command(flatten)]
     place: Place,
@@ -96,7 +97,7 @@ impl Cert {
         match self {
             Self::Issue(verb) => verb.run(out, err),
             Self::List(verb) => verb.run(out),
-            Self::Revoke(verb) => verb.run(out),
+            Self::Revoke(verb) => verb.run(out, err),
         }
     }
 }
@@ -123,9 +124,17 @@ pub fn issue(
     authority: &Authority,
     store: &mut Store,
     (role, name, ttl): (Role, &IdentityName, Option<Duration>),
-    dir: &std::path::Path,
+    (dir, existing): (&Path, Existing),
     now: Timestamp,
 ) -> Result<Made, Failure> {
+    let taken = |error: CaError| Failure::with_hint(error, "choose another --out, or move the old files away");
+    let wanted = LeafFiles::of(dir, name.as_str());
+    // Before anything is issued: what is recorded and reaches nobody would be in all lists.
+    if existing == Existing::Keep
+        && let Some(there) = [&wanted.key, &wanted.certificate].into_iter().find(|file| file.exists())
+    {
+        return Err(taken(CaError::Exists(there.clone())));
+    }
     let plan = authority.plan_client(role, name, ttl, now).map_err(Failure::new)?;
     let made = leaf::generate(authority, &plan, None).map_err(Failure::new)?;
     let certificate = made.issued.chain.first().ok_or_else(|| Failure::new("the authority issued nothing"))?;
@@ -141,8 +150,11 @@ pub fn issue(
         issued_at: now,
     };
     store.record_certificate(&row).map_err(Failure::new)?;
-    let files = leaf::write(&made, authority.bundle_pem(), dir, name.as_str(), Existing::Keep)
-        .map_err(|error| Failure::with_hint(error, "choose another --out, or move the old files away"))?;
+    let files =
+        leaf::write(&made, authority.bundle_pem(), dir, name.as_str(), existing).map_err(|error| match error {
+            CaError::Exists(_) => taken(error),
+            error => Failure::new(error),
+        })?;
     Ok(Made { files, serial: row.serial, identity: row.identity.to_string(), not_after: row.not_after })
 }
 
@@ -160,7 +172,7 @@ struct Issued {
 impl Issue {
     fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
         let state_dir = self.place.state_dir()?;
-        let authority = Authority::open(&directory(&state_dir)).map_err(Failure::new)?;
+        let authority = ca::open(&state_dir)?;
         let mut store = self.place.store()?;
         let domain = authority.trust_domain();
         if store.is_name_revoked(domain, &self.name).map_err(Failure::new)? {
@@ -174,7 +186,7 @@ impl Issue {
             writeln!(err, "warning: the revocation of {} is lifted", self.name)?;
         }
         let now = Clock::System.now();
-        let made = issue(&authority, &mut store, (self.role, &self.name, self.ttl), &self.out, now)?;
+        let made = issue(&authority, &mut store, (self.role, &self.name, self.ttl), (&self.out, Existing::Keep), now)?;
         match self.output {
             Format::Json => {
                 let shown = Issued {
@@ -270,7 +282,7 @@ impl List {
     fn run(self, out: &mut impl Write) -> Result<(), Failure> {
         let now = Clock::System.now();
         let soon = self.expiring.map(|span| now.after(span));
-        let certificates = self.place.store()?.list_certificates().map_err(Failure::new)?;
+        let certificates = self.place.existing_store()?.list_certificates().map_err(Failure::new)?;
         let wanted = certificates.iter().filter(|record| {
             let end = record.certificate.not_after;
             soon.is_none_or(|soon| now < end && end <= soon && record.revoked.is_none())
@@ -293,26 +305,32 @@ impl List {
 }
 
 impl Revoke {
-    fn run(self, out: &mut impl Write) -> Result<(), Failure> {
-        let mut store = self.place.store()?;
+    fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
         let now = Clock::System.now();
         match (&self.serial, &self.name) {
-            (Some(serial), _) => match store.revoke_certificate(serial, self.reason, now).map_err(Failure::new)? {
-                Revoked::Revoked => writeln!(out, "{serial} is revoked")?,
-                Revoked::AlreadyRevoked => writeln!(out, "{serial} was revoked before")?,
-                Revoked::Unknown => {
-                    let hint = "`doorward cert list` shows all serial numbers";
-                    return Err(Failure::with_hint(format!("no certificate has the serial number {serial}"), hint));
+            (Some(serial), _) => {
+                let mut store = self.place.existing_store()?;
+                match store.revoke_certificate(serial, self.reason, now).map_err(Failure::new)? {
+                    Revoked::Revoked => writeln!(out, "{serial} is revoked")?,
+                    Revoked::AlreadyRevoked => writeln!(out, "{serial} was revoked before")?,
+                    Revoked::Unknown => {
+                        let hint = "`doorward cert list` shows all serial numbers";
+                        return Err(Failure::with_hint(format!("no certificate has the serial number {serial}"), hint));
+                    }
                 }
-            },
+            }
             (None, Some(name)) => {
-                let authority = Authority::open(&directory(&self.place.state_dir()?)).map_err(Failure::new)?;
+                let authority = ca::open(&self.place.state_dir()?)?;
+                let mut store = self.place.store()?;
                 let done = store.revoke_name(authority.trust_domain(), name, self.reason, now).map_err(Failure::new)?;
+                if done.newly && done.certificates == 0 {
+                    writeln!(err, "warning: {name} had no certificate; from now on it gets none")?;
+                }
                 let ended = output::count(done.certificates, "certificate");
                 let newly = if done.newly { "is revoked" } else { "was revoked before" };
                 writeln!(out, "{name} {newly}; {ended} ended")?;
             }
-            (None, None) => return Err(Failure::new("name what to revoke: --serial or --name")),
+            (None, None) => return Err(Failure::Usage(vec!["name what to revoke: --serial or --name".to_owned()])),
         }
         Ok(())
     }

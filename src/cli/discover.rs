@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::cli::output::causes;
 use crate::domain::endpoint::Dialect;
 use crate::domain::route::is_alias;
 
@@ -63,12 +64,12 @@ pub async fn probe(url: &str) -> Result<Found, String> {
         .map_err(|error| error.to_string())?;
     let ask = async |path: &str| -> Result<Vec<u8>, String> {
         let mut response =
-            client.get(format!("{url}{path}")).send().await.map_err(|error| error.without_url().to_string())?;
+            client.get(format!("{url}{path}")).send().await.map_err(|error| causes(&error.without_url()))?;
         if !response.status().is_success() {
             return Err(format!("{path} answered {}", response.status()));
         }
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| error.without_url().to_string())? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| causes(&error.without_url()))? {
             body.extend_from_slice(&chunk);
             if body.len() > MAX_REPLY {
                 return Err(format!("{path} answered with more than {MAX_REPLY} bytes"));

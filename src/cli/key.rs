@@ -1,6 +1,7 @@
 //! `doorward key`
 
 use std::io::Write;
+use std::time::Duration;
 
 use aws_lc_rs::rand;
 use clap::{Args, Subcommand};
@@ -35,8 +36,8 @@ pub struct Create {
     #[arg(long, value_name = "PATH", value_parser = OwnerPath::parse)]
     owner: OwnerPath,
     /// When it ends: a span (30d) or a time (2027-01-31T00:00:00Z)
-    #[arg(long, value_name = "WHEN")]
-    expires: Option<String>,
+    #[arg(long, value_name = "WHEN", value_parser = When::parse)]
+    expires: Option<When>,
     /// Networks that it works from; may be repeated
     #[arg(long = "network", value_name = "CIDR")]
     networks: Vec<String>,
@@ -47,7 +48,7 @@ pub struct Create {
     #[arg(long = "model", value_name = "GLOB")]
     models: Vec<String>,
     /// How to print the result
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
     #[command(flatten)]
     place: Place,
@@ -57,7 +58,7 @@ pub struct Create {
 #[derive(Debug, Args)]
 pub struct List {
     /// How to print the result
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
     #[command(flatten)]
     place: Place,
@@ -129,12 +130,19 @@ impl<'a> Shown<'a> {
 impl Create {
     fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
         let now = Clock::System.now();
-        let expires_at = self.expires.as_deref().map(|text| expiry(text, now)).transpose()?;
+        let expires_at = self.expires.map(|when| when.after(now));
+        let mut wrong = Vec::new();
+        if expires_at.is_some_and(|at| at <= now) {
+            wrong.push("--expires is not in the future".to_owned());
+        }
         let narrowing = Narrowing {
-            networks: list("--network", &self.networks, Networks::parse)?,
-            endpoints: list("--endpoint", &self.endpoints, Endpoints::parse)?,
-            models: list("--model", &self.models, Models::parse)?,
+            networks: list("--network", &self.networks, Networks::parse, &mut wrong),
+            endpoints: list("--endpoint", &self.endpoints, Endpoints::parse, &mut wrong),
+            models: list("--model", &self.models, Models::parse, &mut wrong),
         };
+        if !wrong.is_empty() {
+            return Err(Failure::Usage(wrong));
+        }
         let (mut store, pepper) = self.place.store_and_pepper()?;
         let key = create(&self.owner)?;
         let row = NewKeyRow {
@@ -197,38 +205,48 @@ pub fn create(owner: &OwnerPath) -> Result<NewKey, Failure> {
     Ok(NewKey::from_random(id, &secret))
 }
 
-fn expiry(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
-    let at = parse_span(text).map(|span| now.after(span)).or_else(|_| Timestamp::parse(text)).map_err(|_| {
-        Failure::with_hint(
-            format!("--expires {text:?} is neither a span nor a time"),
-            "write 30d or 2027-01-31T00:00:00Z",
-        )
-    })?;
-    if at <= now {
-        return Err(Failure::new(format!("--expires {text:?} is not in the future")));
-    }
-    Ok(at)
+/// When something ends, as it is written.
+#[derive(Clone, Copy, Debug)]
+enum When {
+    /// This long from now.
+    In(Duration),
+    /// At this time.
+    At(Timestamp),
 }
 
+impl When {
+    fn parse(text: &str) -> Result<Self, String> {
+        parse_span(text)
+            .map(Self::In)
+            .or_else(|_| Timestamp::parse(text).map(Self::At))
+            .map_err(|_| "neither a span such as 30d nor a time such as 2027-01-31T00:00:00Z".to_owned())
+    }
+
+    fn after(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::In(span) => now.after(span),
+            Self::At(at) => at,
+        }
+    }
+}
+
+/// A list that was given as a repeated option; what is wrong with it is added to `wrong`.
 fn list<T>(
     option: &str,
     entries: &[String],
     parse: impl Fn(&[String]) -> Result<T, Vec<(usize, String)>>,
-) -> Result<Option<T>, Failure> {
+    wrong: &mut Vec<String>,
+) -> Option<T> {
     if entries.is_empty() {
-        return Ok(None);
+        return None;
     }
-    let said = |wrong: Vec<(usize, String)>| {
-        let all: Vec<_> = wrong.into_iter().map(|(_, why)| format!("{option}: {why}")).collect();
-        Failure::new(all.join("\nerror: "))
-    };
-    parse(entries).map(Some).map_err(said)
+    parse(entries).map_err(|faults| wrong.extend(faults.into_iter().map(|(_, why)| format!("{option}: {why}")))).ok()
 }
 
 impl List {
     fn run(self, out: &mut impl Write) -> Result<(), Failure> {
         let now = Clock::System.now();
-        let keys = self.place.store()?.list_keys().map_err(Failure::new)?;
+        let keys = self.place.existing_store()?.list_keys().map_err(Failure::new)?;
         let shown: Vec<_> = keys.iter().map(|record| Shown::new(record, None, now)).collect();
         match self.output {
             Format::Json => output::json(out, &shown),
@@ -254,7 +272,7 @@ impl List {
 
 impl Revoke {
     fn run(self, out: &mut impl Write) -> Result<(), Failure> {
-        let mut store = self.place.store()?;
+        let mut store = self.place.existing_store()?;
         match store.revoke_key(&self.id, Clock::System.now()).map_err(Failure::new)? {
             Revoked::Revoked => writeln!(out, "{} is revoked", self.id)?,
             Revoked::AlreadyRevoked => writeln!(out, "{} was revoked before", self.id)?,

@@ -56,13 +56,15 @@ enum Verb {
     Completions(completions::Completions),
 }
 
+const WRONG_USAGE: u8 = 2;
+
 /// Reads the command line, does what it says, and reports.
 pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
     let doorward = match Doorward::try_parse() {
         Ok(doorward) => doorward,
         Err(error) => {
             // Help and version are results; wrong usage is not.
-            let code = if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+            let code = if error.use_stderr() { ExitCode::from(WRONG_USAGE) } else { ExitCode::SUCCESS };
             let _ = error.print().is_ok();
             return code;
         }
@@ -83,7 +85,7 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             let _ = write!(err, "{failure}").is_ok();
-            ExitCode::FAILURE
+            if matches!(failure, Failure::Usage(_)) { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Tables and JSON for people and programs, errors with hints.
 
+use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
 
@@ -28,6 +29,8 @@ pub enum Failure {
         /// What to do, when there is something.
         hint: Option<String>,
     },
+    /// The command line asks for what makes no sense.
+    Usage(Vec<String>),
     /// Problems in a config file.
     Config {
         /// The file.
@@ -64,6 +67,10 @@ impl fmt::Display for Failure {
                 writeln!(f, "error: {what}")?;
                 hint.iter().try_for_each(|hint| writeln!(f, "hint: {hint}"))
             }
+            Self::Usage(wrong) => {
+                wrong.iter().try_for_each(|what| writeln!(f, "error: {what}"))?;
+                writeln!(f, "\nFor more information, try '--help'.")
+            }
             Self::Config { file, problems } => {
                 writeln!(f, "error: {file} has {}", count(problems.len(), "problem"))?;
                 problems.iter().try_for_each(|problem| writeln!(f, "  {problem}"))
@@ -71,6 +78,21 @@ impl fmt::Display for Failure {
             Self::Output(error) => writeln!(f, "error: cannot print the result: {error}"),
         }
     }
+}
+
+/// An error with its causes: libraries say what they did, and only the cause says why it failed.
+#[must_use]
+pub fn causes(error: &dyn Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let why = error.to_string();
+        if !said.ends_with(&why) {
+            said = format!("{said}: {why}");
+        }
+        cause = error.source();
+    }
+    said
 }
 
 /// `1 problem`, `2 problems`.

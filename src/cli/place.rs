@@ -7,7 +7,7 @@ use clap::Args;
 use crate::cli::output::Failure;
 use crate::config::{self, Config};
 use crate::domain::key::Pepper;
-use crate::store::{Store, pepper};
+use crate::store::{Store, pepper, sqlite};
 
 /// The options that every verb which touches state takes.
 #[derive(Clone, Debug, Args)]
@@ -54,6 +54,22 @@ impl Place {
         Store::open(&self.state_dir()?).map_err(Failure::new)
     }
 
+    /// The store, which must be there: a mistyped directory is no empty store.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or it cannot be opened.
+    pub fn existing_store(&self) -> Result<Store, Failure> {
+        let dir = self.state_dir()?;
+        if !dir.join(sqlite::FILE).exists() {
+            return Err(Failure::with_hint(
+                format!("there is no store in {}", dir.display()),
+                "is it the right --config or --state? `doorward key create` and `doorward cert issue` make one",
+            ));
+        }
+        Store::open(&dir).map_err(Failure::new)
+    }
+
     /// The store, with the pepper that its keys are hashed under.
     ///
     /// # Errors
@@ -73,12 +89,9 @@ impl Place {
 ///
 /// When there is none; the failure says where it was looked for.
 pub fn find(explicit: Option<&Path>) -> Result<PathBuf, Failure> {
-    config::find(explicit, &environment).map_err(|problem| {
-        Failure::with_hint(
-            problem,
-            "write one (config/doorward.toml explains every setting), or begin with `doorward up`",
-        )
-    })
+    let hint = "write one (config/doorward.toml explains every setting), or begin with `doorward up`";
+    let file = config::find(explicit, &environment).map_err(|problem| Failure::with_hint(problem, hint))?;
+    if file.exists() { Ok(file) } else { Err(Failure::with_hint(format!("there is no {}", file.display()), hint)) }
 }
 
 /// The environment, as config reads it.

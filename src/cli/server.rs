@@ -15,7 +15,7 @@ use crate::admin::Admin;
 use crate::backend::Upstream;
 use crate::ca::authority::Authority;
 use crate::ca::plan::SERVER_TTL;
-use crate::cli::ca::directory;
+use crate::cli::ca;
 use crate::cli::output::Failure;
 use crate::clock::Clock;
 use crate::config::{self, Config, ServerCertificate};
@@ -183,7 +183,7 @@ impl Server {
     }
 }
 
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
+pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
     let what = format!("cannot listen on {address}: {error}");
     if error.kind() == io::ErrorKind::AddrInUse {
         Failure::with_hint(what, "another process has the port; is a gateway running already?")
@@ -241,9 +241,7 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
 }
 
 fn open_authority(config: &Config, domain: &str) -> Result<Authority, Failure> {
-    let authority = Authority::open(&directory(&config.state_dir)).map_err(|error| {
-        Failure::with_hint(error, format!("`doorward ca init --trust-domain {domain}` makes the authority"))
-    })?;
+    let authority = Authority::open(&ca::directory(&config.state_dir)).map_err(|error| ca::said(&error, domain))?;
     if authority.trust_domain().as_str() != domain {
         return Err(Failure::with_hint(
             format!(

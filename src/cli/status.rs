@@ -23,7 +23,7 @@ pub struct Status {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// How to print the result
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
 }
 
@@ -52,7 +52,7 @@ impl Status {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let report = runtime.block_on(ask(config.admin)).map_err(|error| {
             Failure::with_hint(
-                format!("no gateway answers at {}: {error}", config.admin),
+                format!("no gateway answers at {}: {}", config.admin, output::causes(&error.without_url())),
                 "start it with `doorward serve`",
             )
         })?;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,12 +13,12 @@ use serde::Serialize;
 use tokio::runtime;
 
 use crate::ca::authority::Authority;
-use crate::ca::leaf::LeafFiles;
-use crate::cli::ca::directory;
+use crate::ca::leaf::{Existing, LeafFiles};
 use crate::cli::discover::{self, Found};
 use crate::cli::output::{self, Failure, Format};
 use crate::cli::place::environment;
-use crate::cli::{cert, key, serve};
+use crate::cli::server::cannot_listen;
+use crate::cli::{ca, cert, key, serve};
 use crate::clock::Clock;
 use crate::config;
 use crate::domain::identity::{IdentityName, Role, TrustDomain};
@@ -28,6 +28,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::rows::NewKeyRow;
 use crate::store::{Store, pepper};
 
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
 const TRUST_DOMAIN: &str = "doorward.internal";
 const CALLER: &str = "me";
 const OWNER: &str = "local/me";
@@ -40,14 +41,14 @@ pub struct Up {
     /// Where everything is kept
     #[arg(long, value_name = "DIR", default_value = "./doorward-state")]
     state: PathBuf,
-    /// Where to listen (first run only); the admin listener takes the next port on loopback
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
-    listen: SocketAddr,
+    /// Where to listen (first run only), the admin listener on the next port of loopback [default: 127.0.0.1:8443]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
     /// An inference server (first run only); may be repeated [default: those found on this host]
     #[arg(long = "backend", value_name = "URL")]
     backends: Vec<String>,
     /// How to print where everything is
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
 }
 
@@ -72,10 +73,10 @@ impl Up {
         let state = std::path::absolute(&self.state)?;
         let paths = Paths::of(&state);
         if paths.config.exists() {
-            if !self.backends.is_empty() {
+            if !self.backends.is_empty() || self.listen.is_some() {
                 writeln!(
                     err,
-                    "note: {} exists; --backend and --listen count on the first run only",
+                    "warning: {} exists; --backend and --listen count on the first run only",
                     paths.config.display()
                 )?;
             }
@@ -96,22 +97,40 @@ impl Up {
 
     /// The config is written last: a run that was interrupted before is taken up again.
     fn set_up(&self, paths: &Paths, err: &mut impl Write) -> Result<(), Failure> {
+        let no_url = |url: &&String| !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
+        if let Some(backend) = self.backends.iter().find(no_url) {
+            let wrong = format!("--backend: {backend:?} is no URL such as http://10.0.0.5:8000");
+            return Err(Failure::Usage(vec![wrong]));
+        }
+        let listen = self.listen.unwrap_or(LISTEN);
+        let admin_port = listen
+            .port()
+            .checked_add(1)
+            .ok_or_else(|| Failure::Usage(vec!["--listen: choose a port below 65535".to_owned()]))?;
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port));
+        for address in [listen, admin] {
+            // Before the config keeps an address that cannot be had.
+            drop(TcpListener::bind(address).map_err(|error| cannot_listen(address, &error))?);
+        }
         let found = self.find_backends(err)?;
         let now = Clock::System.now();
         let mut store = Store::open(&paths.state).map_err(Failure::new)?;
-        let authority = match directory(&paths.state) {
+        let authority = match ca::directory(&paths.state) {
             dir if dir.exists() => Authority::open(&dir),
             dir => Authority::init(&dir, &TrustDomain::parse(TRUST_DOMAIN).map_err(Failure::new)?, now),
         };
         let authority = authority.map_err(Failure::new)?;
-        if !paths.leaf.certificate.exists() {
+        let LeafFiles { key, certificate, roots } = &paths.leaf;
+        if ![key, certificate, roots].into_iter().all(|file| file.exists()) {
             let name = IdentityName::parse(CALLER).map_err(Failure::new)?;
-            cert::issue(&authority, &mut store, (Role::Client, &name, Some(CERTIFICATE_LIFE)), &paths.client, now)?;
+            let wanted = (Role::Client, &name, Some(CERTIFICATE_LIFE));
+            // A run that was interrupted may have left some of the files.
+            cert::issue(&authority, &mut store, wanted, (&paths.client, Existing::Replace), now)?;
         }
         if !paths.api_key.exists() {
             make_key(&mut store, paths, now)?;
         }
-        let text = self.config(&found)?;
+        let text = config_text(listen, admin, &found);
         // What is written here must load; a problem is ours to find before it is left behind.
         config::parse(&text, &paths.config, &environment)
             .map_err(|problems| Failure::Config { file: paths.config.display().to_string(), problems })?;
@@ -150,78 +169,6 @@ impl Up {
         Ok(found)
     }
 
-    fn config(&self, found: &[Found]) -> Result<String, Failure> {
-        let admin_port =
-            self.listen.port().checked_add(1).ok_or_else(|| Failure::new("choose a --listen port below 65535"))?;
-        let loopback = self.listen.ip().is_loopback();
-        let networks = if loopback { r#"["127.0.0.0/8", "::1"]"# } else { r#"["*"]"# };
-        let address = self.listen.ip();
-        let names = if loopback || address.is_unspecified() {
-            r#"["localhost"]"#.to_owned()
-        } else {
-            format!(r#"["localhost", {}]"#, quoted(&address.to_string()))
-        };
-        let mut text = format!(
-            r#"# Written by `doorward up`. config/doorward.toml in the source explains every setting.
-
-state_dir = "."
-
-[listen]
-address     = {address}
-names       = {{ api = {names} }}
-client_auth = "optional"       # a missing certificate is answered with 401, not with a TLS alert
-certificate = "internal"       # issued by the authority below
-
-[admin]
-address = "127.0.0.1:{admin_port}"   # /metrics /healthz /readyz
-
-[ca]
-trust_domain = "{TRUST_DOMAIN}"
-
-# Certificates of this authority sit on the owner tree ...
-[[identity]]
-match = "spiffe://{TRUST_DOMAIN}/client/*"
-owner = "{OWNER}"
-
-# ... and this is what may be done there: a certificate and a key together.
-[[grant]]
-owner     = "local"
-require   = "both"
-networks  = {networks}
-endpoints = ["*"]
-models    = ["*"]
-"#,
-            address = quoted(&self.listen.to_string()),
-        );
-        let mut models: Vec<(&str, Vec<(usize, &str)>)> = Vec::new();
-        for (index, backend) in found.iter().enumerate() {
-            let dialects: Vec<_> = backend.dialects.iter().map(|dialect| quoted(dialect.as_str())).collect();
-            let _ = write!(
-                text,
-                "\n[[backend]]\nname     = \"backend-{}\"\nurl      = {}\ndialects = [{}]\n",
-                index + 1,
-                quoted(&backend.url),
-                dialects.join(", "),
-            )
-            .is_ok();
-            for model in &backend.models {
-                match models.iter_mut().find(|(name, _)| name == model) {
-                    Some((_, targets)) => targets.push((index, model)),
-                    None => models.push((model, vec![(index, model)])),
-                }
-            }
-        }
-        for (name, targets) in models {
-            let targets: Vec<_> = targets
-                .into_iter()
-                .map(|(index, model)| format!("{{ backend = \"backend-{}\", model = {} }}", index + 1, quoted(model)))
-                .collect();
-            let _ =
-                write!(text, "\n[[model]]\nname    = {}\ntargets = [{}]\n", quoted(name), targets.join(", ")).is_ok();
-        }
-        Ok(text)
-    }
-
     fn announce(&self, paths: &Paths, url: String, out: &mut impl Write) -> Result<(), Failure> {
         match self.output {
             Format::Json => output::json(
@@ -244,6 +191,76 @@ models    = ["*"]
         out.flush()?;
         Ok(())
     }
+}
+
+/// The config of a first run.
+fn config_text(listen: SocketAddr, admin: SocketAddr, found: &[Found]) -> String {
+    let loopback = listen.ip().is_loopback();
+    let networks = if loopback { r#"["127.0.0.0/8", "::1"]"# } else { r#"["*"]"# };
+    let address = listen.ip();
+    let names = if loopback || address.is_unspecified() {
+        r#"["localhost"]"#.to_owned()
+    } else {
+        format!(r#"["localhost", {}]"#, quoted(&address.to_string()))
+    };
+    let mut text = format!(
+        r#"# Written by `doorward up`. config/doorward.toml in the source explains every setting.
+
+state_dir = "."
+
+[listen]
+address     = {address}
+names       = {{ api = {names} }}
+client_auth = "optional"       # a missing certificate is answered with 401, not with a TLS alert
+certificate = "internal"       # issued by the authority below
+
+[admin]
+address = "{admin}"   # /metrics /healthz /readyz
+
+[ca]
+trust_domain = "{TRUST_DOMAIN}"
+
+# Certificates of this authority sit on the owner tree ...
+[[identity]]
+match = "spiffe://{TRUST_DOMAIN}/client/*"
+owner = "{OWNER}"
+
+# ... and this is what may be done there: a certificate and a key together.
+[[grant]]
+owner     = "local"
+require   = "both"
+networks  = {networks}
+endpoints = ["*"]
+models    = ["*"]
+"#,
+        address = quoted(&listen.to_string()),
+    );
+    let mut models: Vec<(&str, Vec<(usize, &str)>)> = Vec::new();
+    for (index, backend) in found.iter().enumerate() {
+        let dialects: Vec<_> = backend.dialects.iter().map(|dialect| quoted(dialect.as_str())).collect();
+        let _ = write!(
+            text,
+            "\n[[backend]]\nname     = \"backend-{}\"\nurl      = {}\ndialects = [{}]\n",
+            index + 1,
+            quoted(&backend.url),
+            dialects.join(", "),
+        )
+        .is_ok();
+        for model in &backend.models {
+            match models.iter_mut().find(|(name, _)| name == model) {
+                Some((_, targets)) => targets.push((index, model)),
+                None => models.push((model, vec![(index, model)])),
+            }
+        }
+    }
+    for (name, targets) in models {
+        let targets: Vec<_> = targets
+            .into_iter()
+            .map(|(index, model)| format!("{{ backend = \"backend-{}\", model = {} }}", index + 1, quoted(model)))
+            .collect();
+        let _ = write!(text, "\n[[model]]\nname    = {}\ntargets = [{}]\n", quoted(name), targets.join(", ")).is_ok();
+    }
+    text
 }
 
 /// Where the parts are.
