@@ -90,10 +90,13 @@ pub async fn read(
     Ok(Buffered { bytes: gathered.join(), charge })
 }
 
-/// True when the connection ended within the body. On HTTP/2 the request's future is dropped then.
+/// True when nobody is there any more to hear an answer. On HTTP/1.1 that is the end of the
+/// connection within the body; on HTTP/2 any error of a body is the end of its stream.
 fn caller_left(error: &hyper::Error) -> bool {
-    let cause = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    cause.is_some_and(|cause| matches!(cause.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset))
+    match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
+        Some(cause) => matches!(cause.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset),
+        None => true,
+    }
 }
 
 /// The pieces of a body, as they come.
