@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 /// All headers that may come.
 const HEADERS: [&str; 12] = [
@@ -44,6 +45,8 @@ struct Shared {
     faults: Mutex<Vec<String>>,
     open: AtomicUsize,
     streamed: AtomicUsize,
+    taken: Notify,
+    poisoned: Notify,
 }
 
 #[derive(Clone)]
@@ -87,6 +90,12 @@ impl Backend {
         self.shared.seen.lock().unwrap().len()
     }
 
+    /// Has a backend that was told to be `late` say what nobody asked for, and waits until it is said.
+    pub async fn poison(&self) {
+        self.shared.taken.notify_one();
+        self.shared.poisoned.notified().await;
+    }
+
     /// Open connections.
     pub fn open(&self) -> usize {
         self.shared.open.load(Ordering::SeqCst)
@@ -126,6 +135,14 @@ async fn serve(mut socket: TcpStream, shared: &Shared) {
                 // An answer whose connection stays open, with something behind it that nobody asked for.
                 let answer = echo(&row);
                 socket.write_all(format!("{answer}{}", echo(&"poison".into())).as_bytes()).await
+            }
+            "late" => {
+                let answered = socket.write_all(echo(&row).as_bytes()).await;
+                // What nobody asked for comes when the answer was taken and the connection is idle.
+                shared.taken.notified().await;
+                let poisoned = socket.write_all(echo(&"poison".into()).as_bytes()).await;
+                shared.poisoned.notify_one();
+                answered.and(poisoned)
             }
             _ => socket.write_all(echo(&row).as_bytes()).await,
         };
