@@ -88,8 +88,7 @@ impl Server {
             let gateway = Arc::clone(&gateway);
             move |snapshot: Snapshot| gateway.publish_snapshot(&snapshot)
         };
-        let (watcher, first) = Watcher::start(&state_dir, publish).map_err(Failure::new)?;
-        gateway.publish_snapshot(&first);
+        let watcher = Watcher::start(&state_dir, publish).map_err(Failure::new)?;
         let admin = Admin::bind(admin_address, Arc::clone(&gateway))
             .await
             .map_err(|error| cannot_listen(admin_address, &error))?;

@@ -107,11 +107,13 @@ pub struct Patience {
     pub head: Duration,
     /// Without any request.
     pub idle: Duration,
+    /// With a piece of a reply that the peer does not take: its backend works for nobody then.
+    pub stalled: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { head: Duration::from_secs(10), idle: Duration::from_secs(60) }
+        Self { head: Duration::from_secs(10), idle: Duration::from_secs(60), stalled: Duration::from_secs(60) }
     }
 }
 

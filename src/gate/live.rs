@@ -16,7 +16,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::View;
 use crate::gate::admit::Facts;
-use crate::gate::connection::Order;
+use crate::gate::connection::{Order, Patience};
 
 /// How long a request that was ended may still be there. Its reply looks at the end only when the
 /// caller reads, and one that does not must not keep a backend busy.
@@ -42,6 +42,8 @@ impl LiveRequests {
             ended: AtomicBool::new(false),
             why: OnceLock::new(),
             ended_at: OnceLock::new(),
+            entered_at: Instant::now(),
+            handed_out: AtomicU64::new(0),
             waker: AtomicWaker::new(),
         });
         self.lock().insert(id, Arc::clone(&request));
@@ -80,10 +82,12 @@ impl LiveRequests {
         }
     }
 
-    /// Closes the connections of callers who do not take the end that was made for them.
-    pub fn close_stuck(&self, now: Instant) {
+    /// Closes the connections of callers who do not take the end that was made for them, or have
+    /// stopped reading.
+    pub fn close_stuck(&self, now: Instant, patience: Patience) {
         for request in self.lock().values() {
-            if request.ended_at.get().is_some_and(|at| now.saturating_duration_since(*at) >= LAST_RESORT) {
+            let unheard = request.ended_at.get().is_some_and(|at| now.saturating_duration_since(*at) >= LAST_RESORT);
+            if unheard || request.is_stalled(now, patience.stalled) {
                 request.facts.connection().supervised.give(Order::Close);
             }
         }
@@ -109,10 +113,23 @@ struct LiveRequest {
     ended: AtomicBool,
     why: OnceLock<Refusal>,
     ended_at: OnceLock<Instant>,
+    entered_at: Instant,
+    /// Milliseconds after `entered_at` (plus one) when a piece of the reply was handed out; 0 when
+    /// the caller's side has asked for more since.
+    handed_out: AtomicU64,
     waker: AtomicWaker,
 }
 
 impl LiveRequest {
+    fn is_stalled(&self, now: Instant, limit: Duration) -> bool {
+        let handed_out = self.handed_out.load(Ordering::Relaxed);
+        handed_out != 0 && Duration::from_millis((self.millis(now) + 1).saturating_sub(handed_out)) >= limit
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.entered_at).as_millis()).unwrap_or(u64::MAX - 1)
+    }
+
     fn end(&self, refusal: Refusal) {
         // The first reason stands.
         if self.why.set(refusal).is_ok() {
@@ -142,6 +159,16 @@ impl LiveGuard {
     #[must_use]
     pub fn why_ended(&self) -> Option<&Refusal> {
         self.request.why.get()
+    }
+
+    /// Notes that the caller's side was given a piece of the reply.
+    pub fn handed_out(&self, now: Instant) {
+        self.request.handed_out.store(self.request.millis(now) + 1, Ordering::Relaxed);
+    }
+
+    /// Notes that the caller's side asks for more.
+    pub fn asked_for_more(&self) {
+        self.request.handed_out.store(0, Ordering::Relaxed);
     }
 
     /// Waits until the request must end.

@@ -109,6 +109,7 @@ impl Drop for Relay {
 impl Relay {
     /// The next piece for the caller.
     pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        self.live.asked_for_more();
         loop {
             if let Some(piece) = next_piece(&mut self.out) {
                 return Poll::Ready(Some(Ok(self.hand_out(piece))));
@@ -229,6 +230,7 @@ impl Relay {
 
     fn hand_out(&mut self, piece: Bytes) -> Bytes {
         self.record.sent(piece.len());
+        self.live.handed_out(self.last_chunk);
         self.length = self.length.map(|length| length.saturating_sub(piece.len() as u64));
         if self.out.is_empty() && matches!(self.stage, Stage::Complete) {
             self.close_well();

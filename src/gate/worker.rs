@@ -84,7 +84,7 @@ impl Worker {
             } else {
                 self.live.end_expired(&view, self.gateway.clock.now());
             }
-            self.live.close_stuck(now);
+            self.live.close_stuck(now, patience);
             if count.is_multiple_of(CONNECTION_TICKS) {
                 self.each_connection(|connection| connection.sweep(now, patience));
                 self.pools.sweep(now);

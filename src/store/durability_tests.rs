@@ -260,7 +260,9 @@ fn a_hundred_thousand_keys_load() {
     }
     filling.commit().unwrap();
     let begin = tokio::time::Instant::now();
-    let (watcher, snapshot) = watch::Watcher::start(fixture.dir(), drop).unwrap();
+    let (publish, published) = std::sync::mpsc::channel();
+    let watcher = watch::Watcher::start(fixture.dir(), move |snapshot| publish.send(snapshot).unwrap()).unwrap();
+    let snapshot = published.try_recv().unwrap();
     eprintln!("{KEYS} keys loaded in {:?}", begin.elapsed());
     drop(watcher);
     assert_eq!(snapshot.key_count(), KEYS);

@@ -42,15 +42,12 @@ struct State {
 
 impl Watcher {
     /// Loads the store of `state_dir`, and from then on hands every later state of it to
-    /// `publish`, which runs on the watcher's thread.
+    /// `publish`: the first here and now, the others on the watcher's thread.
     ///
     /// # Errors
     ///
     /// When the store cannot be opened or read.
-    pub fn start(
-        state_dir: &Path,
-        publish: impl Fn(Snapshot) + Send + 'static,
-    ) -> Result<(Self, Snapshot), StoreError> {
+    pub fn start(state_dir: &Path, publish: impl Fn(Snapshot) + Send + 'static) -> Result<Self, StoreError> {
         // Makes a store where there is none; a later look must not.
         Sqlite::open(state_dir)?;
         let mut view = View {
@@ -61,7 +58,8 @@ impl Watcher {
             snapshot: Snapshot::default(),
         };
         view.look()?;
-        let first = view.snapshot.clone();
+        // Before the thread is there: a later state must not be overtaken by the first.
+        publish(view.snapshot.clone());
         let shared = Arc::new(Shared {
             state: Mutex::new(State { stopping: false, last_ok: Instant::now() }),
             stop: Condvar::new(),
@@ -71,7 +69,7 @@ impl Watcher {
             .name("store-watch".to_owned())
             .spawn(move || theirs.run(view, publish))
             .map_err(|source| StoreError::file(state_dir, source))?;
-        Ok((Self { shared, thread: Some(thread) }, first))
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// When the store was last read without an error.

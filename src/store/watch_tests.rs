@@ -33,8 +33,8 @@ fn a_change_by_another_connection_is_published_soon() {
     let mut other = fixture.open();
     other.create_key(&new_key(1)).unwrap();
     let (publish, published) = mpsc::channel();
-    let (watcher, first) = Watcher::start(fixture.dir(), move |snapshot| publish.send(snapshot).unwrap()).unwrap();
-    assert_eq!(first.key_count(), 1);
+    let watcher = Watcher::start(fixture.dir(), move |snapshot| publish.send(snapshot).unwrap()).unwrap();
+    assert_eq!(published.try_recv().unwrap().key_count(), 1);
 
     other.create_key(&new_key(2)).unwrap();
     assert_eq!(published.recv_timeout(SOON).unwrap().key_count(), 2);
@@ -60,10 +60,7 @@ fn nothing_is_missed_while_the_watcher_starts() {
                 other.create_key(&new_key(number)).unwrap();
             }
         });
-        let publish_first = publish.clone();
-        let (watcher, first) = Watcher::start(fixture.dir(), move |snapshot| publish.send(snapshot).unwrap()).unwrap();
-        publish_first.send(first).unwrap();
-        drop(publish_first);
+        let watcher = Watcher::start(fixture.dir(), move |snapshot| publish.send(snapshot).unwrap()).unwrap();
         while published.recv_timeout(10 * SOON).unwrap().key_count() < 100 {}
         drop(watcher);
     });

@@ -1,10 +1,11 @@
 //! What is revoked is over: before the backend hears of it, and however slowly the caller goes.
 
+use doorward::gate::connection::Patience;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::client::{chat, chat_head, connect, connect_with, others_are_served, replies, talk};
 use crate::frames::{self, H2};
-use crate::gateway::{Gateway, OPEN};
+use crate::gateway::{Gateway, OPEN, Setup};
 
 /// A body that takes its time is decided by what is in force when it is whole.
 #[tokio::test]
@@ -62,6 +63,20 @@ async fn a_stalled_stream_of_a_revoked_key_ends() {
     let ended = stream.read_to_end(&mut came).await;
     assert!(ended.is_err() || !came.ends_with(b"0\r\n\r\n"));
     assert!(stalled.until(|frame| frame.kind == frames::DATA && frame.flags & frames::END_STREAM != 0).await.is_none());
+    gateway.backend.take();
+    others_are_served(&gateway).await;
+}
+
+/// A caller in good standing that stops reading must not keep a backend for ever either.
+#[tokio::test]
+async fn a_stream_that_nobody_reads_is_given_up() {
+    let patience = Patience { stalled: std::time::Duration::from_secs(1), ..Patience::default() };
+    let mut gateway = Gateway::with(Setup { patience, ..Default::default() }).await;
+    let key = gateway.new_key("team/wide").await;
+    let mut stalled = H2::open_with(&gateway, &[(4, 100)]).await;
+    assert!(stalled.send(&frames::chat(&key, 1, r#","say":"stream""#)).await);
+    gateway.until("it streams", || gateway.backend.streamed() > 0).await;
+    gateway.until_quiet().await;
     gateway.backend.take();
     others_are_served(&gateway).await;
 }

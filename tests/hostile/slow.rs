@@ -13,7 +13,7 @@ use crate::frames::{END_HEADERS, END_STREAM, H2, HEADERS, PING, block, chat_head
 use crate::gateway::{Gateway, PATIENCE, Setup};
 
 fn hasty() -> Setup {
-    let patience = Patience { head: Duration::from_secs(1), idle: Duration::from_secs(2) };
+    let patience = Patience { head: Duration::from_secs(1), idle: Duration::from_secs(2), ..Patience::default() };
     Setup { patience, ..Default::default() }
 }
 

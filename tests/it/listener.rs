@@ -171,7 +171,7 @@ async fn a_slow_handshake_is_given_up() {
 async fn slow_heads_and_idle_connections_are_closed() {
     let stub = Stub::chatty().await;
     let mut setup = Setup::new(&stub);
-    setup.patience = Patience { head: Duration::from_millis(300), idle: LONG };
+    setup.patience = Patience { head: Duration::from_millis(300), idle: LONG, stalled: LONG };
     let world = setup.start().await;
     let begun = Instant::now();
     let mut line = world.caller().raw().await;
@@ -181,7 +181,7 @@ async fn slow_heads_and_idle_connections_are_closed() {
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 
     let mut setup = Setup::new(&stub);
-    setup.patience = Patience { head: LONG, idle: Duration::from_millis(300) };
+    setup.patience = Patience { head: LONG, idle: Duration::from_millis(300), stalled: LONG };
     let world = setup.start().await;
     let key = world.key("acme/x").await;
     let caller = world.caller().key(&key);
@@ -193,7 +193,7 @@ async fn slow_heads_and_idle_connections_are_closed() {
     // One that waits for a backend is not idle.
     let stub = Stub::by_hand().await;
     let mut setup = Setup::new(&stub);
-    setup.patience = Patience { head: Duration::from_millis(300), idle: Duration::from_millis(300) };
+    setup.patience = Patience { head: Duration::from_millis(300), idle: Duration::from_millis(300), stalled: LONG };
     let world = setup.start().await;
     let key = world.key("acme/x").await;
     let caller = world.caller().key(&key);
