@@ -132,6 +132,8 @@ impl Server {
 
     fn read_anew(&mut self, old: &Settings) -> Result<(), Failure> {
         let file = &old.config.file;
+        // Taken before reading: what is written meanwhile is noticed the next time.
+        let before = fingerprints(&old.config);
         let config = config::load(file, &self.options.environment)
             .map_err(|problems| Failure::Config { file: file.display().to_string(), problems })?;
         let restart = config::needs_restart(&old.config, &config);
@@ -142,6 +144,7 @@ impl Server {
             ));
         }
         self.seen = fingerprints(&config);
+        self.seen.extend(before.into_iter().filter(|(file, _)| config.watched.contains(file) || *file == config.file));
         let (settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
         self.renew_at = renew_at;
         self.gateway.publish_settings(settings);

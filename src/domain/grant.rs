@@ -138,6 +138,8 @@ pub struct Certified {
     pub owner: Option<OwnerPath>,
     /// When the certificate ends.
     pub not_after: Timestamp,
+    /// True when the certificate, its key or its subject was revoked.
+    pub revoked: bool,
 }
 
 /// The two owner paths that a caller can stand on, with the grants that lie on them.
@@ -189,8 +191,13 @@ impl<'a> Standing<'a> {
                 return Err(Refusal::InvalidCredentials(CredentialFault::KeyExpired(key.id)));
             }
         }
-        if self.credentials.certificate.as_ref().is_some_and(|c| now >= c.not_after) {
-            return Err(Refusal::InvalidCredentials(CredentialFault::CertificateExpired));
+        if let Some(certificate) = &self.credentials.certificate {
+            if certificate.revoked {
+                return Err(Refusal::InvalidCredentials(CredentialFault::CertificateRevoked));
+            }
+            if now >= certificate.not_after {
+                return Err(Refusal::InvalidCredentials(CredentialFault::CertificateExpired));
+            }
         }
         match self.grants().find(|grant| grant.expires_at.is_some_and(|end| now >= end)) {
             Some(over) => Err(Refusal::InvalidCredentials(CredentialFault::GrantExpired(over.owner.clone()))),

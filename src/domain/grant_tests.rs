@@ -39,6 +39,7 @@ fn with_certificate(path: Option<&str>) -> Credentials {
         identity: Arc::new(Identity::parse("spiffe://corp.example/client/alice").unwrap()),
         owner: path.map(owner),
         not_after: Timestamp::from_seconds(1000),
+        revoked: false,
     };
     Credentials { key: None, certificate: Some(certificate) }
 }
@@ -140,6 +141,19 @@ fn expiry_is_the_earliest_and_exact() {
 
     let key = with_key("a/b");
     assert_eq!(code(Standing::new(&tree, &key).check_status(at(400))), "invalid_credentials");
+}
+
+#[test]
+fn what_is_revoked_stays_refused() {
+    let tree = GrantTree::new([open("a")]);
+    let now = Timestamp::from_seconds(1);
+    let mut credentials = with_both("a", Some("a"));
+    assert_eq!(code(Standing::new(&tree, &credentials).check_status(now)), "ok");
+    credentials.certificate = credentials.certificate.map(|certificate| Certified { revoked: true, ..certificate });
+    assert_eq!(code(Standing::new(&tree, &credentials).check_status(now)), "invalid_credentials");
+    let record = KeyRecord { revoked_at: Some(now), ..KeyRecord::clone(with_key("a").key.as_ref().unwrap()) };
+    let credentials = Credentials { key: Some(Arc::new(record)), certificate: None };
+    assert_eq!(code(Standing::new(&tree, &credentials).check_status(now)), "invalid_credentials");
 }
 
 fn arbitrary_grant(path: &'static str) -> impl Strategy<Value = Option<Grant>> {

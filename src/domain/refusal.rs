@@ -147,7 +147,7 @@ pub enum CredentialFault {
     #[error("the certificate is expired")]
     CertificateExpired,
     /// The certificate is no caller's.
-    #[error("the certificate is a {0}'s, not a client's")]
+    #[error("the certificate's role is {0}, not client")]
     WrongRole(&'static str),
     /// The certificate's authority is not trusted any more.
     #[error("the certificate's authority is not trusted any more")]

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::Response;
+use http::request::Parts;
 use serde_json::{Value, json};
 
 use crate::dialect::paths::Route;
@@ -87,8 +88,8 @@ impl Answer {
 
     /// The answer as a response.
     #[must_use]
-    pub fn into_response(self, record: Record) -> Response<ReplyBody> {
-        respond::answer(self.content_type, self.body, record)
+    pub fn into_response(self, head: &Parts, record: Record) -> Response<ReplyBody> {
+        respond::answer(self.content_type, self.body, head, record)
     }
 }
 

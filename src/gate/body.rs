@@ -3,6 +3,8 @@
 //! Invariant: what is buffered is bounded per request and in all, and a body that trickles pays
 //! with its own request only.
 
+use std::error::Error;
+use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::domain::endpoint::{Dialect, Endpoint};
 use crate::domain::refusal::Refusal;
+use crate::gate::record::Record;
 use crate::gate::{Gateway, Settings};
 
 /// A body may be silent for this long before a rate is asked of it.
@@ -42,11 +45,11 @@ pub struct Buffered {
 /// `body_too_large`, `unsupported_media_type`, `invalid_body` when the framing is odd or the body
 /// breaks off or trickles, `overloaded` when the bodies of all requests together are too large.
 pub async fn read(
-    gateway: &Arc<Gateway>,
     settings: &Settings,
     endpoint: Endpoint,
     head: &Parts,
     body: &mut Incoming,
+    record: &mut Record,
 ) -> Result<Buffered, Refusal> {
     let limit = settings.config.listen.max_body_bytes;
     let too_large = || Refusal::BodyTooLarge { limit };
@@ -54,8 +57,12 @@ pub async fn read(
         return Err(too_large());
     }
     check_type(endpoint, &head.headers)?;
-    check_framing(&head.headers)?;
-    let mut charge = Charge { gateway: Arc::clone(gateway), bytes: 0 };
+    if !is_plainly_framed(&head.headers) {
+        return Err(invalid(
+            "The body is framed in a way that is not read here: send one plain Content-Length or Transfer-Encoding: chunked.",
+        ));
+    }
+    let mut charge = Charge { gateway: Arc::clone(record.gateway()), bytes: 0 };
     let mut gathered = Gathered::default();
     let begun = Instant::now();
     while !body.is_end_stream() {
@@ -64,7 +71,12 @@ pub async fn read(
         let frame = match timeout_at(deadline, body.frame()).await {
             Err(_) => return Err(invalid("The body came too slowly.")),
             Ok(None) => break,
-            Ok(Some(Err(_))) => return Err(invalid("The body broke off or was not framed as announced.")),
+            Ok(Some(Err(error))) => {
+                if caller_left(&error) {
+                    record.caller_left();
+                }
+                return Err(invalid("The body broke off or was not framed as announced."));
+            }
             Ok(Some(Ok(frame))) => frame,
         };
         if let Ok(data) = frame.into_data() {
@@ -76,6 +88,15 @@ pub async fn read(
         }
     }
     Ok(Buffered { bytes: gathered.join(), charge })
+}
+
+/// True when nobody is there any more to hear an answer. On HTTP/1.1 that is the end of the
+/// connection within the body; on HTTP/2 any error of a body is the end of its stream.
+fn caller_left(error: &hyper::Error) -> bool {
+    match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
+        Some(cause) => matches!(cause.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset),
+        None => true,
+    }
 }
 
 /// The pieces of a body, as they come.
@@ -174,8 +195,9 @@ fn is_json(value: &[u8]) -> bool {
     media_type.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
-/// hyper passes these; another reader might take them differently.
-fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
+/// True unless hyper passes a framing that another reader might take differently.
+#[must_use]
+pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
     let chunked = |value: &[u8]| value.eq_ignore_ascii_case(b"chunked");
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let coding_is_plain = match (codings.next(), codings.next()) {
@@ -187,13 +209,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
         let digits = length.as_bytes();
         digits == b"0" || (digits.first().is_some_and(|b| *b != b'0') && digits.iter().all(u8::is_ascii_digit))
     });
-    if coding_is_plain && length_is_plain {
-        Ok(())
-    } else {
-        Err(invalid(
-            "The body is framed in a way that is not read here: send one plain Content-Length or Transfer-Encoding: chunked.",
-        ))
-    }
+    coding_is_plain && length_is_plain
 }
 
 #[cfg(test)]
@@ -208,7 +224,7 @@ mod tests {
         for (name, value) in pairs {
             headers.append(name, HeaderValue::from_str(value).unwrap());
         }
-        let result = check_type(endpoint, &headers).and_then(|()| check_framing(&headers));
+        let result = check_type(endpoint, &headers);
         assert_eq!(result.map_or_else(|refusal| refusal.code().as_str(), |()| "ok"), expected, "{pairs:?}");
     }
 
@@ -254,12 +270,17 @@ mod tests {
 
     #[test]
     fn framing() {
-        let ollama = Endpoint::OllamaChat;
-        check_headers(&[(TRANSFER_ENCODING, "chunked")], ollama, "ok");
-        check_headers(&[(TRANSFER_ENCODING, "gzip, chunked")], ollama, "invalid_body");
-        check_headers(&[(TRANSFER_ENCODING, "chunked"), (TRANSFER_ENCODING, "chunked")], ollama, "invalid_body");
-        check_headers(&[(CONTENT_LENGTH, "003")], ollama, "invalid_body");
-        check_headers(&[(CONTENT_LENGTH, "0")], ollama, "ok");
-        check_headers(&[(CONTENT_LENGTH, "30")], ollama, "ok");
+        for (pairs, plain) in [
+            (&[(TRANSFER_ENCODING, "chunked")] as &[_], true),
+            (&[(TRANSFER_ENCODING, "gzip, chunked")], false),
+            (&[(TRANSFER_ENCODING, "chunked"), (TRANSFER_ENCODING, "chunked")], false),
+            (&[(CONTENT_LENGTH, "003")], false),
+            (&[(CONTENT_LENGTH, "0")], true),
+            (&[(CONTENT_LENGTH, "30")], true),
+            (&[], true),
+        ] {
+            let headers = pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
+            assert_eq!(is_plainly_framed(&headers), plain, "{pairs:?}");
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use futures_util::task::AtomicWaker;
 use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 
+use crate::domain::owner::OwnerPath;
+use crate::gate::Settings;
 use crate::tls::peer::PeerCertificate;
-use crate::tls::verify::CallerVerifier;
 
 /// What is known of a peer before it has said a word of HTTP.
 #[derive(Debug)]
@@ -29,49 +30,58 @@ pub struct Connection {
     pub key_exchange: Box<str>,
     /// Its certificate chain, leaf first; empty when it presented none.
     pub chain: Vec<CertificateDer<'static>>,
-    /// What the chain says under the authorities of one generation of settings.
+    /// What the chain says under one generation of settings.
     identified: Mutex<Identified>,
     /// The hand that can end the connection.
     pub supervised: Arc<Supervised>,
 }
 
-#[derive(Debug)]
+#[derive(Default, Debug)]
 struct Identified {
+    /// 0: nobody has asked yet.
     generation: u64,
-    certificate: Option<Arc<PeerCertificate>>,
+    caller: Option<Arc<Identity>>,
+}
+
+/// Who a certificate says its holder is, and where that is on the owner tree.
+#[derive(Debug)]
+pub struct Identity {
+    /// What the certificate says.
+    pub peer: Arc<PeerCertificate>,
+    /// Where `[[identity]]` places it.
+    pub owner: Option<OwnerPath>,
 }
 
 impl Connection {
     /// Gathers what the TLS session proved.
-    pub fn new(
-        peer: Peer,
-        certificate: Option<Arc<PeerCertificate>>,
-        generation: u64,
-        supervised: Arc<Supervised>,
-    ) -> Self {
+    pub fn new(peer: Peer, supervised: Arc<Supervised>) -> Self {
         Self {
             address: peer.address,
             local: peer.local,
             sni: peer.sni,
             key_exchange: peer.key_exchange,
             chain: peer.chain,
-            identified: Mutex::new(Identified { generation, certificate }),
+            identified: Mutex::default(),
             supervised,
         }
     }
 
-    /// What the certificate says under the authorities trusted now. A reload that drops an
-    /// authority takes its callers' identities from open connections too.
-    pub fn certificate(&self, verifier: &CallerVerifier, generation: u64) -> Option<Arc<PeerCertificate>> {
+    /// Who the certificate says the caller is, by the authorities and `[[identity]]` entries in
+    /// force now: worked out once, and again after each reload. A reload that drops an authority
+    /// takes its callers' identities from open connections too.
+    pub fn identity(&self, settings: &Settings) -> Option<Arc<Identity>> {
         if self.chain.is_empty() {
             return None;
         }
-        let mut identified = self.identified.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if identified.generation != generation {
-            let certificate = verifier.identify(&self.chain);
-            *identified = Identified { generation, certificate };
+        let mut identified = self.identified.lock().unwrap_or_else(PoisonError::into_inner);
+        if identified.generation != settings.generation {
+            let caller = settings.verifier.identify(&self.chain).map(|peer| {
+                let owner = settings.owner_of(&peer.identity);
+                Arc::new(Identity { peer, owner })
+            });
+            *identified = Identified { generation: settings.generation, caller };
         }
-        identified.certificate.clone()
+        identified.caller.clone()
     }
 }
 
@@ -126,7 +136,8 @@ pub struct Supervised {
     order: AtomicU8,
     waker: AtomicWaker,
     in_flight: AtomicU32,
-    /// Milliseconds after `opened` of the last sign of life.
+    /// Milliseconds after `opened` of the last sign of life: bytes on HTTP/1.1; on HTTP/2, where
+    /// answers to pings keep coming, requests only.
     active_at: AtomicU64,
     /// Milliseconds after `opened` (plus one) of the first byte of an unfinished head; 0: none.
     head_since: AtomicU64,

@@ -9,9 +9,8 @@ use crate::domain::grant::{Certified, Credentials};
 use crate::domain::identity::Role;
 use crate::domain::key::{KeyDigest, KeyId, PresentedKey};
 use crate::domain::refusal::{CredentialFault, Refusal};
-use crate::gate::connection::Connection;
+use crate::gate::connection::{Connection, Identity};
 use crate::gate::{Gateway, View};
-use crate::tls::peer::PeerCertificate;
 
 /// Headers that may carry a key besides `Authorization`: Anthropic's and Azure's.
 const KEY_HEADERS: [HeaderName; 2] = [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
@@ -41,7 +40,7 @@ pub fn identify(
     headers: &HeaderMap,
 ) -> Result<Caller, Refusal> {
     let refused = |fault| Err(Refusal::InvalidCredentials(fault));
-    let certificate = certificate(view, connection)?;
+    let certificate = identity(view, connection)?;
     let key = match presented(headers)? {
         None if certificate.is_none() => return refused(CredentialFault::Nothing),
         None => None,
@@ -52,15 +51,15 @@ pub fn identify(
     Ok(Caller { connection: Arc::clone(connection), key })
 }
 
-/// The client certificate of `connection` under the authorities that `view` trusts; `None` when
+/// Who the certificate of `connection` names under the authorities that `view` trusts; `None` when
 /// there is none. One that is not good is an error: it never makes an anonymous caller.
-fn certificate(view: &View, connection: &Connection) -> Result<Option<Arc<PeerCertificate>>, Refusal> {
+fn identity(view: &View, connection: &Connection) -> Result<Option<Arc<Identity>>, Refusal> {
     let refused = |fault| Err(Refusal::InvalidCredentials(fault));
-    let certificate = connection.certificate(&view.settings.verifier, view.settings.generation);
-    match certificate.as_ref().map(|certificate| certificate.identity.role()) {
+    let identity = connection.identity(&view.settings);
+    match identity.as_ref().map(|identity| identity.peer.identity.role()) {
         None if connection.chain.is_empty() => Ok(None),
         None => refused(CredentialFault::Untrusted),
-        Some(Role::Client) => Ok(certificate),
+        Some(Role::Client) => Ok(identity),
         Some(role) => refused(CredentialFault::WrongRole(role.as_str())),
     }
 }
@@ -78,8 +77,8 @@ impl Caller {
     ///
     /// # Errors
     ///
-    /// The uniform 401 when the certificate is revoked, its authority is not trusted any more, or
-    /// the key is gone.
+    /// The uniform 401 when the certificate's authority is not trusted any more, or the key is
+    /// gone.
     pub fn credentials(&self, view: &View) -> Result<Credentials, Refusal> {
         let refused = |fault| Err(Refusal::InvalidCredentials(fault));
         let key = match &self.key {
@@ -89,15 +88,12 @@ impl Caller {
                 Some(_) | None => return refused(CredentialFault::UnknownKey(*id)),
             },
         };
-        let certificate = match certificate(view, &self.connection)? {
-            None => None,
-            Some(peer) if view.snapshot.denies(&peer) => return refused(CredentialFault::CertificateRevoked),
-            Some(peer) => Some(Certified {
-                identity: Arc::clone(&peer.identity),
-                owner: view.settings.owner_of(&peer.identity),
-                not_after: peer.not_after,
-            }),
-        };
+        let certificate = identity(view, &self.connection)?.map(|identity| Certified {
+            identity: Arc::clone(&identity.peer.identity),
+            owner: identity.owner.clone(),
+            not_after: identity.peer.not_after,
+            revoked: view.snapshot.denies(&identity.peer),
+        });
         Ok(Credentials { certificate, key })
     }
 }

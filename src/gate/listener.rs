@@ -214,13 +214,12 @@ async fn handshake(worker: &Worker, socket: TcpStream, address: IpAddr) -> Resul
     let session = stream.get_ref().1;
     let chain: Vec<_> =
         session.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
-    let certificate = settings.verifier.identify(&chain);
     let http2 = session.alpn_protocol() == Some(b"h2");
     let key_exchange = session.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()));
     let spread = Duration::from_secs(worker.draw(MAX_AGE.as_secs() / 5));
     let supervised = Arc::new(Supervised::new(MAX_AGE * 9 / 10 + spread, !http2));
     let peer = Peer { address, local, sni, key_exchange: key_exchange.unwrap_or_default().into(), chain };
-    let connection = Connection::new(peer, certificate, settings.generation, supervised);
+    let connection = Connection::new(peer, supervised);
     Ok(Handshake { stream, connection, http2 })
 }
 

@@ -219,7 +219,8 @@ impl Relay {
 
     fn break_off(&mut self, outcome: Outcome, refusal: &Refusal) {
         self.lease = None;
-        if self.streamed {
+        // In a reply of announced length the error could fill up what is missing.
+        if self.streamed && self.length.is_none() {
             self.rewriter.interrupt(self.shape.stream_event(refusal), &mut self.out);
         }
         self.record.ended(outcome, Some(refusal));

@@ -39,18 +39,18 @@ pub async fn handle(worker: &Worker, connection: &Arc<Connection>, request: Requ
     // Written when it is dropped: with the response body, or with this future if the caller leaves.
     let mut record = match Record::open(&worker.gateway, connection, connection.supervised.request_begins()).await {
         Ok(record) => record,
-        Err(refusal) => return respond::refuse(&refusal, shape, None),
+        Err(refusal) => return respond::refuse(&refusal, shape, &head, None),
     };
     let mut response = match serve(worker, connection, &head, &mut body, &mut record).await {
         Ok(Served::Forwarded(forwarded)) => return meter(*forwarded, shape, record),
-        Ok(Served::Answered(answer)) => answer.into_response(record),
+        Ok(Served::Answered(answer)) => answer.into_response(&head, record),
         Err(refusal) => {
             tracing::debug!(request = record.id(), code = refusal.code().as_str(), %refusal, "refused");
-            respond::refuse(&refusal, shape, Some(record))
+            respond::refuse(&refusal, shape, &head, Some(record))
         }
     };
-    respond::drain_or_close(&head, body, &mut response);
-    respond::without_body_for(&head.method, response)
+    respond::drain_or_close(&head, body, connection, &mut response);
+    response
 }
 
 enum Served {
@@ -95,7 +95,7 @@ async fn serve(
     }
     // 7: the body is small enough, and JSON that every reader reads alike
     let asked = Instant::now();
-    let body = body::read(gateway, &view.settings, found.endpoint, head, body).await?;
+    let body = body::read(&view.settings, found.endpoint, head, body, record).await?;
     let arrived_in = asked.elapsed();
     let request = json_body::read(found.endpoint, &body.bytes)?;
     record.read(body.length(), arrived_in, &request);

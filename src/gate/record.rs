@@ -154,8 +154,22 @@ impl Record {
         self.target = Some(model.to_owned());
     }
 
+    /// What the request path shares.
+    #[must_use]
+    pub const fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    /// Notes that nobody is there any more to hear an answer.
+    pub const fn caller_left(&mut self) {
+        self.outcome = Some(Outcome::CallerGone);
+    }
+
     /// Notes that the gateway refused.
     pub fn refused(&mut self, refusal: &Refusal) {
+        if self.outcome == Some(Outcome::CallerGone) {
+            return;
+        }
         self.outcome = Some(Outcome::Refused);
         self.status = Some(refusal.code().status().as_u16());
         self.refusal = Some(refusal.clone());

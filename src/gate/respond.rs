@@ -12,19 +12,21 @@ use tokio::time::timeout;
 
 use crate::dialect::errors::Shape;
 use crate::domain::refusal::{Code, Refusal, Retry};
+use crate::gate::body::is_plainly_framed;
+use crate::gate::connection::Connection;
 use crate::gate::headers::{X_DOORWARD_ORIGIN, X_REQUEST_ID};
 use crate::gate::record::Record;
 use crate::gate::stream::ReplyBody;
 
 /// Turns a refusal into a response in the dialect of the path.
 #[must_use]
-pub fn refuse(refusal: &Refusal, shape: Shape, mut record: Option<Record>) -> Response<ReplyBody> {
+pub fn refuse(refusal: &Refusal, shape: Shape, head: &Parts, mut record: Option<Record>) -> Response<ReplyBody> {
     if let Some(record) = &mut record {
         record.refused(refusal);
     }
     let request_id = record.as_ref().map_or("", Record::id);
     let body = Bytes::from(shape.body(refusal, request_id));
-    let mut response = made_here(refusal.code().status(), shape.content_type(), body, record);
+    let mut response = made_here(refusal.code().status(), shape.content_type(), body, head, record);
     let headers = response.headers_mut();
     match refusal.retry() {
         Retry::AsTheClientLikes => {}
@@ -53,25 +55,31 @@ pub fn refuse(refusal: &Refusal, shape: Shape, mut record: Option<Record>) -> Re
 
 /// Turns an answer of the gateway's own into a response.
 #[must_use]
-pub fn answer(content_type: &'static str, body: Bytes, mut record: Record) -> Response<ReplyBody> {
+pub fn answer(content_type: &'static str, body: Bytes, head: &Parts, mut record: Record) -> Response<ReplyBody> {
     record.answered(StatusCode::OK.as_u16());
-    made_here(StatusCode::OK, content_type, body, Some(record))
+    made_here(StatusCode::OK, content_type, body, head, Some(record))
 }
 
+/// The record ends here, before the first byte is sent. A caller that never reads its refusal would
+/// otherwise hold a place in the queue of records, and its connection busy, for as long as it likes;
+/// callers that are nobody yet could so take all places.
 fn made_here(
     status: StatusCode,
     content_type: &'static str,
     body: Bytes,
+    head: &Parts,
     record: Option<Record>,
 ) -> Response<ReplyBody> {
-    let id = record.as_ref().map(Record::id_header);
-    let mut response = Response::new(ReplyBody::whole(body, record));
+    let body = if head.method == Method::HEAD { Bytes::new() } else { body };
+    let length = body.len();
+    let mut response = Response::new(ReplyBody::Whole(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(X_DOORWARD_ORIGIN, HeaderValue::from_static("gateway"));
-    if let Some(id) = id {
-        headers.insert(X_REQUEST_ID, id);
+    if let Some(mut record) = record {
+        headers.insert(X_REQUEST_ID, record.id_header());
+        record.sent(length);
     }
     response
 }
@@ -84,21 +92,27 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 /// Reads on what is left of a refused request's body, within bounds, while the refusal is on its
 /// way: a caller that still sends must see the answer and not a reset. When the body ends within
 /// the bounds the connection stays usable, else hyper closes it. Where that is known beforehand the
-/// answer says so: a caller must not send its next request into a closing connection.
-pub fn drain_or_close(head: &Parts, mut body: Incoming, response: &mut Response<ReplyBody>) {
-    if body.is_end_stream() {
-        return;
-    }
-    let awaits_leave = awaits_leave(head);
+/// answer says so: a caller must not send its next request into a closing connection. Nor is a
+/// connection used again on which two readers could disagree where the request ends.
+pub fn drain_or_close(head: &Parts, mut body: Incoming, connection: &Connection, response: &mut Response<ReplyBody>) {
+    let has_body = !body.is_end_stream();
+    let awaits_leave = has_body && awaits_leave(head);
     let too_long = body.size_hint().lower() > DRAIN_BYTES as u64;
-    if head.version == Version::HTTP_11 && (awaits_leave || too_long) {
+    let oddly_framed = head.method == Method::CONNECT || !is_plainly_framed(&head.headers);
+    if head.version == Version::HTTP_11 && (awaits_leave || too_long || oddly_framed) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if !has_body {
+        return;
     }
     if awaits_leave {
         return;
     }
     // Owned by nobody on purpose: bounded in time and bytes, and over with its connection.
+    let busy = connection.supervised.request_begins();
     tokio::spawn(async move {
+        // What still comes in belongs to this request and is no head of the next.
+        let _busy = busy;
         let mut left = DRAIN_BYTES;
         let drained = async {
             while let Some(Ok(frame)) = body.frame().await {
@@ -119,15 +133,4 @@ pub fn drain_or_close(head: &Parts, mut body: Incoming, response: &mut Response<
 /// True when the caller waits for leave to send its body: nothing is on its way then.
 fn awaits_leave(head: &Parts) -> bool {
     head.version == Version::HTTP_11 && head.headers.contains_key(EXPECT)
-}
-
-/// A response to HEAD has no body.
-#[must_use]
-pub fn without_body_for(method: &Method, mut response: Response<ReplyBody>) -> Response<ReplyBody> {
-    if *method == Method::HEAD
-        && let ReplyBody::Whole(whole) = response.body_mut()
-    {
-        whole.clear();
-    }
-    response
 }

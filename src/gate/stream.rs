@@ -8,37 +8,14 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::gate::meter::Relay;
-use crate::gate::record::Record;
 
-/// The body of a response. It owns the record, which is written when the body is dropped.
+/// The body of a response.
 #[derive(Debug)]
 pub enum ReplyBody {
-    /// Made by the gateway, all there.
-    Whole(Whole),
-    /// A backend's, on its way.
+    /// Made by the gateway, all there. Its record is written already.
+    Whole(Bytes),
+    /// A backend's, on its way. It owns the record, which is written when it is dropped.
     Relayed(Box<Relay>),
-}
-
-/// A body that is all there.
-#[derive(Debug)]
-pub struct Whole {
-    bytes: Bytes,
-    record: Option<Box<Record>>,
-}
-
-impl Whole {
-    /// Throws the bytes away: a response to HEAD has none.
-    pub fn clear(&mut self) {
-        self.bytes.clear();
-    }
-}
-
-impl ReplyBody {
-    /// A body that is all there. There is no record when there was no room for one.
-    #[must_use]
-    pub fn whole(bytes: Bytes, record: Option<Record>) -> Self {
-        Self::Whole(Whole { bytes, record: record.map(Box::new) })
-    }
 }
 
 impl Body for ReplyBody {
@@ -50,15 +27,9 @@ impl Body for ReplyBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match &mut *self {
-            Self::Whole(whole) => {
-                let bytes = std::mem::take(&mut whole.bytes);
-                if bytes.is_empty() {
-                    return Poll::Ready(None);
-                }
-                if let Some(record) = &mut whole.record {
-                    record.sent(bytes.len());
-                }
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            Self::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready(Some(bytes).filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))))
             }
             Self::Relayed(relay) => relay.poll_data(context).map(|data| data.map(|result| result.map(Frame::data))),
         }
@@ -66,14 +37,14 @@ impl Body for ReplyBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(whole) => whole.bytes.is_empty(),
+            Self::Whole(bytes) => bytes.is_empty(),
             Self::Relayed(relay) => relay.is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(whole) => SizeHint::with_exact(whole.bytes.len() as u64),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Relayed(relay) => relay.size_hint(),
         }
     }

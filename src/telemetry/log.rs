@@ -13,6 +13,8 @@ use crate::config::Log;
 pub fn start(log: Log) {
     let filter = Targets::new()
         .with_target("doorward", LevelFilter::from_level(log.level))
+        // It warns of what peers do, so anybody could fill the log.
+        .with_target("h2", LevelFilter::ERROR)
         .with_default(LevelFilter::WARN.min(LevelFilter::from_level(log.level)));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let registry = tracing_subscriber::registry();

@@ -28,7 +28,6 @@ const HEADERS: [&str; 12] = [
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub path: String,
-    pub head: Vec<u8>,
     pub body: Vec<u8>,
 }
 
@@ -114,13 +113,13 @@ async fn serve(mut socket: TcpStream, shared: &Shared) {
         let written = match say.as_str() {
             "hang" => {
                 // Until the gateway gives up.
-                let _ = socket.read_u8().await;
+                let _said = socket.read_u8().await.is_ok();
                 return;
             }
             "stream" => return stream_for_ever(&mut socket, shared).await,
             "sized events, cut" => {
                 let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 120\r\n\r\n";
-                let _ = socket.write_all(format!("{head}data: {{\"a\":1}}\n\n").as_bytes()).await;
+                let _sent = socket.write_all(format!("{head}data: {{\"a\":1}}\n\n").as_bytes()).await.is_ok();
                 return;
             }
             "early" => {
@@ -159,7 +158,7 @@ async fn stream_for_ever(socket: &mut TcpStream, shared: &Shared) {
 
 /// Reads one request; `None` when the connection ends between two.
 async fn next(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Option<Seen>, String> {
-    let mut piece = [0; 16 * 1024];
+    let mut piece = vec![0; 16 * 1024];
     loop {
         if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
             let head = buffer[..end].to_vec();
@@ -167,7 +166,7 @@ async fn next(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Option<See
             if buffer.len() >= end + 4 + length {
                 let body = buffer[end + 4..end + 4 + length].to_vec();
                 buffer.drain(..end + 4 + length);
-                return Ok(Some(Seen { path, head, body }));
+                return Ok(Some(Seen { path, body }));
             }
         }
         match socket.read(&mut piece).await {

@@ -55,8 +55,8 @@ pub async fn talk(stream: Tls, bytes: &[u8]) -> Vec<u8> {
     let (mut reading, mut writing) = tokio::io::split(stream);
     let write = async {
         // A gateway that has heard enough closes.
-        let _ = writing.write_all(bytes).await;
-        let _ = writing.flush().await;
+        let _sent = writing.write_all(bytes).await.is_ok();
+        let _flushed = writing.flush().await.is_ok();
     };
     let read = async {
         let (mut all, mut piece) = (Vec::new(), vec![0; 64 * 1024]);

@@ -169,7 +169,7 @@ impl H2 {
                     return Some(frame);
                 }
             }
-            let mut piece = [0; 16 * 1024];
+            let mut piece = vec![0; 16 * 1024];
             match self.stream.read(&mut piece).await {
                 Ok(0) | Err(_) => return None,
                 Ok(count) => self.buffer.extend_from_slice(&piece[..count]),

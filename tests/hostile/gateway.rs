@@ -34,6 +34,8 @@ pub const OPEN_THERE: &str = "backends-own/open";
 /// The alias that only a wide key may name.
 pub const SECRET: &str = "secret";
 pub const SECRET_THERE: &str = "backends-own/secret";
+/// An alias that is also the backend's name; as long as [`OPEN`].
+pub const SAME: &str = "same";
 
 /// Nothing in here may take longer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -240,6 +242,9 @@ targets = [{{ backend = "stub", model = "{OPEN_THERE}" }}]
 [[model]]
 name = "{SECRET}"
 targets = [{{ backend = "stub", model = "{SECRET_THERE}" }}]
+[[model]]
+name = "{SAME}"
+targets = [{{ backend = "stub", model = "{SAME}" }}]
 "#
     )
 }

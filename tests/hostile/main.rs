@@ -6,7 +6,9 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a failed set-up is a failed test"
+    clippy::too_many_lines,
+    unreachable_pub,
+    reason = "one binary of tests, where a failed set-up is a failed test"
 )]
 
 mod backend;
@@ -14,4 +16,11 @@ mod client;
 mod frames;
 mod gateway;
 
+mod aborted;
+mod bodies;
+mod floods;
+mod framing;
+mod heads;
+mod paths;
 mod revoked;
+mod slow;

@@ -64,7 +64,7 @@ async fn invalid_credentials() {
         (with(&revoked.text), "is revoked"),
         (with(&expired.text), "is expired"),
         (with(&good.text).header("x-api-key", &revoked.text), "different credentials in two headers"),
-        (world.caller().certificate(&world.certificate_as(Role::Operator, "op", None)), "operator's, not a client's"),
+        (world.caller().certificate(&world.certificate_as(Role::Operator, "op", None)), "role is operator, not client"),
     ];
     let mut seen = None;
     for (caller, detail) in cases {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use doorward::ca::authority::Authority;
+use doorward::ca::leaf::Existing;
 use doorward::cli::ca::directory;
 use doorward::cli::server::{Options, Server};
 use doorward::cli::{cert, key};
@@ -263,7 +264,7 @@ impl Prepared {
         let out = tempfile::tempdir_in(self.dir.path()).unwrap();
         let name = IdentityName::parse(name).unwrap();
         let mut store = self.store();
-        let made = cert::issue(&self.authority, &mut store, (role, &name, ttl), out.path(), self.clock.now()).unwrap();
+        let made = cert::issue(&self.authority, &mut store, (role, &name, ttl), (out.path(), Existing::Keep), self.clock.now()).unwrap();
         let chain = CertificateDer::pem_file_iter(&made.files.certificate).unwrap().map(Result::unwrap).collect();
         let key = PrivateKeyDer::from_pem_file(&made.files.key).unwrap();
         Issued { leaf: Leaf::new(chain, key), serial: made.serial, not_after: made.not_after }
