@@ -96,9 +96,12 @@ impl Ca {
             Self::Init(verb) => {
                 let directory = directory(&verb.place.state_dir()?);
                 let made = Authority::init(&directory, &verb.trust_domain, Clock::System.now());
-                let authority = made.map_err(|error| match error {
-                    CaError::Exists(_) => Failure::with_hint(error, "`doorward ca show` shows what is there"),
-                    error => Failure::new(error),
+                let authority = made.map_err(|error| {
+                    if matches!(error, CaError::Exists(_)) {
+                        Failure::with_hint(error, "`doorward ca show` shows what is there")
+                    } else {
+                        Failure::new(error)
+                    }
                 })?;
                 writeln!(out, "made the authority of {} in {}", authority.trust_domain(), directory.display())?;
                 writeln!(err, "Keep a copy of that directory where only you can read it.")?;

@@ -127,14 +127,6 @@ pub fn issue(
     (dir, existing): (&Path, Existing),
     now: Timestamp,
 ) -> Result<Made, Failure> {
-    let taken = |error: CaError| Failure::with_hint(error, "choose another --out, or move the old files away");
-    let wanted = LeafFiles::of(dir, name.as_str());
-    // Before anything is issued: what is recorded and reaches nobody would be in all lists.
-    if existing == Existing::Keep
-        && let Some(there) = [&wanted.key, &wanted.certificate].into_iter().find(|file| file.exists())
-    {
-        return Err(taken(CaError::Exists(there.clone())));
-    }
     let plan = authority.plan_client(role, name, ttl, now).map_err(Failure::new)?;
     let made = leaf::generate(authority, &plan, None).map_err(Failure::new)?;
     let certificate = made.issued.chain.first().ok_or_else(|| Failure::new("the authority issued nothing"))?;
@@ -151,11 +143,26 @@ pub fn issue(
     };
     store.record_certificate(&row).map_err(Failure::new)?;
     let files =
-        leaf::write(&made, authority.bundle_pem(), dir, name.as_str(), existing).map_err(|error| match error {
-            CaError::Exists(_) => taken(error),
-            error => Failure::new(error),
-        })?;
+        leaf::write(&made, authority.bundle_pem(), dir, name.as_str(), existing).map_err(|error| taken(&error))?;
     Ok(Made { files, serial: row.serial, identity: row.identity.to_string(), not_after: row.not_after })
+}
+
+/// Fails when a certificate of `name` is in `dir` already: before anything is issued, since what is
+/// recorded and reaches nobody would be in all lists.
+fn check_free(dir: &Path, name: &IdentityName) -> Result<(), Failure> {
+    let LeafFiles { key, certificate, .. } = LeafFiles::of(dir, name.as_str());
+    match [key, certificate].into_iter().find(|file| file.exists()) {
+        Some(file) => Err(taken(&CaError::Exists(file))),
+        None => Ok(()),
+    }
+}
+
+fn taken(error: &CaError) -> Failure {
+    if matches!(error, CaError::Exists(_)) {
+        Failure::with_hint(error, "choose another --out, or move the old files away")
+    } else {
+        Failure::new(error)
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -171,8 +178,8 @@ struct Issued {
 
 impl Issue {
     fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
-        let state_dir = self.place.state_dir()?;
-        let authority = ca::open(&state_dir)?;
+        let authority = ca::open(&self.place.state_dir()?)?;
+        check_free(&self.out, &self.name)?;
         let mut store = self.place.store()?;
         let domain = authority.trust_domain();
         if store.is_name_revoked(domain, &self.name).map_err(Failure::new)? {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::cli::output::{self, Failure, Format};
 use crate::cli::place::Place;
 use crate::clock::Clock;
+use crate::config::did_you_mean;
 use crate::domain::endpoint::Endpoints;
 use crate::domain::grant::{GrantTree, Models};
 use crate::domain::key::{KeyId, KeyRecord, Narrowing, NewKey};
@@ -137,7 +138,7 @@ impl Create {
         }
         let narrowing = Narrowing {
             networks: list("--network", &self.networks, Networks::parse, &mut wrong),
-            endpoints: list("--endpoint", &self.endpoints, Endpoints::parse, &mut wrong),
+            endpoints: list("--endpoint", &self.endpoints, endpoints, &mut wrong),
             models: list("--model", &self.models, Models::parse, &mut wrong),
         };
         if !wrong.is_empty() {
@@ -228,6 +229,15 @@ impl When {
             Self::At(at) => at,
         }
     }
+}
+
+/// Endpoints, with the nearest known word for each that is wrong.
+fn endpoints(entries: &[String]) -> Result<Endpoints, Vec<(usize, String)>> {
+    let near = |(index, why): (usize, String)| {
+        let word = entries.get(index).map_or("", String::as_str);
+        (index, format!("{why}{}", did_you_mean(word, Endpoints::vocabulary())))
+    };
+    Endpoints::parse(entries).map_err(|wrong| wrong.into_iter().map(near).collect())
 }
 
 /// A list that was given as a repeated option; what is wrong with it is added to `wrong`.

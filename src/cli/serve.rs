@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cli::output::Failure;
@@ -54,24 +54,39 @@ pub fn serve(file: &Path, ready: impl FnOnce(&Server) -> Result<(), Failure>) ->
     runtime.block_on(async {
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let options = Options { workers, clock: Clock::System, patience: Patience::default(), environment };
+        // Before anybody can know that the gateway runs: the first signal must not end it undrained.
+        let signals = Signals::listen()?;
         let server = Server::start(config, options).await?;
         tracing::info!(address = %server.address(), admin = %server.admin_address(), workers, "serving");
         ready(&server)?;
-        until_signal(server).await
+        until_signal(server, signals).await
     })
 }
 
-async fn until_signal(mut server: Server) -> Result<(), Failure> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+async fn until_signal(mut server: Server, mut signals: Signals) -> Result<(), Failure> {
     let mut look = interval(WATCH);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hang_up.recv() => {
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hang_up.recv() => {
                 server.reopen_records();
                 server.reload();
             }

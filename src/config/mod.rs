@@ -19,6 +19,7 @@ mod values;
 
 pub use load::{find, load, parse, state_dir};
 pub use restart::needs_restart;
+pub(crate) use suggest::did_you_mean;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

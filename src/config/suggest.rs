@@ -4,7 +4,7 @@
 const LONGEST: usize = 64;
 
 /// `; did you mean "x"?` when a known word is near, else nothing.
-pub(super) fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> String {
+pub(crate) fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> String {
     nearest(word, known).map_or_else(String::new, |near| format!("; did you mean {near:?}?"))
 }
 
