@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::dialect::errors::shape_of;
-use crate::dialect::{body as json_body, paths};
+use crate::dialect::paths;
 use crate::domain::refusal::Refusal;
 use crate::gate::admit::Present;
 use crate::gate::answer::answer;
@@ -97,7 +97,7 @@ async fn serve(
     let asked = Instant::now();
     let body = body::read(&view.settings, found.endpoint, head, body, record).await?;
     let arrived_in = asked.elapsed();
-    let request = json_body::read(found.endpoint, &body.bytes)?;
+    let request = body::parse(found.endpoint, &body.bytes).await?;
     record.read(body.length(), arrived_in, &request);
     // 8: the model, and its targets; and 3 to 6 again, for the time that the body took
     let view = gateway.view();
