@@ -1,13 +1,14 @@
 """What all the tests before left behind: records, logs, metrics. Runs last."""
 
 import collections
+import re
 import socket
 import threading
 import time
 
 import httpx
 
-from world import BACKEND_KEY, CANARY, ENDLESS, chat, poll
+from world import BACKEND_KEY, CANARY, ENDLESS, REPO, chat, poll
 
 FIELDS = [
     "ts", "request_id", "outcome", "status", "code", "owner", "identity_owner", "key_id", "identity", "client_ip",
@@ -45,6 +46,15 @@ def test_a_refusal_leaves_a_record(world, by_key):
         entry = world.entry(answer.headers["x-request-id"])
         assert answer.status_code == status
         assert (entry["outcome"], entry["status"], entry["code"]) == ("refused", status, code)
+
+
+def test_every_metric_and_every_field_is_documented(world):
+    _, metrics = world.get(world.admin("/metrics"))
+    series = {line.split("{")[0].split()[0] for line in metrics.splitlines() if not line.startswith("#")}
+    names = {re.sub("_(sum|count|bucket)$", "", name) for name in series}
+    documented = set(re.findall(r"^\| `(doorward_\w+)`", (REPO / "docs" / "metrics.md").read_text(), re.M))
+    assert names <= documented, names - documented
+    assert re.findall(r"^\| `(\w+)`", (REPO / "docs" / "records.md").read_text(), re.M) == FIELDS
 
 
 def test_every_request_has_exactly_one_record(world):
