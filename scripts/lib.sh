@@ -80,6 +80,23 @@ client_environment() {
 
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
+# free_port_pair: a free port whose next one is free too; `doorward up` takes both.
+free_port_pair() {
+	python3 - <<'PY'
+import socket
+while True:
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+        try:
+            two.bind(("127.0.0.1", port + 1))
+        except (OSError, OverflowError):
+            continue
+    print(port)
+    break
+PY
+}
+
 # wait_until SECONDS COMMAND...: tries until it succeeds.
 wait_until() {
 	local end=$((SECONDS + $1))
