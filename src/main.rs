@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+/// Measured beside glibc's and mimalloc: the least CPU for a request and the least memory for an idle
+/// connection. `.cargo/config.toml` keeps it small at rest.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // For the crates that look up a process-wide provider; our own TLS always names its own.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
