@@ -142,9 +142,11 @@ impl Server {
                 "restart the gateway",
             ));
         }
-        self.seen = fingerprints(&config);
-        self.seen.extend(before.into_iter().filter(|(file, _)| config.watched.contains(file) || *file == config.file));
+        let mut seen = fingerprints(&config);
+        seen.extend(before.into_iter().filter(|(file, _)| config.watched.contains(file) || *file == config.file));
         let (settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
+        // Only what is in force is watched: else a config that fails here is tried every second.
+        self.seen = seen;
         self.renew_at = renew_at;
         self.gateway.publish_settings(settings);
         Ok(())

@@ -21,7 +21,7 @@ use crate::dialect::errors::shape_of;
 use crate::dialect::paths;
 use crate::domain::refusal::Refusal;
 use crate::gate::admit::Present;
-use crate::gate::answer::answer;
+use crate::gate::answer::{Answer, answer};
 use crate::gate::connection::Connection;
 use crate::gate::forward::{Forwarded, Outgoing, forward};
 use crate::gate::identify::identify;
@@ -55,7 +55,7 @@ pub async fn handle(worker: &Worker, connection: &Arc<Connection>, request: Requ
 
 enum Served {
     Forwarded(Box<Forwarded>),
-    Answered(crate::gate::answer::Answer),
+    Answered(Answer),
 }
 
 /// The checks, in their published order. Limits (9), the webhook (10) and limited use (11) will
