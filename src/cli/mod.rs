@@ -5,6 +5,7 @@
 //! with `error:`, and end without a full stop; exit 0 is done, 1 failed, 2 wrong usage. A secret
 //! is never an argument.
 
+pub mod admin_api;
 pub mod ca;
 pub mod cert;
 pub mod check;
@@ -13,6 +14,8 @@ pub mod discover;
 pub mod key;
 pub mod output;
 pub mod place;
+pub mod reach;
+pub mod remote;
 pub mod serve;
 pub mod server;
 pub mod status;

@@ -35,14 +35,19 @@ impl Place {
         config::state_dir(&file).map_err(|problems| Failure::Config { file: file.display().to_string(), problems })
     }
 
+    /// The config file, when there is one.
+    #[must_use]
+    pub fn config_file(&self) -> Option<PathBuf> {
+        match &self.state {
+            Some(dir) => Some(dir.join("doorward.toml")).filter(|file| file.exists()),
+            None => find(self.config.as_deref()).ok(),
+        }
+    }
+
     /// The whole config, when there is one that loads: for advice, never for decisions.
     #[must_use]
     pub fn config_if_any(&self) -> Option<Config> {
-        let file = match &self.state {
-            Some(dir) => dir.join("doorward.toml"),
-            None => find(self.config.as_deref()).ok()?,
-        };
-        config::load(&file, &environment).ok()
+        config::load(&self.config_file()?, &environment).ok()
     }
 
     /// The store, opened for changes.
