@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed set-up is a failed test")]
 
+mod admin_api;
 mod alias;
 mod config_corpus;
 mod direction;

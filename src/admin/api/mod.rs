@@ -42,6 +42,9 @@ use crate::store::Store;
 const JSON: &str = "application/json";
 /// A body is small and comes at once.
 const BODY: Duration = Duration::from_secs(30);
+/// How long and how much of a refused body is read and thrown away.
+const REST: Duration = Duration::from_secs(2);
+const MAX_REST: usize = 256 * 1024;
 /// Longer than the store waits for another process.
 const OPERATION: Duration = Duration::from_secs(30);
 
@@ -86,19 +89,28 @@ impl Api {
 
     /// Answers one request.
     pub(super) async fn answer(self: &Arc<Self>, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        match self.handle(peer, request).await {
+        let (head, mut body) = request.into_parts();
+        match self.handle(peer, &head, &mut body).await {
             Ok((status, body)) => response(status, JSON, body),
-            Err(refusal) => refused(&refusal),
+            Err(refusal) => {
+                // Who is still sending when the connection closes may never see the answer.
+                drop(timeout(REST, rest_of(&mut body)).await);
+                refused(&refusal)
+            }
         }
     }
 
-    async fn handle(self: &Arc<Self>, peer: &Peer, request: Request<Incoming>) -> Result<(u16, Vec<u8>), Refusal> {
-        let (head, body) = request.into_parts();
+    async fn handle(
+        self: &Arc<Self>,
+        peer: &Peer,
+        head: &Parts,
+        body: &mut Incoming,
+    ) -> Result<(u16, Vec<u8>), Refusal> {
         let who = self.identify(peer)?;
         if head.headers.contains_key(ORIGIN) {
             return Err(Refusal::Origin);
         }
-        self.check_host(peer, &head)?;
+        self.check_host(peer, head)?;
         if head.uri.path() == openapi::PATH {
             return if head.method == http::Method::GET {
                 Ok((200, openapi::document().as_bytes().to_vec()))
@@ -106,12 +118,12 @@ impl Api {
                 Err(Refusal::Method("GET".to_owned()))
             };
         }
-        let (route, mut fields) = find(&head)?;
+        let (route, mut fields) = find(head)?;
         if !route.method.has_body() && !body.is_end_stream() {
             return Err(Fault::new(Code::InvalidRequest, format!("{} has no body", route.name)).into());
         }
         if route.method.has_body() {
-            let body = whole(route, &head, body).await?;
+            let body = whole(route, head, body).await?;
             read::body_fields(&body, &mut fields)?;
             if head.uri.query().is_some() {
                 return Err(Fault::new(Code::InvalidRequest, format!("{} has no query", route.name)).into());
@@ -242,7 +254,18 @@ fn find(head: &Parts) -> Result<(&'static Route, Fields), Refusal> {
     if methods.is_empty() { Err(Refusal::UnknownPath) } else { Err(Refusal::Method(methods.join(", "))) }
 }
 
-async fn whole(route: &Route, head: &Parts, body: Incoming) -> Result<Bytes, Refusal> {
+/// Reads a body that nobody wants, to its end or to a bound.
+async fn rest_of(body: &mut Incoming) {
+    let mut length = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        length += frame.data_ref().map_or(0, Bytes::len);
+        if length > MAX_REST {
+            return;
+        }
+    }
+}
+
+async fn whole(route: &Route, head: &Parts, body: &mut Incoming) -> Result<Bytes, Refusal> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
