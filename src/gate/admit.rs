@@ -17,7 +17,7 @@ use http::header::ORIGIN;
 
 use crate::dialect::body::Request;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::grant::{Credentials, Standing};
+use crate::domain::grant::Credentials;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::View;
@@ -73,8 +73,9 @@ impl Present {
         headers: &HeaderMap,
         now: Timestamp,
     ) -> Result<Self, Refusal> {
-        let standing = Standing::new(&view.settings.grants, &credentials);
+        let standing = view.standing(&credentials);
         standing.check_status(now)?;
+        standing.check_uses()?;
         standing.check_required()?;
         if credentials.key.is_none() && headers.contains_key(ORIGIN) {
             // A web page must not lend itself the certificate that its reader installed.
@@ -90,7 +91,7 @@ impl Present {
     ///
     /// `endpoint_not_allowed`.
     pub fn with_endpoint(self, view: &View, endpoint: Endpoint) -> Result<Cleared, Refusal> {
-        Standing::new(&view.settings.grants, &self.credentials).check_endpoint(endpoint)?;
+        view.standing(&self.credentials).check_endpoint(endpoint)?;
         Ok(Cleared { present: self, endpoint })
     }
 }
@@ -104,7 +105,7 @@ impl Cleared {
 
     /// The aliases that the caller may name, of those given.
     pub fn allowed_models<'m>(&self, view: &View, names: impl Iterator<Item = &'m str>) -> Vec<&'m str> {
-        let standing = Standing::new(&view.settings.grants, &self.present.credentials);
+        let standing = view.standing(&self.present.credentials);
         names.filter(|name| standing.check_model(name).is_ok()).collect()
     }
 
@@ -145,7 +146,7 @@ impl Facts {
     /// The first check that fails.
     pub fn decide(&self, view: &View, now: Timestamp) -> Result<Timestamp, Refusal> {
         let credentials = self.caller.credentials(view)?;
-        let standing = Standing::new(&view.settings.grants, &credentials);
+        let standing = view.standing(&credentials);
         standing.check_status(now)?;
         standing.check_required()?;
         standing.check_network(self.connection().address)?;
