@@ -6,8 +6,7 @@ use clap::Args;
 
 use crate::cli::output::Failure;
 use crate::config::{self, Config};
-use crate::domain::key::Pepper;
-use crate::store::{Store, pepper, sqlite};
+use crate::store::{Store, sqlite};
 
 /// The options that every verb which touches state takes.
 #[derive(Clone, Debug, Args)]
@@ -73,18 +72,6 @@ impl Place {
             ));
         }
         Store::open(&dir).map_err(Failure::new)
-    }
-
-    /// The store, with the pepper that its keys are hashed under.
-    ///
-    /// # Errors
-    ///
-    /// When either cannot be read.
-    pub fn store_and_pepper(&self) -> Result<(Store, Pepper), Failure> {
-        let dir = self.state_dir()?;
-        let mut store = Store::open(&dir).map_err(Failure::new)?;
-        let pepper = pepper::load(&dir, &mut store).map_err(Failure::new)?;
-        Ok((store, pepper))
     }
 }
 

@@ -103,16 +103,24 @@ impl Reached {
     ///
     /// When it was not done. Wrong fields are called by the names of their options.
     pub fn perform<O: Operation>(&mut self, operation: O) -> Result<O::Answer, Failure> {
-        let done = match self {
-            Self::Remote(remote) => remote.perform(&operation)?,
-            Self::Local(local) => operation.perform(&mut Manager {
+        self.attempt(operation)?.map_err(said)
+    }
+
+    /// As [`Self::perform`], with the fault as it is.
+    ///
+    /// # Errors
+    ///
+    /// When nobody could be asked.
+    pub fn attempt<O: Operation>(&mut self, operation: O) -> Result<Result<O::Answer, Fault>, Failure> {
+        match self {
+            Self::Remote(remote) => remote.perform(&operation),
+            Self::Local(local) => Ok(operation.perform(&mut Manager {
                 store: &mut local.store,
                 state_dir: &local.state_dir,
                 policy: &local.policy,
                 now: Clock::System.now(),
-            }),
-        };
-        done.map_err(said)
+            })),
+        }
     }
 
     /// Gathers all pages of a list; `ask` makes the request for the page at a cursor.

@@ -12,6 +12,8 @@ pub enum Code {
     InvalidRequest,
     /// No such key, owner, grant or certificate.
     NotFound,
+    /// A grant on the path forbids it.
+    NotAllowed,
     /// The thing is not in a state in which this can be done to it.
     Conflict,
     /// The store is locked, full or read-only: the same may work later.
@@ -22,8 +24,14 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 5] =
-        [Self::InvalidRequest, Self::NotFound, Self::Conflict, Self::StoreUnavailable, Self::Failed];
+    pub const ALL: [Self; 6] = [
+        Self::InvalidRequest,
+        Self::NotFound,
+        Self::NotAllowed,
+        Self::Conflict,
+        Self::StoreUnavailable,
+        Self::Failed,
+    ];
 
     /// The word in answers.
     #[must_use]
@@ -31,6 +39,7 @@ impl Code {
         match self {
             Self::InvalidRequest => "invalid_request",
             Self::NotFound => "not_found",
+            Self::NotAllowed => "not_allowed",
             Self::Conflict => "conflict",
             Self::StoreUnavailable => "store_unavailable",
             Self::Failed => "failed",
@@ -63,7 +72,7 @@ pub struct Fault {
     pub message: String,
     /// What to do, when there is something.
     pub hint: Option<String>,
-    /// The fields that are wrong; only with [`Code::InvalidRequest`].
+    /// The fields that are wrong; only with [`Code::InvalidRequest`] and [`Code::NotAllowed`].
     pub wrong: Vec<Wrong>,
 }
 

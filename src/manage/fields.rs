@@ -15,12 +15,17 @@ use crate::manage::fault::{Fault, Wrong};
 /// Gathers what is wrong with a request while its fields are read.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    /// Stands before the names of fields: `keys[3].`.
-    pub(super) prefix: String,
+    /// Such as `keys[3].`.
+    prefix: String,
     wrong: Vec<Wrong>,
 }
 
 impl Reading {
+    /// Reads one of several: `prefix` stands before the names of its fields.
+    pub(super) fn of(prefix: String) -> Self {
+        Self { prefix, ..Self::default() }
+    }
+
     /// Notes a wrong field.
     pub(super) fn wrong(&mut self, field: &str, message: impl Into<String>) {
         self.wrong.push(Wrong { field: format!("{}{field}", self.prefix), message: message.into() });

@@ -7,7 +7,10 @@
 pub mod certificates;
 pub mod fault;
 pub mod fields;
+pub mod grants;
+pub mod keys;
 pub mod operation;
+pub mod owners;
 pub mod page;
 
 use std::path::Path;

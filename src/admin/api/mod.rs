@@ -31,7 +31,7 @@ use tokio::time::timeout;
 
 use crate::admin::api::operators::Operators;
 use crate::admin::api::problem::Refusal;
-use crate::admin::api::route::{Fields, Route};
+use crate::admin::api::route::{Done, Fields, Route};
 use crate::config::is_address_name;
 use crate::gate::{Gateway, host};
 use crate::manage::fault::{Code, Fault};
@@ -195,7 +195,10 @@ impl Api {
             let result = api.perform(route, fields);
             if route.method != Method::Get {
                 match &result {
-                    Ok(_) => tracing::info!(who, operation = route.name, asked, "admin API: done"),
+                    Ok(done) => {
+                        let id = done.id.as_deref().unwrap_or_default();
+                        tracing::info!(who, operation = route.name, asked, id, "admin API: done");
+                    }
                     Err(fault) => tracing::info!(
                         who,
                         operation = route.name,
@@ -208,10 +211,10 @@ impl Api {
             }
             result
         });
-        Ok(done.await.map_err(|_| gone())??)
+        Ok(done.await.map_err(|_| gone())??.answer)
     }
 
-    fn perform(&self, route: &Route, fields: Fields) -> Result<Vec<u8>, Fault> {
+    fn perform(&self, route: &Route, fields: Fields) -> Result<Done, Fault> {
         let settings = Arc::clone(&self.gateway.view().settings);
         let config = &settings.config;
         let policy = Policy { grants: Ok(config.grants.clone()), trust_domain: config.trust_domain.clone() };

@@ -93,6 +93,7 @@ impl Refusal {
                 let status = match fault.code {
                     Code::InvalidRequest => 400,
                     Code::NotFound => 404,
+                    Code::NotAllowed => 403,
                     Code::Conflict => 409,
                     Code::StoreUnavailable => 503,
                     Code::Failed => 500,

@@ -12,7 +12,10 @@ use serde_json::{Map, Value};
 use crate::manage::Manager;
 use crate::manage::certificates::{ListCertificates, RevokeCertificate, RevokeName};
 use crate::manage::fault::{Code, Fault};
+use crate::manage::grants::{ListGrants, RemoveGrant, SetGrant, ShowGrants};
+use crate::manage::keys::{CreateKey, DeleteKey, ImportKeys, ListKeys, RevokeKey, RotateKey, ShowKey, UpdateKey};
 use crate::manage::operation::{Method, Operation};
+use crate::manage::owners::{DisableOwner, EnableOwner, ListOwners};
 
 /// The fields of a request by name.
 pub type Fields = Map<String, Value>;
@@ -38,8 +41,17 @@ pub struct Route {
     pub request: Value,
     /// Describes request and answer among the components of the OpenAPI document.
     pub(super) describe: fn(&mut SchemaGenerator) -> Described,
-    /// Does it; the answer is JSON.
-    pub(super) run: fn(Fields, &mut Manager<'_>) -> Result<Vec<u8>, Fault>,
+    /// Does it.
+    pub(super) run: fn(Fields, &mut Manager<'_>) -> Result<Done, Fault>,
+}
+
+/// What came of an operation.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// The answer, in JSON. It can hold a key that is shown once.
+    pub(super) answer: Vec<u8>,
+    /// What it is about, when the request did not say: the id of a key that was made.
+    pub(super) id: Option<String>,
 }
 
 /// References to a request's and an answer's schema.
@@ -53,7 +65,26 @@ pub(super) struct Described {
 pub fn all() -> &'static [Route] {
     static ROUTES: OnceLock<Vec<Route>> = OnceLock::new();
     ROUTES.get_or_init(|| {
-        vec![Route::of::<ListCertificates>(), Route::of::<RevokeCertificate>(), Route::of::<RevokeName>()]
+        vec![
+            Route::of::<ListKeys>(),
+            Route::of::<CreateKey>(),
+            Route::of::<ImportKeys>(),
+            Route::of::<ShowKey>(),
+            Route::of::<UpdateKey>(),
+            Route::of::<DeleteKey>(),
+            Route::of::<RotateKey>(),
+            Route::of::<RevokeKey>(),
+            Route::of::<ListGrants>(),
+            Route::of::<ShowGrants>(),
+            Route::of::<SetGrant>(),
+            Route::of::<RemoveGrant>(),
+            Route::of::<ListOwners>(),
+            Route::of::<DisableOwner>(),
+            Route::of::<EnableOwner>(),
+            Route::of::<ListCertificates>(),
+            Route::of::<RevokeCertificate>(),
+            Route::of::<RevokeName>(),
+        ]
     })
 }
 
@@ -78,7 +109,10 @@ impl Route {
                 let invalid = |error: serde_json::Error| Fault::new(Code::InvalidRequest, error.to_string());
                 let operation: O = serde_json::from_value(Value::Object(fields)).map_err(invalid)?;
                 let answer = operation.perform(manager)?;
-                serde_json::to_vec(&answer).map_err(|error| Fault::new(Code::Failed, error.to_string()))
+                let failed = |error: serde_json::Error| Fault::new(Code::Failed, error.to_string());
+                let value = serde_json::to_value(&answer).map_err(failed)?;
+                let id = value.get("id").and_then(Value::as_str).map(str::to_owned);
+                Ok(Done { answer: serde_json::to_vec(&answer).map_err(failed)?, id })
             },
         }
     }
