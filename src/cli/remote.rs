@@ -145,7 +145,9 @@ impl Remote {
         let answer = self.runtime.block_on(self.ask(request)).map_err(|why| {
             let hint = match &self.url {
                 AdminUrl::Unix(_) => "is the gateway running, and is this its user or root?",
-                AdminUrl::Https { .. } => "is [admin] api_address set there, and the operator's certificate still good?",
+                AdminUrl::Https { .. } => {
+                    "is [admin] api_address set there, and the operator's certificate still good?"
+                }
             };
             Failure::with_hint(format!("no answer from {}: {why}", self.url), hint)
         })?;
@@ -190,7 +192,8 @@ impl Remote {
             let driven = tokio::spawn(connection);
             let response = sender.send_request(request).await.map_err(|error| output::causes(&error))?;
             let status = response.status().as_u16();
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
+            let body =
+                Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
             driven.abort();
             Ok((status, body.to_bytes()))
         };
@@ -247,9 +250,17 @@ mod tests {
         ] {
             assert_eq!(AdminUrl::parse(text).unwrap().to_string(), url);
         }
-        for wrong in
-            ["", "unix:", "http://gw:8445", "gw:8445", "https://", "https://gw:x", "https://gw/path", "https://a@b", "https://[::1"]
-        {
+        for wrong in [
+            "",
+            "unix:",
+            "http://gw:8445",
+            "gw:8445",
+            "https://",
+            "https://gw:x",
+            "https://gw/path",
+            "https://a@b",
+            "https://[::1",
+        ] {
             assert!(AdminUrl::parse(wrong).unwrap_err().contains("https://HOST:8445"), "{wrong}");
         }
     }

@@ -24,14 +24,8 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 6] = [
-        Self::InvalidRequest,
-        Self::NotFound,
-        Self::NotAllowed,
-        Self::Conflict,
-        Self::StoreUnavailable,
-        Self::Failed,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::InvalidRequest, Self::NotFound, Self::NotAllowed, Self::Conflict, Self::StoreUnavailable, Self::Failed];
 
     /// The word in answers.
     #[must_use]

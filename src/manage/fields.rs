@@ -75,10 +75,7 @@ impl Reading {
 
 /// Reads a time: a span from now (`30d`), or RFC 3339.
 pub(super) fn when(text: &str, now: Timestamp) -> Result<Timestamp, String> {
-    parse_span(text)
-        .map(|span| now.after(span))
-        .or_else(|_| Timestamp::parse(text))
-        .map_err(|_| WHEN.to_owned())
+    parse_span(text).map(|span| now.after(span)).or_else(|_| Timestamp::parse(text)).map_err(|_| WHEN.to_owned())
 }
 
 /// What is said of text that is no time.

@@ -232,7 +232,8 @@ impl Operation for SetGrant {
         manager.store.set_grant(&grant)?;
         let mut warnings = Vec::new();
         if manager.grants_on(&grant.owner)?.iter().all(|grant| grant.require.is_none()) {
-            warnings.push(format!("no grant on the path of {} names `require`: callers there are refused", grant.owner));
+            warnings
+                .push(format!("no grant on the path of {} names `require`: callers there are refused", grant.owner));
         }
         Ok(GrantAnswer { grant: Grant::new(&grant, Source::Store), warnings })
     }

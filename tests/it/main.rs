@@ -9,6 +9,7 @@ mod direction;
 mod headers;
 mod identity;
 mod listener;
+mod manage;
 mod order;
 mod promises;
 mod refusals;

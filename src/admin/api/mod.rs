@@ -180,12 +180,7 @@ impl Api {
 
     /// Runs an operation where it may block. It runs to its end, and is logged, even when nobody
     /// waits for it any more.
-    async fn run(
-        self: &Arc<Self>,
-        route: &'static Route,
-        fields: Fields,
-        who: String,
-    ) -> Result<Vec<u8>, Refusal> {
+    async fn run(self: &Arc<Self>, route: &'static Route, fields: Fields, who: String) -> Result<Vec<u8>, Refusal> {
         let gone = || Refusal::Fault(Fault::new(Code::Failed, "the operation broke off"));
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| gone())?;
         let api = Arc::clone(self);
@@ -220,33 +215,23 @@ impl Api {
         let policy = Policy { grants: Ok(config.grants.clone()), trust_domain: config.trust_domain.clone() };
         // Each operation is a transaction of the store, so a panic in one leaves nothing half done.
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut manager = Manager {
-            store: &mut store,
-            state_dir: &self.state_dir,
-            policy: &policy,
-            now: self.gateway.clock.now(),
-        };
+        let mut manager =
+            Manager { store: &mut store, state_dir: &self.state_dir, policy: &policy, now: self.gateway.clock.now() };
         (route.run)(fields, &mut manager)
     }
 }
 
 /// The request as the log shows it.
 fn logged(route: &Route, fields: &Fields) -> String {
-    if route.logged_whole {
-        serde_json::to_string(fields).unwrap_or_default()
-    } else {
-        "(not shown)".to_owned()
-    }
+    if route.logged_whole { serde_json::to_string(fields).unwrap_or_default() } else { "(not shown)".to_owned() }
 }
 
 /// The route of a request, with the fields in its path.
 fn find(head: &Parts) -> Result<(&'static Route, Fields), Refusal> {
     let mut methods: Vec<&str> = Vec::new();
     // A path without fields is nearer than one with: /v1/keys/import is no key's.
-    let mut matching: Vec<_> = route::all()
-        .iter()
-        .filter_map(|route| Some((route, read::path_fields(route, head.uri.path())?)))
-        .collect();
+    let mut matching: Vec<_> =
+        route::all().iter().filter_map(|route| Some((route, read::path_fields(route, head.uri.path())?))).collect();
     matching.sort_by_key(|(_, fields)| fields.len());
     for (route, fields) in matching {
         if head.method == route.method.as_str() {

@@ -61,7 +61,8 @@ impl Operators {
     /// The operator that `chain` names, when it is good now.
     pub(super) fn identify(&self, chain: &[CertificateDer<'_>], snapshot: &Snapshot) -> Result<String, Refusal> {
         // The verifier looks at the time again, whatever it remembers.
-        let peer = self.0.load().verifier.identify(chain).ok_or(Refusal::NotAnOperator("it is not good, or has ended"))?;
+        let peer =
+            self.0.load().verifier.identify(chain).ok_or(Refusal::NotAnOperator("it is not good, or has ended"))?;
         match peer.identity.role() {
             Role::Operator => {}
             Role::Client | Role::Connector => return Err(Refusal::NotAnOperator("it is of another role")),

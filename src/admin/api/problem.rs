@@ -118,7 +118,9 @@ impl Refusal {
             ),
             Self::UnknownPath => ("no operation has this path", Some("/openapi.json lists all of them")),
             Self::Method(_) => ("the path has no such method", Some("the Allow header says which it has")),
-            Self::MediaType => ("the body is not announced as application/json", Some("send Content-Type: application/json")),
+            Self::MediaType => {
+                ("the body is not announced as application/json", Some("send Content-Type: application/json"))
+            }
             Self::BodyTooLarge(most) => return (format!("the body is longer than {most} bytes"), None),
             Self::BodyBroken => ("the body broke off or came too slowly", None),
             Self::TimedOut => (

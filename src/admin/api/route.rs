@@ -204,9 +204,10 @@ fn escape(text: &str, into: &mut String) {
             into.push(char::from(byte));
         } else {
             into.push('%');
-            into.extend([byte >> 4, byte & 15].map(|digit| {
-                char::from_digit(u32::from(digit), 16).unwrap_or('0').to_ascii_uppercase()
-            }));
+            into.extend(
+                [byte >> 4, byte & 15]
+                    .map(|digit| char::from_digit(u32::from(digit), 16).unwrap_or('0').to_ascii_uppercase()),
+            );
         }
     }
 }

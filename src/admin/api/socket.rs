@@ -59,7 +59,10 @@ impl Socket {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
             Ok(there) if !there.file_type().is_socket() => {
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is a file of that name, which is no socket"));
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "there is a file of that name, which is no socket",
+                ));
             }
             Ok(_) if reach(&path, |path| StdStream::connect(path)).is_ok() => {
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, "another gateway answers there"));
@@ -146,9 +149,14 @@ mod tests {
 
     #[test]
     fn only_the_same_uid_and_root_are_let_in() {
-        for (own, peer, admitted) in
-            [(1000, 1000, true), (1000, 0, true), (1000, 1001, false), (0, 0, true), (0, 1000, false), (0, u32::MAX, false)]
-        {
+        for (own, peer, admitted) in [
+            (1000, 1000, true),
+            (1000, 0, true),
+            (1000, 1001, false),
+            (0, 0, true),
+            (0, 1000, false),
+            (0, u32::MAX, false),
+        ] {
             assert_eq!(admits(own, peer), admitted, "{own} {peer}");
         }
     }

@@ -158,9 +158,11 @@ impl Hash {
     pub(super) fn run(self, out: &mut impl Write) -> Result<(), Failure> {
         let mut text = Zeroizing::new(String::new());
         // A key and a line break; anything longer is something else.
-        io::stdin().lock().take(1024).read_to_string(&mut text).map_err(|error| {
-            Failure::new(format!("cannot read standard input: {error}"))
-        })?;
+        io::stdin()
+            .lock()
+            .take(1024)
+            .read_to_string(&mut text)
+            .map_err(|error| Failure::new(format!("cannot read standard input: {error}")))?;
         let key = PresentedKey::parse(text.trim_ascii().as_bytes()).ok_or_else(|| {
             Failure::with_hint(
                 "what came on standard input is no key",

@@ -83,15 +83,8 @@ pub enum State {
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 7] = [
-        Self::Active,
-        Self::NotYet,
-        Self::Expired,
-        Self::Revoked,
-        Self::Disabled,
-        Self::OwnerDisabled,
-        Self::Spent,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Active, Self::NotYet, Self::Expired, Self::Revoked, Self::Disabled, Self::OwnerDisabled, Self::Spent];
 
     /// The word.
     #[must_use]

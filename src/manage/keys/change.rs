@@ -7,9 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::grant::{Grant, Models};
-use crate::domain::key::{
-    Binding, ExternalId, KeyChange, KeyRecord, Lifetime, NotAllowed, Note, expiry_allowed,
-};
+use crate::domain::key::{Binding, ExternalId, KeyChange, KeyRecord, Lifetime, NotAllowed, Note, expiry_allowed};
 use crate::domain::network::Networks;
 use crate::domain::timestamp::{Timestamp, parse_span};
 use crate::manage::Manager;
@@ -101,8 +99,14 @@ impl UpdateKey {
     fn read(&self, reading: &mut Reading, now: Timestamp) -> KeyChange {
         let list = |change: &Change<Vec<String>>| change.value().cloned();
         KeyChange {
-            expires_at: field(&self.expires_at, reading.optional("expires_at", text(&self.expires_at), |t| when(t, now))),
-            not_before: field(&self.not_before, reading.optional("not_before", text(&self.not_before), |t| when(t, now))),
+            expires_at: field(
+                &self.expires_at,
+                reading.optional("expires_at", text(&self.expires_at), |t| when(t, now)),
+            ),
+            not_before: field(
+                &self.not_before,
+                reading.optional("not_before", text(&self.not_before), |t| when(t, now)),
+            ),
             uses: field(&self.uses, uses(reading, self.uses.value().copied(), self.refund_on_failure)),
             networks: field(&self.networks, reading.list("networks", list(&self.networks).as_ref(), Networks::parse)),
             endpoints: field(&self.endpoints, reading.list("endpoints", list(&self.endpoints).as_ref(), endpoints)),

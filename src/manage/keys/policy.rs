@@ -40,10 +40,8 @@ pub(super) fn warnings(record: &KeyRecord, grants: &[Grant]) -> Vec<String> {
         warnings.push("the key never expires; expires_at (--expires 30d) would end it".to_owned());
     }
     if grants.iter().all(|grant| grant.require.is_none()) {
-        warnings.push(format!(
-            "no grant on the path of {} names `require`, so the key opens nothing yet",
-            record.owner
-        ));
+        warnings
+            .push(format!("no grant on the path of {} names `require`, so the key opens nothing yet", record.owner));
     }
     let narrowing = &record.narrowing;
     for grant in grants {
@@ -71,9 +69,8 @@ trait Beyond<T> {
 impl<T> Beyond<T> for (&Option<T>, &Option<T>) {
     fn beyond(self, field: &str, owner: &dyn Display, covers: impl Fn(&T, &T) -> bool) -> Option<String> {
         let (key, grant) = (self.0.as_ref()?, self.1.as_ref()?);
-        (!covers(grant, key)).then(|| {
-            format!("the key's {field} go beyond the grant of {owner}; it stays narrowed to what both allow")
-        })
+        (!covers(grant, key))
+            .then(|| format!("the key's {field} go beyond the grant of {owner}; it stays narrowed to what both allow"))
     }
 }
 
