@@ -235,13 +235,13 @@ fn free_ports() -> SocketAddr {
     }
 }
 
-/// Inode, mode and content of everything in the state directory but SQLite's side files and the records.
+/// Inode, mode and content of everything in the state directory but SQLite's side files, the records and the socket.
 fn tree(dir: &Path) -> BTreeMap<String, (u64, u32, Vec<u8>)> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let name = path.display().to_string();
-        if ["-wal", "-shm", "records.jsonl"].iter().any(|end| name.ends_with(end)) {
+        if ["-wal", "-shm", "records.jsonl", "admin.sock"].iter().any(|end| name.ends_with(end)) {
             continue;
         }
         let metadata = fs::metadata(&path).unwrap();

@@ -9,7 +9,8 @@ use std::io::Write;
 use clap::{Args, Subcommand};
 
 use crate::cli::output::{self, Failure, Format};
-use crate::cli::reach::Reach;
+use crate::cli::reach::{Reach, said};
+use crate::clock::Clock;
 use crate::domain::key::{KeyId, NewKey};
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::{Timestamp, parse_span};
@@ -160,6 +161,8 @@ impl Create {
             note: self.limits.note.clone(),
             external_id: self.limits.external_id.clone(),
         };
+        // Before a store is made for it.
+        asked.check(Clock::System.now()).map_err(said)?;
         let made = self.reach.any()?.perform(asked)?;
         match self.output {
             Format::Json => output::json(out, &made),

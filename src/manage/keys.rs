@@ -84,17 +84,14 @@ impl Operation for CreateKey {
     const CREATES: bool = true;
 
     fn perform(self, manager: &mut Manager<'_>) -> Result<Self::Answer, Fault> {
-        let mut reading = Reading::default();
-        let wanted = self.read(&mut reading, manager.now);
-        reading.finish()?;
-        let Some(wanted) = wanted else { return Err(Fault::field("owner", "is missing")) };
+        let wanted = self.wanted(manager.now)?;
         let grants = manager.grants_on(&wanted.owner)?;
         let expires_at = policy::expiry(&wanted, manager.now, manager.now, &grants)?;
         let (key, digest) = manager.mint()?;
         let mut record = wanted.record(key.id(), digest, manager.now);
         record.expires_at = expires_at;
         manager.store.create_key(&record)?;
-        let warnings = policy::warnings(&record, &grants);
+        let warnings = policy::warnings(&record, &grants, manager.policy);
         Ok(KeyAnswer { key: manager.shown(&record)?.with_secret(&key), warnings })
     }
 }
@@ -111,6 +108,22 @@ struct Wanted {
 }
 
 impl CreateKey {
+    /// Fails when the request is wrong whatever the store holds.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong.
+    pub fn check(&self, now: Timestamp) -> Result<(), Fault> {
+        policy::expiry(&self.wanted(now)?, now, now, &[]).map(|_| ())
+    }
+
+    fn wanted(&self, now: Timestamp) -> Result<Wanted, Fault> {
+        let mut reading = Reading::default();
+        let wanted = self.read(&mut reading, now);
+        reading.finish()?;
+        wanted.ok_or_else(|| Fault::field("owner", "is missing"))
+    }
+
     /// Reads the fields; spans begin at `now`. `None` when something is wrong, which is noted.
     fn read(&self, reading: &mut Reading, now: Timestamp) -> Option<Wanted> {
         let owner = reading.value("owner", &self.owner, OwnerPath::parse);

@@ -37,9 +37,22 @@ pub struct Manager<'a> {
 /// The part of the config that decides what operators may do.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// The grants of the config file, or why they cannot be known: then nothing is done that they
-    /// could forbid, and all else is.
-    pub grants: Result<Vec<Grant>, Fault>,
+    /// The grants of the config file; `None` when there is no file to be found, as beside a state
+    /// directory that was named alone. When there is one and it cannot be read: why; then nothing is
+    /// done that they could forbid, and all else is.
+    pub grants: Result<Option<Vec<Grant>>, Fault>,
     /// The trust domain of the built-in authority, when there is one.
     pub trust_domain: Option<TrustDomain>,
+}
+
+impl Policy {
+    /// The grants of the config file, as far as there is one.
+    fn grants(&self) -> Result<&[Grant], Fault> {
+        self.grants.as_ref().map(|grants| grants.as_deref().unwrap_or_default()).map_err(Clone::clone)
+    }
+
+    /// True when the grants of the config are known.
+    const fn knows_config(&self) -> bool {
+        matches!(self.grants, Ok(Some(_)))
+    }
 }

@@ -212,7 +212,7 @@ impl Api {
     fn perform(&self, route: &Route, fields: Fields) -> Result<Done, Fault> {
         let settings = Arc::clone(&self.gateway.view().settings);
         let config = &settings.config;
-        let policy = Policy { grants: Ok(config.grants.clone()), trust_domain: config.trust_domain.clone() };
+        let policy = Policy { grants: Ok(Some(config.grants.clone())), trust_domain: config.trust_domain.clone() };
         // Each operation is a transaction of the store, so a panic in one leaves nothing half done.
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let mut manager =

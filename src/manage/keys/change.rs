@@ -91,7 +91,7 @@ impl Operation for UpdateKey {
             Updated::Changed(record) | Updated::Unchanged(record) => record,
             Updated::Unknown => return Err(unknown(&id)),
         };
-        Ok(KeyAnswer { key: manager.shown(&record)?, warnings: policy::warnings(&record, &grants) })
+        Ok(KeyAnswer { key: manager.shown(&record)?, warnings: policy::warnings(&record, &grants, manager.policy) })
     }
 }
 
@@ -195,7 +195,7 @@ impl Operation for RotateKey {
             Rotated::Rotated { new, old } => Ok(RotatedKey {
                 key: manager.shown(&new)?.with_secret(&key),
                 old_expires_at: old.expires_at.map(|at| at.to_string()),
-                warnings: policy::warnings(&new, &grants),
+                warnings: policy::warnings(&new, &grants, manager.policy),
             }),
             Rotated::Unknown => Err(unknown(&id)),
             Rotated::Revoked => Err(ended("is revoked: nothing takes its place")),
