@@ -106,10 +106,12 @@ impl Fault {
 
 impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
-        let code = match error {
-            StoreError::Locked | StoreError::ReadOnly | StoreError::Full => Code::StoreUnavailable,
-            StoreError::Exists(_) | StoreError::NameRevoked(_) => Code::Conflict,
-            _ => Code::Failed,
+        let code = if matches!(error, StoreError::Locked | StoreError::ReadOnly | StoreError::Full) {
+            Code::StoreUnavailable
+        } else if matches!(error, StoreError::Exists(_) | StoreError::NameRevoked(_)) {
+            Code::Conflict
+        } else {
+            Code::Failed
         };
         // The store's words end with what to do.
         let text = error.to_string();

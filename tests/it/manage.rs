@@ -421,97 +421,112 @@ async fn a_verb_is_the_same_here_on_the_socket_and_from_afar() {
         let issue = ["cert", "issue", "ops", "--role", "operator", "--out", &operator];
         let (issued, _) = program.run(&("local", config), &issue);
         assert_eq!(issued.code, Some(0), "{issued:?}");
-        let all = |arguments: &[&str]| program.same(arguments);
-
-        all(&["grant", "set", "acme/WAY", "--default-key-ttl", "30d", "--max-key-ttl", "90d", "--model", "l*"]);
-        all(&[
-            "grant",
-            "set",
-            "acme/WAY/deep",
-            "--require",
-            "either",
-            "--network",
-            "*",
-            "--endpoint",
-            "@chat",
-            "--expires",
-            "90d",
-        ]);
-        assert_eq!(all(&["grant", "show", "acme/WAY/x"])[0]["grants"][0]["source"], "config");
-        assert!(all(&["grant", "list"])[0].as_array().unwrap().len() >= 3);
-        let made = all(&[
-            "key",
-            "create",
-            "--owner",
-            "acme/WAY/x",
-            "--uses",
-            "3",
-            "--refund-on-failure",
-            "--network",
-            "127.0.0.1",
-            "--model",
-            "*",
-            "--label",
-            "team=x",
-            "--label",
-            "cost=1",
-            "--note",
-            "for the demo",
-            "--external-id",
-            "WAY-1",
-            "--not-before",
-            "1h",
-            "--bind",
-            "spiffe://corp.test/client/*",
-        ]);
-        assert!(made.iter().all(|made| made["warnings"].as_array().unwrap().len() == 1), "{made:?}");
-        all(&["key", "list", "--owner", "acme/WAY"]);
-        all(&["key", "list", "--only", "not_yet"]);
-        program.same_on(&made, &["key", "show", "ID"]);
-        program.same_on(
-            &made,
-            &["key", "update", "ID", "--disable", "--clear", "uses", "--clear", "label", "--expires", "20d"],
-        );
-        program.same_on(&made, &["key", "update", "ID"]);
-        let rotated = program.same_on(&made, &["key", "rotate", "ID", "--overlap", "1h"]);
-        assert!(rotated.iter().all(|made| made["key"].is_string() && made["old_expires_at"].is_string()));
-        program.same_on(&made, &["key", "revoke", "ID"]);
-        program.same_on(&made, &["key", "revoke", "ID"]);
-        program.same_on(&made, &["key", "rotate", "ID"]);
-        program.same_on(&made, &["key", "delete", "ID"]);
-        program.same_on(&made, &["key", "delete", "ID"]);
-        let imported = all(&["key", "import", "WAY.jsonl"]);
-        assert!(imported.iter().all(|done| done["keys"][0]["key"].is_string()), "{imported:?}");
-        assert_eq!(all(&["key", "import", "WAY.jsonl"])[2]["keys"][0]["outcome"], "unchanged");
-        all(&["owner", "disable", "acme/WAY"]);
-        all(&["owner", "disable", "acme/WAY"]);
-        all(&["owner", "list"]);
-        all(&["key", "list", "--owner", "acme/WAY", "--only", "owner_disabled"]);
-        all(&["owner", "enable", "acme/WAY/x"]);
-        all(&["owner", "enable", "acme/WAY"]);
-        all(&["grant", "remove", "acme/WAY"]);
-        all(&["cert", "list"]);
-        all(&["cert", "list", "--expiring", "2d"]);
-        all(&["cert", "revoke", "--name", "WAY"]);
-        all(&["cert", "revoke", "--name", "WAY", "--reason", "superseded"]);
-
-        // And what is refused is refused with the same words.
-        for (arguments, code) in [
-            (&["key", "show", "0123456789ab"][..], 1),
-            (&["key", "create", "--owner", "acme/WAY", "--network", "10.0.0.1/8", "--endpoint", "@chatt"], 2),
-            (&["key", "create", "--owner", "acme/WAY", "--expires", "2020-01-01T00:00:00Z"], 2),
-            (&["key", "create", "--owner", "acme/WAY/deep", "--external-id", "WAY-9"], 1),
-            (&["grant", "set", "acme/WAY"], 1),
-            (&["grant", "remove", "acme/WAY"], 1),
-            (&["grant", "remove", "acme"], 1),
-            (&["cert", "revoke", "--serial", "0123"], 1),
-        ] {
-            all(arguments);
-            let (said, _) = program.run(&program.ways[0], arguments);
-            assert_eq!(said.code, Some(code), "{said:?}");
-            assert!(said.err.starts_with("error: "), "{said:?}");
-        }
+        let made = the_same_is_made(&program);
+        the_same_becomes_of(&program, &made);
+        the_same_is_refused(&program);
     })
     .await
     .unwrap();
+}
+
+/// Grants and keys are made; gives the keys.
+fn the_same_is_made(program: &Program) -> Vec<Value> {
+    let all = |arguments: &[&str]| program.same(arguments);
+
+    all(&["grant", "set", "acme/WAY", "--default-key-ttl", "30d", "--max-key-ttl", "90d", "--model", "l*"]);
+    all(&[
+        "grant",
+        "set",
+        "acme/WAY/deep",
+        "--require",
+        "either",
+        "--network",
+        "*",
+        "--endpoint",
+        "@chat",
+        "--expires",
+        "90d",
+    ]);
+    assert_eq!(all(&["grant", "show", "acme/WAY/x"])[0]["grants"][0]["source"], "config");
+    assert!(all(&["grant", "list"])[0].as_array().unwrap().len() >= 3);
+    let made = all(&[
+        "key",
+        "create",
+        "--owner",
+        "acme/WAY/x",
+        "--uses",
+        "3",
+        "--refund-on-failure",
+        "--network",
+        "127.0.0.1",
+        "--model",
+        "*",
+        "--label",
+        "team=x",
+        "--label",
+        "cost=1",
+        "--note",
+        "for the demo",
+        "--external-id",
+        "WAY-1",
+        "--not-before",
+        "1h",
+        "--bind",
+        "spiffe://corp.test/client/*",
+    ]);
+    assert!(made.iter().all(|made| made["warnings"].as_array().unwrap().len() == 1), "{made:?}");
+    all(&["key", "list", "--owner", "acme/WAY"]);
+    all(&["key", "list", "--only", "not_yet"]);
+    made
+}
+
+fn the_same_becomes_of(program: &Program, made: &[Value]) {
+    let all = |arguments: &[&str]| program.same(arguments);
+    program.same_on(made, &["key", "show", "ID"]);
+    program.same_on(
+        made,
+        &["key", "update", "ID", "--disable", "--clear", "uses", "--clear", "label", "--expires", "20d"],
+    );
+    program.same_on(made, &["key", "update", "ID"]);
+    let rotated = program.same_on(made, &["key", "rotate", "ID", "--overlap", "1h"]);
+    assert!(rotated.iter().all(|made| made["key"].is_string() && made["old_expires_at"].is_string()));
+    program.same_on(made, &["key", "revoke", "ID"]);
+    program.same_on(made, &["key", "revoke", "ID"]);
+    program.same_on(made, &["key", "rotate", "ID"]);
+    program.same_on(made, &["key", "delete", "ID"]);
+    program.same_on(made, &["key", "delete", "ID"]);
+    let imported = all(&["key", "import", "WAY.jsonl"]);
+    assert!(imported.iter().all(|done| done["keys"][0]["key"].is_string()), "{imported:?}");
+    assert_eq!(all(&["key", "import", "WAY.jsonl"])[2]["keys"][0]["outcome"], "unchanged");
+    all(&["owner", "disable", "acme/WAY"]);
+    all(&["owner", "disable", "acme/WAY"]);
+    all(&["owner", "list"]);
+    all(&["key", "list", "--owner", "acme/WAY", "--only", "owner_disabled"]);
+    all(&["owner", "enable", "acme/WAY/x"]);
+    all(&["owner", "enable", "acme/WAY"]);
+    all(&["grant", "remove", "acme/WAY"]);
+    all(&["cert", "list"]);
+    all(&["cert", "list", "--expiring", "2d"]);
+    all(&["cert", "revoke", "--name", "WAY"]);
+    all(&["cert", "revoke", "--name", "WAY", "--reason", "superseded"]);
+}
+
+/// What is refused is refused with the same words.
+fn the_same_is_refused(program: &Program) {
+    let all = |arguments: &[&str]| program.same(arguments);
+    for (arguments, code) in [
+        (&["key", "show", "0123456789ab"][..], 1),
+        (&["key", "create", "--owner", "acme/WAY", "--network", "10.0.0.1/8", "--endpoint", "@chatt"], 2),
+        (&["key", "create", "--owner", "acme/WAY", "--expires", "2020-01-01T00:00:00Z"], 2),
+        (&["key", "create", "--owner", "acme/WAY/deep", "--external-id", "WAY-9"], 1),
+        (&["grant", "set", "acme/WAY"], 1),
+        (&["grant", "remove", "acme/WAY"], 1),
+        (&["grant", "remove", "acme"], 1),
+        (&["cert", "revoke", "--serial", "0123"], 1),
+    ] {
+        all(arguments);
+        let (said, _) = program.run(&program.ways[0], arguments);
+        assert_eq!(said.code, Some(code), "{said:?}");
+        assert!(said.err.starts_with("error: "), "{said:?}");
+    }
 }
