@@ -231,6 +231,7 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
     let settings = Settings {
         generation,
         grants: GrantTree::new(config.grants.iter().cloned()),
+        keys: config.keys.iter().map(|key| (key.id, Arc::new(key.clone()))).collect(),
         models,
         upstreams: upstreams.map_err(said)?,
         verifier,

@@ -8,6 +8,7 @@ mod document;
 mod files;
 mod filesystem;
 mod grants;
+mod keys;
 mod listen;
 mod load;
 mod models;
@@ -32,6 +33,7 @@ use zeroize::Zeroizing;
 use crate::domain::endpoint::Dialect;
 use crate::domain::grant::Grant;
 use crate::domain::identity::{IdentityMatch, TrustDomain};
+use crate::domain::key::KeyRecord;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
 
@@ -60,6 +62,9 @@ pub struct Config {
     pub identities: Vec<IdentityEntry>,
     /// What may be done; at most one per node.
     pub grants: Vec<Grant>,
+    /// Keys that live in the config; ids are distinct. How often one may be used is never limited:
+    /// uses are counted in the store.
+    pub keys: Vec<KeyRecord>,
     /// Private inference servers; targets refer to them by index.
     pub backends: Vec<Backend>,
     /// Public aliases; names are distinct.

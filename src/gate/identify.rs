@@ -83,7 +83,7 @@ impl Caller {
         let refused = |fault| Err(Refusal::InvalidCredentials(fault));
         let key = match &self.key {
             None => None,
-            Some((id, digest)) => match view.snapshot.key(id) {
+            Some((id, digest)) => match view.key(id) {
                 Some(record) if record.digest == *digest => Some(Arc::clone(record)),
                 Some(_) | None => return refused(CredentialFault::UnknownKey(*id)),
             },
@@ -129,8 +129,8 @@ fn prove_key(gateway: &Gateway, view: &View, text: &[u8]) -> Result<(KeyId, KeyD
         return refused(CredentialFault::Malformed);
     };
     let id = presented.id();
-    let record = view.snapshot.key(&id);
-    // An unknown id costs the same HMAC as a wrong secret.
+    let record = view.key(&id);
+    // An unknown id costs the same hashing as a wrong secret.
     let proven = gateway.pepper.verifies(&presented, record.map(|record| &record.digest));
     match record {
         Some(record) if proven => Ok((id, record.digest.clone())),

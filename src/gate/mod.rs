@@ -18,9 +18,9 @@ pub mod route;
 pub mod stream;
 pub mod worker;
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -30,7 +30,7 @@ use crate::clock::Clock;
 use crate::config::{Config, IdentityEntry};
 use crate::domain::grant::{Credentials, GrantTree, OwnerTree, Standing};
 use crate::domain::identity::Identity;
-use crate::domain::key::Pepper;
+use crate::domain::key::{KeyId, KeyRecord, Pepper};
 use crate::domain::owner::OwnerPath;
 use crate::store::snapshot::Snapshot;
 use crate::telemetry::metrics::Metrics;
@@ -52,6 +52,8 @@ pub struct Gateway {
     /// Bytes of request bodies that are buffered at the moment, in all workers.
     pub buffered: AtomicU64,
     draining: AtomicBool,
+    /// Keys that config and store both have, and that the log was told of.
+    twofold_keys: Mutex<HashSet<KeyId>>,
 }
 
 /// Everything that decisions read, at one moment. A request takes one view and keeps to it.
@@ -66,6 +68,23 @@ pub struct View {
 }
 
 impl View {
+    /// The key of this id, whatever its state. A key that the config and the store both have is the
+    /// config's; but what is revoked in the store is revoked.
+    #[must_use]
+    pub fn key(&self, id: &KeyId) -> Option<&Arc<KeyRecord>> {
+        let stored = self.snapshot.key(id);
+        match self.settings.keys.get(id) {
+            Some(_) if stored.is_some_and(|key| key.revoked_at.is_some()) => stored,
+            Some(listed) => Some(listed),
+            None => stored,
+        }
+    }
+
+    /// Keys that the config and the store both have.
+    fn twofold_keys(&self) -> impl Iterator<Item = KeyId> {
+        self.settings.keys.keys().filter(|id| self.snapshot.key(id).is_some()).copied()
+    }
+
     /// Where a caller stands: the grants of config and store, and the owners that are disabled.
     #[must_use]
     pub fn standing<'v>(&'v self, credentials: &'v Credentials) -> Standing<'v> {
@@ -87,6 +106,8 @@ pub struct Settings {
     pub config: Config,
     /// The grants of the config.
     pub grants: GrantTree,
+    /// The keys of the config.
+    pub keys: HashMap<KeyId, Arc<KeyRecord>>,
     /// Place of each alias in [`Config::models`].
     pub models: HashMap<String, usize>,
     /// How each backend is reached; same order as [`Config::backends`].
@@ -129,6 +150,7 @@ impl Gateway {
             metrics,
             buffered: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            twofold_keys: Mutex::default(),
         }
     }
 
@@ -145,6 +167,7 @@ impl Gateway {
             settings: Arc::clone(&view.settings),
             snapshot: snapshot.clone(),
         });
+        self.tell_twofold_keys();
     }
 
     /// Puts new settings in force.
@@ -155,6 +178,16 @@ impl Gateway {
             settings: Arc::clone(&settings),
             snapshot: view.snapshot.clone(),
         });
+        self.tell_twofold_keys();
+    }
+
+    fn tell_twofold_keys(&self) {
+        let now: HashSet<_> = self.view.load().twofold_keys().collect();
+        let mut told = self.twofold_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in now.difference(&told) {
+            tracing::error!(key = %id, "a [[key]] of the config is in the store too: the config's holds, until the store's is revoked");
+        }
+        *told = now;
     }
 
     /// From now on no new connection is taken and open ones are drained.

@@ -7,6 +7,7 @@ mod config_corpus;
 mod direction;
 mod headers;
 mod identity;
+mod keys;
 mod listener;
 mod order;
 mod promises;
