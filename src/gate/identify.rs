@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::domain::grant::{Certified, Credentials};
 use crate::domain::identity::Role;
-use crate::domain::key::{KeyDigest, KeyId, PresentedKey};
+use crate::domain::key::{KeyDigest, KeyId, PresentedKey, Uses};
 use crate::domain::refusal::{CredentialFault, Refusal};
 use crate::gate::connection::{Connection, Identity};
 use crate::gate::{Gateway, View};
@@ -69,6 +69,13 @@ impl Caller {
     #[must_use]
     pub const fn connection(&self) -> &Arc<Connection> {
         &self.connection
+    }
+
+    /// The caller's key, if it may be used a number of times only.
+    #[must_use]
+    pub fn limited_key(&self, view: &View) -> Option<(KeyId, Uses)> {
+        let (id, _) = self.key.as_ref()?;
+        Some((*id, view.key(id)?.uses?))
     }
 
     /// The caller's certificate and key as they stand now. The secret was proven once; whether

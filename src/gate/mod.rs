@@ -3,6 +3,7 @@
 pub mod admit;
 pub mod answer;
 pub mod body;
+pub mod claim;
 pub mod connection;
 pub mod forward;
 pub mod headers;
@@ -16,6 +17,7 @@ pub mod record;
 pub mod respond;
 pub mod route;
 pub mod stream;
+pub mod used;
 pub mod worker;
 
 use std::collections::{HashMap, HashSet};
@@ -33,6 +35,7 @@ use crate::domain::identity::Identity;
 use crate::domain::key::{KeyId, KeyRecord, Pepper};
 use crate::domain::owner::OwnerPath;
 use crate::store::snapshot::Snapshot;
+use crate::store::writer::Claims;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::Records;
 use crate::tls::verify::CallerVerifier;
@@ -45,6 +48,8 @@ pub struct Gateway {
     pub clock: Clock,
     /// What keys are hashed under.
     pub pepper: Pepper,
+    /// Claims uses of keys, durably.
+    pub claims: Claims,
     /// Where records go.
     pub records: Records,
     /// What is counted.
@@ -54,6 +59,17 @@ pub struct Gateway {
     draining: AtomicBool,
     /// Keys that config and store both have, and that the log was told of.
     twofold_keys: Mutex<HashSet<KeyId>>,
+}
+
+/// What a gateway is made of, besides its settings.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the fields are those of Gateway")]
+pub struct Parts {
+    pub clock: Clock,
+    pub pepper: Pepper,
+    pub claims: Claims,
+    pub records: Records,
+    pub metrics: Arc<Metrics>,
 }
 
 /// Everything that decisions read, at one moment. A request takes one view and keeps to it.
@@ -131,21 +147,17 @@ impl Settings {
 }
 
 impl Gateway {
-    /// Puts the shared parts together.
+    /// Puts the shared parts together. What the store says comes later, with
+    /// [`Self::publish_snapshot`]: until then nobody is known.
     #[must_use]
-    pub fn new(
-        settings: Settings,
-        snapshot: Snapshot,
-        clock: Clock,
-        pepper: Pepper,
-        records: Records,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let view = View { generation: 1, settings: Arc::new(settings), snapshot };
+    pub fn new(settings: Settings, parts: Parts) -> Self {
+        let Parts { clock, pepper, claims, records, metrics } = parts;
+        let view = View { generation: 1, settings: Arc::new(settings), snapshot: Snapshot::default() };
         Self {
             view: ArcSwap::from_pointee(view),
             clock,
             pepper,
+            claims,
             records,
             metrics,
             buffered: AtomicU64::new(0),

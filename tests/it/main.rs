@@ -16,3 +16,4 @@ mod revocation;
 mod streaming;
 mod support;
 mod targets;
+mod uses;
