@@ -5,9 +5,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
+use std::time::Duration;
 use std::{fs, io, thread};
 
 use super::*;
+use crate::clock::Clock;
 use crate::store::conformance_tests::{Fixture, at, new_key};
 
 /// Set for a child process: where its store is, and the number of its first key.
@@ -265,8 +267,9 @@ fn a_hundred_thousand_keys_load() {
     filling.commit().unwrap();
     let begin = tokio::time::Instant::now();
     let (publish, published) = std::sync::mpsc::channel();
-    let watcher = watch::Watcher::start(fixture.dir(), move |snapshot| publish.send(snapshot).unwrap()).unwrap();
-    let snapshot = published.try_recv().unwrap();
+    let (minute, clock) = (Duration::from_secs(60), Clock::System);
+    let watcher = watch::Watcher::start(fixture.dir(), minute, clock, move |news| publish.send(news).unwrap()).unwrap();
+    let Ok(watch::News::State(snapshot)) = published.try_recv() else { panic!("the first state comes at once") };
     eprintln!("{KEYS} keys loaded in {:?}", begin.elapsed());
     drop(watcher);
     assert_eq!(snapshot.key_count(), KEYS);
