@@ -57,7 +57,7 @@ async fn race(lines: &mut [Line], key: &Key) -> usize {
 
 /// 200 requests race for one use, 50 times, over four threads' connections of both kinds.
 #[tokio::test]
-async fn one_use_is_one_use_however_many_race_for_it() {
+async fn promise_05_one_use_is_one_use_however_many_race_for_it() {
     let stub = Stub::chatty().await;
     let mut setup = Setup::new(&stub).listen("max_connections_per_address = 1000");
     setup.workers = 4;
@@ -77,7 +77,7 @@ async fn one_use_is_one_use_however_many_race_for_it() {
 
 /// What was claimed stays claimed over a restart, and what was left can still be had.
 #[tokio::test]
-async fn uses_are_counted_over_restarts() {
+async fn promise_05_uses_are_counted_over_restarts() {
     let stub = Stub::chatty().await;
     let mut setup = Setup::new(&stub).listen("max_connections_per_address = 1000");
     setup.workers = 2;
@@ -99,7 +99,7 @@ async fn uses_are_counted_over_restarts() {
 
 /// A gateway that is killed in the middle has counted every use that it has let pass.
 #[tokio::test]
-async fn kill_9_gives_no_use_twice() {
+async fn promise_05_kill_9_gives_no_use_twice() {
     const CALLERS: usize = 8;
     let stub = Stub::chatty().await;
     let process = Process::serve(&Setup::new(&stub)).await;
