@@ -265,12 +265,13 @@ fn print(key: &keys::Key, format: Format, out: &mut impl Write) -> Result<(), Fa
     let uses = key.uses_left.map(|left| left.to_string());
     let rows = [
         ("id", key.id.clone()),
+        ("kept in", key.source.as_str().to_owned()),
         ("owner", key.owner.clone()),
         ("state", key.state.as_str().to_owned()),
         ("networks", output::cell(key.networks.as_ref())),
         ("endpoints", output::cell(key.endpoints.as_ref())),
         ("models", output::cell(key.models.as_ref())),
-        ("created", key.created_at.clone()),
+        ("created", or(&key.created_at, "-")),
         ("not before", or(&key.not_before, "-")),
         ("expires", or(&key.expires_at, "never")),
         ("revoked", or(&key.revoked_at, "-")),

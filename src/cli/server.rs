@@ -25,9 +25,9 @@ use crate::domain::grant::GrantTree;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::connection::Patience;
 use crate::gate::worker::Workers;
-use crate::gate::{Gateway, Settings};
-use crate::store::snapshot::Snapshot;
-use crate::store::watch::Watcher;
+use crate::gate::{Gateway, Parts, Settings};
+use crate::store::watch::{News, Watcher};
+use crate::store::writer::Writer;
 use crate::store::{Store, pepper};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::{self, RecordWriter, Records};
@@ -60,6 +60,7 @@ pub struct Server {
     admin: JoinHandle<()>,
     admin_api: AdminApi,
     watcher: Watcher,
+    store_writer: Writer,
     writer: RecordWriter,
     renew_at: Option<Timestamp>,
     seen: HashMap<PathBuf, Option<Fingerprint>>,
@@ -80,7 +81,7 @@ impl Server {
         let (admin_address, record) = (config.admin, config.record.clone());
         let api_address = config.admin_api;
         let operators = admin_api::prepare(&config, &options.clock)?;
-        let address = config.listen.address;
+        let (address, state_stale_max) = (config.listen.address, config.state_stale_max);
         let mut store = Store::open(&state_dir).map_err(Failure::new)?;
         let pepper = pepper::load(&state_dir, &mut store).map_err(Failure::new)?;
         let (settings, renew_at) = settings(config, 1, &options.clock)?;
@@ -88,13 +89,19 @@ impl Server {
         let (records, writer) = Records::start(&record, records::log)
             .map_err(|error| Failure::new(format!("the records cannot be written: {error}")))?;
         let metrics = Arc::new(Metrics::default());
-        let gateway =
-            Arc::new(Gateway::new(settings, Snapshot::default(), options.clock.clone(), pepper, records, metrics));
-        let publish = {
+        let store_writer = Writer::start(&state_dir).map_err(Failure::new)?;
+        let (clock, claims) = (options.clock.clone(), store_writer.claims());
+        let gateway = Arc::new(Gateway::new(settings, Parts { clock, pepper, claims, records, metrics }));
+        let tell = {
             let gateway = Arc::clone(&gateway);
-            move |snapshot: Snapshot| gateway.publish_snapshot(&snapshot)
+            move |news: News| match news {
+                News::State(snapshot) => gateway.publish_snapshot(&snapshot),
+                News::Unreadable => gateway.metrics.store_readable(false),
+                News::Readable => gateway.metrics.store_readable(true),
+                News::Stale => gateway.publish_stale(),
+            }
         };
-        let watcher = Watcher::start(&state_dir, publish).map_err(Failure::new)?;
+        let watcher = Watcher::start(&state_dir, state_stale_max, options.clock.clone(), tell).map_err(Failure::new)?;
         let admin = Admin::bind(admin_address, Arc::clone(&gateway))
             .await
             .map_err(|error| cannot_listen(admin_address, &error))?;
@@ -103,7 +110,19 @@ impl Server {
         let workers = Workers::start(&gateway, address, options.workers, options.patience)
             .map_err(|error| cannot_listen(address, &error))?;
         let admin = tokio::spawn(admin.run());
-        Ok(Self { gateway, options, workers, admin_address, admin, admin_api, watcher, writer, renew_at, seen })
+        Ok(Self {
+            gateway,
+            options,
+            workers,
+            admin_address,
+            admin,
+            admin_api,
+            watcher,
+            store_writer,
+            writer,
+            renew_at,
+            seen,
+        })
     }
 
     /// Where callers are served.
@@ -192,6 +211,8 @@ impl Server {
             tracing::error!("the workers could not be waited for");
         }
         drop(self.watcher);
+        // Joins its thread: last uses are written when this returns.
+        drop(self.store_writer);
         let lost = self.writer.finish(LAST_RECORDS);
         if lost > 0 {
             tracing::error!(lost, "records could not be written in time");
@@ -254,6 +275,7 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
     let settings = Settings {
         generation,
         grants: GrantTree::new(config.grants.iter().cloned()),
+        keys: config.keys.iter().map(|key| (key.id, Arc::new(key.clone()))).collect(),
         models,
         upstreams: upstreams.map_err(said)?,
         verifier,

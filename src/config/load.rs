@@ -8,12 +8,14 @@ use crate::config::backends::read_backends;
 use crate::config::document::{Document, Findings, NOT_AVAILABLE, Table, Value, line_at};
 use crate::config::files::read_bounded;
 use crate::config::grants::{self, read_grants};
+use crate::config::keys::read_keys;
 use crate::config::listen::{Authority, read_admin, read_listen};
 use crate::config::models::read_models;
 use crate::config::process::{DEFAULT_STATE_DIR, read_gateway_id, read_log, read_record, read_state_dir, read_store};
 use crate::config::trust::{Authorities, read_ca, read_identities, read_trust};
 use crate::config::{Config, Problem};
 use crate::domain::grant::Grant;
+use crate::domain::key::KeyRecord;
 
 /// Where the config is looked for when nobody names it.
 const PLACES: [&str; 2] = ["./doorward.toml", "/etc/doorward/doorward.toml"];
@@ -87,29 +89,42 @@ pub fn state_dir(file: &Path) -> Result<PathBuf, Vec<Problem>> {
     Ok(file.parent().unwrap_or(Path::new("/")).join(named))
 }
 
-/// The grants that a config file lists, whatever else is in the file: as [`state_dir`], for verbs
-/// that keep to them.
+/// The grants and keys that a config file lists.
+#[derive(Clone, Default, Debug)]
+pub struct Declared {
+    /// `[[grant]]`.
+    pub grants: Vec<Grant>,
+    /// `[[key]]`.
+    pub keys: Vec<KeyRecord>,
+}
+
+/// The grants and keys that a config file lists, whatever else is in the file: as [`state_dir`], for
+/// verbs that keep to them.
 ///
 /// # Errors
 ///
-/// When the file cannot be read, is not TOML, or a grant in it is wrong.
-pub fn grants(file: &Path) -> Result<Vec<Grant>, Vec<Problem>> {
+/// When the file cannot be read, is not TOML, or one of them is wrong.
+pub fn declared(file: &Path) -> Result<Declared, Vec<Problem>> {
     let failed = |why: String| vec![whole(why)];
     let bytes = read_bounded(file).map_err(|error| failed(format!("cannot read {}: {error}", file.display())))?;
     let text = std::str::from_utf8(&bytes).map_err(|_| failed("is not UTF-8".to_owned()))?;
     let root = DeTable::parse(text).map_err(|error| failed(error.message().to_owned()))?;
     let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
-    // What is not a grant may need secrets, and is not looked at.
+    // What else is in it may need secrets, and is not looked at.
     let document = Document::new(text, directory, &|_| None);
-    let grants = document.read(root.get_ref(), |root| {
-        read_grants(&root.get("grant").map(|value| value.sections()).unwrap_or_default())
-            .map(|grants| grants.into_iter().map(|placed| placed.grant).collect())
+    let declared = document.read(root.get_ref(), |root| {
+        let sections = |name| root.get(name).map(|value| value.sections()).unwrap_or_default();
+        let grants = read_grants(&sections("grant"));
+        let keys = read_keys(&sections("key"), grants.as_deref());
+        Some(Declared { grants: grants?.into_iter().map(|placed| placed.grant).collect(), keys: keys? })
     });
     let mut problems = document.into_findings().problems;
-    problems.retain(|problem| problem.path.starts_with("grant[") || problem.path == "grant");
-    match grants {
-        Some(grants) if problems.is_empty() => Ok(grants),
-        None if problems.is_empty() => Err(failed("the grants were refused without a reason".to_owned())),
+    let is_ours =
+        |name: &str| ["grant", "key"].iter().any(|ours| name == *ours || name.starts_with(&format!("{ours}[")));
+    problems.retain(|problem| is_ours(&problem.path));
+    match declared {
+        Some(declared) if problems.is_empty() => Ok(declared),
+        None if problems.is_empty() => Err(failed("the config was refused without a reason".to_owned())),
         Some(_) | None => Err(problems),
     }
 }
@@ -145,9 +160,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     let gateway_id = read_gateway_id(root);
     let log = read_log(root.get("log").as_ref());
     let record = read_record(root.get("record").as_ref(), state_dir.as_deref());
-    if let Some(store) = root.get("store") {
-        read_store(&store);
-    }
+    let state_stale_max = read_store(root.get("store").as_ref());
 
     let mut authorities = Authorities::new();
     let trust_domain = read_ca(root.get("ca").as_ref(), &mut authorities);
@@ -168,6 +181,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     }
 
     let grants = read_grants(&sections("grant"));
+    let keys = read_keys(&sections("key"), grants.as_deref());
     let (backends, declared) = read_backends(&sections("backend"));
     let models = read_models(&sections("model"), &declared);
     refuse_later_sections(root);
@@ -184,10 +198,12 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         admin_api: admin?.1,
         log: log?,
         record: record?,
+        state_stale_max: state_stale_max?,
         trust_domain: trust_domain?,
         trust: trust?,
         identities,
         grants: grants.into_iter().map(|placed| placed.grant).collect(),
+        keys: keys?,
         backends: backends?,
         models,
         watched: Vec::new(),
@@ -195,9 +211,9 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     })
 }
 
-/// `[[issuer]]`, `[[key]]` and `[webhook.*]`: each section is named, its inside is not looked at.
+/// `[[issuer]]` and `[webhook.*]`: each section is named, its inside is not looked at.
 fn refuse_later_sections(root: &Table<'_>) {
-    for name in ["issuer", "key", "webhook"] {
+    for name in ["issuer", "webhook"] {
         let Some(value) = root.get_later(name) else { continue };
         let sections = if value.raw().is_array() { value.sections() } else { value.named() };
         let is_section = |section: &Value<'_>| section.raw().is_table();

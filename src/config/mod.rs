@@ -8,6 +8,7 @@ mod document;
 mod files;
 mod filesystem;
 mod grants;
+mod keys;
 mod listen;
 mod load;
 mod models;
@@ -17,7 +18,7 @@ mod suggest;
 mod trust;
 mod values;
 
-pub use load::{find, grants, load, parse, state_dir};
+pub use load::{Declared, declared, find, load, parse, state_dir};
 pub use restart::needs_restart;
 pub(crate) use suggest::did_you_mean;
 
@@ -32,6 +33,7 @@ use zeroize::Zeroizing;
 use crate::domain::endpoint::Dialect;
 use crate::domain::grant::Grant;
 use crate::domain::identity::{IdentityMatch, TrustDomain};
+use crate::domain::key::KeyRecord;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
 
@@ -54,6 +56,8 @@ pub struct Config {
     pub log: Log,
     /// The record of requests.
     pub record: Record,
+    /// How long the last state of a store that cannot be read stays in force.
+    pub state_stale_max: Duration,
     /// Trust domain of the built-in authority; `None` when there is no `[ca]` section.
     pub trust_domain: Option<TrustDomain>,
     /// External authorities.
@@ -62,6 +66,9 @@ pub struct Config {
     pub identities: Vec<IdentityEntry>,
     /// What may be done; at most one per node.
     pub grants: Vec<Grant>,
+    /// Keys that live in the config; ids are distinct. How often one may be used is never limited:
+    /// uses are counted in the store.
+    pub keys: Vec<KeyRecord>,
     /// Private inference servers; targets refer to them by index.
     pub backends: Vec<Backend>,
     /// Public aliases; names are distinct.

@@ -18,6 +18,7 @@ use http::header::ORIGIN;
 use crate::dialect::body::Request;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::grant::Credentials;
+use crate::domain::key::{KeyId, Uses};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::View;
@@ -48,6 +49,8 @@ pub struct Admitted {
     pub endpoint: Endpoint,
     /// What the body says.
     pub request: Request,
+    /// The key, if it may be used a number of times only.
+    pub limited_key: Option<(KeyId, Uses)>,
     /// Ends the request when it is refused later on.
     pub live: LiveGuard,
 }
@@ -83,6 +86,12 @@ impl Present {
         }
         standing.check_network(caller.connection().address)?;
         Ok(Self { caller, credentials })
+    }
+
+    /// The key that was used.
+    #[must_use]
+    pub fn key(&self) -> Option<KeyId> {
+        self.credentials.key.as_ref().map(|key| key.id)
     }
 
     /// Check 6.
@@ -125,9 +134,10 @@ impl Cleared {
         live: &LiveRequests,
     ) -> Result<Admitted, Refusal> {
         let Self { present: Present { caller, .. }, endpoint } = self;
+        let limited_key = caller.limited_key(view);
         let facts = Facts { caller, endpoint, model: request.model.as_str().into() };
         let expires_at = facts.decide(view, now)?;
-        Ok(Admitted { endpoint, request, live: live.enter(facts, expires_at) })
+        Ok(Admitted { endpoint, request, limited_key, live: live.enter(facts, expires_at) })
     }
 }
 

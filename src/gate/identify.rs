@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::domain::grant::{Certified, Credentials};
 use crate::domain::identity::Role;
-use crate::domain::key::{KeyDigest, KeyId, PresentedKey};
+use crate::domain::key::{KeyDigest, KeyId, PresentedKey, Uses};
 use crate::domain::refusal::{CredentialFault, Refusal};
 use crate::gate::connection::{Connection, Identity};
 use crate::gate::{Gateway, View};
@@ -32,7 +32,8 @@ pub struct Caller {
 /// # Errors
 ///
 /// The uniform 401 when no credential, a malformed, unknown or wrong one, or two different ones
-/// came; also for a certificate of another role than `client`.
+/// came; also for a certificate of another role than `client`. `store_unavailable` when what the
+/// store said last is too old.
 pub fn identify(
     gateway: &Gateway,
     view: &View,
@@ -71,6 +72,13 @@ impl Caller {
         &self.connection
     }
 
+    /// The caller's key, if it may be used a number of times only.
+    #[must_use]
+    pub fn limited_key(&self, view: &View) -> Option<(KeyId, Uses)> {
+        let (id, _) = self.key.as_ref()?;
+        Some((*id, view.key(id)?.uses?))
+    }
+
     /// The caller's certificate and key as they stand now. The secret was proven once; whether
     /// the credential still counts is looked up anew each time, so that live requests are decided
     /// by the same code as new ones.
@@ -78,12 +86,13 @@ impl Caller {
     /// # Errors
     ///
     /// The uniform 401 when the certificate's authority is not trusted any more, or the key is
-    /// gone.
+    /// gone; `store_unavailable` when nobody knows whether they still stand.
     pub fn credentials(&self, view: &View) -> Result<Credentials, Refusal> {
+        view.check_fresh()?;
         let refused = |fault| Err(Refusal::InvalidCredentials(fault));
         let key = match &self.key {
             None => None,
-            Some((id, digest)) => match view.snapshot.key(id) {
+            Some((id, digest)) => match view.key(id) {
                 Some(record) if record.digest == *digest => Some(Arc::clone(record)),
                 Some(_) | None => return refused(CredentialFault::UnknownKey(*id)),
             },
@@ -128,9 +137,11 @@ fn prove_key(gateway: &Gateway, view: &View, text: &[u8]) -> Result<(KeyId, KeyD
     let Some(presented) = PresentedKey::parse(text) else {
         return refused(CredentialFault::Malformed);
     };
+    // That a key is unknown cannot be said either.
+    view.check_fresh()?;
     let id = presented.id();
-    let record = view.snapshot.key(&id);
-    // An unknown id costs the same HMAC as a wrong secret.
+    let record = view.key(&id);
+    // An unknown id costs the same hashing as a wrong secret.
     let proven = gateway.pepper.verifies(&presented, record.map(|record| &record.digest));
     match record {
         Some(record) if proven => Ok((id, record.digest.clone())),

@@ -99,7 +99,7 @@ impl Fault {
     #[must_use]
     pub fn config(file: &str, problems: &[Problem]) -> Self {
         let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        Self::new(Code::Failed, format!("the grants of {file} cannot be read: {}", said.join("; ")))
+        Self::new(Code::Failed, format!("the grants and keys of {file} cannot be read: {}", said.join("; ")))
             .hint("`doorward check` shows every problem of a config")
     }
 }

@@ -10,11 +10,11 @@ use crate::domain::grant::{self, Models, Require};
 use crate::domain::network::Networks;
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::{Timestamp, parse_span};
-use crate::manage::Manager;
 use crate::manage::fault::{Code, Fault};
 use crate::manage::fields::{Reading, endpoints, when};
 use crate::manage::operation::{Method, Operation};
 use crate::manage::page::{self, Page};
+use crate::manage::{Manager, Source};
 
 /// A grant, as verbs show it. A field that is null says nothing: the path's other grants decide.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -37,28 +37,6 @@ pub struct Grant {
     pub default_key_ttl: Option<String>,
     /// How long a key may live at most.
     pub max_key_ttl: Option<String>,
-}
-
-/// Where a grant is kept.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "GrantSource")]
-pub enum Source {
-    /// In the config file, which alone changes it.
-    Config,
-    /// In the store.
-    Store,
-}
-
-impl Source {
-    /// The word.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Config => "config",
-            Self::Store => "store",
-        }
-    }
 }
 
 impl Grant {

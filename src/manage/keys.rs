@@ -25,10 +25,10 @@ use crate::domain::key::{
 use crate::domain::network::Networks;
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
-use crate::manage::Manager;
 use crate::manage::fault::{Code, Fault};
 use crate::manage::fields::{Reading, endpoints, when};
 use crate::manage::operation::{Method, Operation};
+use crate::manage::{Manager, Policy};
 use crate::store::pepper;
 
 /// Makes a key. Without limits of its own it may do what its owner's grants say.
@@ -199,8 +199,12 @@ impl Manager<'_> {
     }
 }
 
-/// What is said of an id that no key has.
-fn unknown(id: &KeyId) -> Fault {
+/// What is said of an id that no key of the store has.
+fn unknown(id: &KeyId, policy: &Policy) -> Fault {
+    if policy.keys().iter().any(|key| key.id == *id) {
+        return Fault::new(Code::Conflict, format!("the key {id} is in the config file, not in the store"))
+            .hint("change or remove its [[key]] there");
+    }
     Fault::new(Code::NotFound, format!("no key has the id {id}")).hint("`doorward key list` shows all ids")
 }
 

@@ -3,7 +3,8 @@
 //! Invariant: a row is read whole or not at all. A narrowing that cannot be understood must not
 //! become no narrowing, so it is an error that names the row.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rusqlite::Row;
@@ -20,6 +21,37 @@ use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::rows::{CertificateRecord, NewCertificate, OwnerRow, Reason, Serial};
+
+/// What [`key`] reads.
+pub(super) const KEY: [&str; 19] = [
+    "id",
+    "owner",
+    "digest",
+    "hashing",
+    "networks",
+    "endpoints",
+    "models",
+    "created_at",
+    "not_before",
+    "expires_at",
+    "revoked_at",
+    "uses_left",
+    "refund_on_failure",
+    "disabled",
+    "bound_to",
+    "labels",
+    "note",
+    "rotated_from",
+    "external_id",
+];
+/// What [`certificate`] reads.
+pub(super) const CERTIFICATE: [&str; 8] =
+    ["serial", "uri", "not_before", "not_after", "spki_sha256", "issued_at", "revoked_at", "reason"];
+/// What [`grant`] reads.
+pub(super) const GRANT: [&str; 8] =
+    ["owner", "require", "networks", "endpoints", "models", "expires_at", "default_key_ttl", "max_key_ttl"];
+/// What [`owner`] reads.
+const OWNER: [&str; 4] = ["path", "disabled_at", "keys", "granted"];
 
 /// A list as it is stored: a JSON array of text.
 pub(super) fn list(entries: &[String]) -> String {
@@ -42,9 +74,27 @@ pub(super) fn name_of(identity: &Identity) -> &str {
     identity.path().rsplit('/').next().unwrap_or_default()
 }
 
-pub(super) fn key(row: &Row<'_>) -> Result<KeyRecord, StoreError> {
-    let id: String = row.get("id")?;
-    let read = Reader { row, what: &format!("key {id}") };
+/// Lists that were read before: many keys have the same ones, and then share them.
+#[derive(Default)]
+pub(super) struct Lists {
+    networks: Known<Networks>,
+    endpoints: Known<Endpoints>,
+    models: Known<Models>,
+}
+
+/// Lists by the text that they were stored as; bounded.
+struct Known<T>(RefCell<HashMap<Box<str>, T>>);
+
+impl<T> Default for Known<T> {
+    fn default() -> Self {
+        Self(RefCell::default())
+    }
+}
+
+const MAX_KNOWN: usize = 1024;
+
+pub(super) fn key(row: &Row<'_>, lists: &Lists) -> Result<KeyRecord, StoreError> {
+    let read = Reader { row, kind: "key", columns: &KEY };
     let hashing = read.with("hashing", |text: String| {
         Hashing::ALL.into_iter().find(|way| way.as_str() == text).ok_or_else(|| format!("{text:?} is not known"))
     })?;
@@ -55,9 +105,9 @@ pub(super) fn key(row: &Row<'_>) -> Result<KeyRecord, StoreError> {
         owner: read.with("owner", |text: String| OwnerPath::parse(&text))?,
         digest: read.with("digest", |bytes| Ok(KeyDigest::new(bytes, hashing)))?,
         narrowing: Narrowing {
-            networks: read.list("networks", Networks::parse::<String>)?,
-            endpoints: read.list("endpoints", Endpoints::parse::<String>)?,
-            models: read.list("models", Models::parse::<String>)?,
+            networks: read.list("networks", &lists.networks, Networks::parse::<String>)?,
+            endpoints: read.list("endpoints", &lists.endpoints, Endpoints::parse::<String>)?,
+            models: read.list("models", &lists.models, Models::parse::<String>)?,
         },
         created_at: read.time("created_at")?,
         not_before: read.maybe_time("not_before")?,
@@ -82,14 +132,14 @@ fn labels_of(text: &str) -> Result<Labels, String> {
 }
 
 pub(super) fn grant(row: &Row<'_>) -> Result<Grant, StoreError> {
-    let owner: String = row.get("owner")?;
-    let read = Reader { row, what: &format!("the grant of {owner}") };
+    let read = Reader { row, kind: "the grant of", columns: &GRANT };
+    let lists = Lists::default();
     Ok(Grant {
         owner: read.with("owner", |text: String| OwnerPath::parse(&text))?,
         require: read.maybe("require", Require::parse)?,
-        networks: read.list("networks", Networks::parse::<String>)?,
-        endpoints: read.list("endpoints", Endpoints::parse::<String>)?,
-        models: read.list("models", Models::parse::<String>)?,
+        networks: read.list("networks", &lists.networks, Networks::parse::<String>)?,
+        endpoints: read.list("endpoints", &lists.endpoints, Endpoints::parse::<String>)?,
+        models: read.list("models", &lists.models, Models::parse::<String>)?,
         expires_at: read.maybe_time("expires_at")?,
         default_key_ttl: read.maybe_span("default_key_ttl")?,
         max_key_ttl: read.maybe_span("max_key_ttl")?,
@@ -97,8 +147,7 @@ pub(super) fn grant(row: &Row<'_>) -> Result<Grant, StoreError> {
 }
 
 pub(super) fn owner(row: &Row<'_>) -> Result<OwnerRow, StoreError> {
-    let path: String = row.get("path")?;
-    let read = Reader { row, what: &format!("owner {path}") };
+    let read = Reader { row, kind: "owner", columns: &OWNER };
     Ok(OwnerRow {
         owner: read.with("path", |text: String| OwnerPath::parse(&text))?,
         disabled_at: read.maybe_time("disabled_at")?,
@@ -108,11 +157,9 @@ pub(super) fn owner(row: &Row<'_>) -> Result<OwnerRow, StoreError> {
 }
 
 pub(super) fn certificate(row: &Row<'_>) -> Result<CertificateRecord, StoreError> {
-    let serial: String = row.get("serial")?;
-    let read = Reader { row, what: &format!("certificate {serial}") };
+    let read = Reader { row, kind: "certificate", columns: &CERTIFICATE };
     let revoked_at = read.maybe_time("revoked_at")?;
-    let reason: Option<String> = row.get("reason")?;
-    let reason = reason.map(|text| Reason::parse(&text)).transpose().map_err(|why| read.wrong("reason", &why))?;
+    let reason = read.maybe("reason", Reason::parse)?;
     Ok(CertificateRecord {
         certificate: NewCertificate {
             serial: read.with("serial", |text: String| Serial::parse(&text))?,
@@ -129,12 +176,17 @@ pub(super) fn certificate(row: &Row<'_>) -> Result<CertificateRecord, StoreError
 /// Reads the columns of one row; errors say which row and column.
 struct Reader<'a> {
     row: &'a Row<'a>,
-    what: &'a str,
+    /// What kind of row it is.
+    kind: &'static str,
+    /// The names of the columns, in the order that they were asked for; the first is the row's own
+    /// name. SQLite is not asked for them: with 100,000 rows that would take a third of the time.
+    columns: &'static [&'static str],
 }
 
 impl Reader<'_> {
     fn with<T: FromSql, U>(&self, column: &str, parse: impl FnOnce(T) -> Result<U, String>) -> Result<U, StoreError> {
-        parse(self.row.get(column).map_err(|error| self.wrong(column, &error.to_string()))?)
+        let index = self.columns.iter().position(|name| *name == column).unwrap_or(usize::MAX);
+        parse(self.row.get(index).map_err(|error| self.wrong(column, &error.to_string()))?)
             .map_err(|why| self.wrong(column, &why))
     }
 
@@ -156,20 +208,30 @@ impl Reader<'_> {
         self.with(column, |text: Option<String>| text.map(|text| parse(&text)).transpose())
     }
 
-    fn list<T>(
+    fn list<T: Clone>(
         &self,
         column: &str,
+        known: &Known<T>,
         parse: impl FnOnce(&[String]) -> Result<T, Vec<(usize, String)>>,
     ) -> Result<Option<T>, StoreError> {
-        self.with(column, |text: Option<String>| {
+        self.with(column, |text: Option<Box<str>>| {
             let Some(text) = text else { return Ok(None) };
+            if let Some(list) = known.0.borrow().get(&text) {
+                return Ok(Some(list.clone()));
+            }
             let entries: Vec<String> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-            parse(&entries).map(Some).map_err(joined)
+            let list = parse(&entries).map_err(joined)?;
+            let mut known = known.0.borrow_mut();
+            if known.len() < MAX_KNOWN {
+                known.insert(text, list.clone());
+            }
+            Ok(Some(list))
         })
     }
 
     fn wrong(&self, column: &str, why: &str) -> StoreError {
-        StoreError::Row { what: self.what.to_owned(), why: format!("{column}: {why}") }
+        let name: String = self.row.get(0).unwrap_or_default();
+        StoreError::Row { what: format!("{} {name}", self.kind), why: format!("{column}: {why}") }
     }
 }
 

@@ -80,6 +80,7 @@ impl<T> Beyond<T> for (&Option<T>, &Option<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Declared;
     use crate::domain::endpoint::Endpoints;
     use crate::domain::grant::{Models, Require};
     use crate::domain::key::{KeyDigest, KeyId, Narrowing};
@@ -97,7 +98,7 @@ mod tests {
     }
 
     fn known() -> Policy {
-        Policy { grants: Ok(Some(Vec::new())), trust_domain: None }
+        Policy { config: Ok(Some(Declared::default())), trust_domain: None }
     }
 
     fn key(networks: &[&str], endpoints: &[&str], models: &[&str]) -> KeyRecord {
