@@ -213,6 +213,38 @@ async fn a_list_comes_in_pages_whatever_changes_between_them() {
     assert_eq!(none["items"], json!([]));
 }
 
+/// What the config lists is shown and cannot be changed, wherever it is asked for.
+#[tokio::test]
+async fn keys_of_the_config_are_listed_after_those_of_the_store() {
+    let mut setup = Setup::new(&Stub::chatty().await);
+    let elsewhere = doorward::manage::keys::mint().unwrap();
+    let sha256 = KeyDigest::plain(&PresentedKey::parse(elsewhere.reveal().as_bytes()).unwrap()).to_hex();
+    let id = elsewhere.id();
+    setup.more = format!(
+        "[[key]]\nid = \"{id}\"\nowner = \"acme/listed\"\nsha256 = \"{sha256}\"\nexpires_at = \"2099-01-01T00:00:00Z\"\n"
+    );
+    let world = setup.start().await;
+    let mut line = world.socket().await;
+    let made = done(&mut line, Method::POST, "/v1/keys", json!({"owner": "acme/x", "expires_at": "1h"})).await;
+    becomes(&world, &Key { id, text: elsewhere.reveal().to_owned() }, 200).await;
+    let first = line.get("/v1/keys?limit=1").await.json();
+    assert_eq!((&first["items"][0]["id"], &first["items"][0]["source"]), (&made["id"], &"store".into()));
+    let next = first["next"].as_str().unwrap();
+    let last = line.get(&format!("/v1/keys?limit=1&cursor={next}")).await.json();
+    let listed = &last["items"][0];
+    assert_eq!(
+        (&listed["id"], &listed["source"], &last["next"]),
+        (&id.as_str().into(), &"config".into(), &Value::Null)
+    );
+    assert_eq!(&line.get(&format!("/v1/keys/{id}")).await.json(), listed);
+    for verb in ["revoke", "rotate"] {
+        refused(&mut line, Method::POST, &format!("/v1/keys/{id}/{verb}"), json!({}), "conflict").await;
+    }
+    refused(&mut line, Method::PATCH, &format!("/v1/keys/{id}"), json!({"disabled": true}), "conflict").await;
+    let none = line.get("/v1/keys?owner=acme%2Flisted&state=revoked").await.json();
+    assert_eq!(none["items"], json!([]));
+}
+
 /// Of many who change one key at once, each is done or refused as a whole.
 #[tokio::test]
 async fn concurrent_changes_leave_a_key_whole() {
