@@ -119,6 +119,13 @@ impl AdminApi {
     }
 }
 
+impl Drop for AdminApi {
+    fn drop(&mut self) {
+        // A gateway that could not start after all leaves nothing running.
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
 fn no_socket(state_dir: &Path, error: &io::Error) -> Failure {
     let what = format!("cannot listen on {}: {error}", state_dir.join(socket::FILE).display());
     if error.kind() == io::ErrorKind::AddrInUse {

@@ -149,6 +149,45 @@ async fn a_revoked_operator_is_refused_on_an_open_connection() {
     }
 }
 
+/// Whoever has a certificate of the authority gets through the handshake, and no further.
+#[tokio::test]
+async fn others_cannot_take_the_operators_places() {
+    let world = world().await;
+    let other = world.operator().certificate(&world.certificate("alice"));
+    let mut held = Vec::new();
+    for _ in 0..80 {
+        // Some are turned away, which the client sees later.
+        held.extend(other.tls(&["h2"]).await);
+    }
+    assert!(held.len() > 16, "{}", held.len());
+    let operator = world.operator().certificate(&world.certificate_as(Role::Operator, "ops", None));
+    for mut line in operator.both().await {
+        assert_done(&line.get(CERTIFICATES).await);
+    }
+}
+
+/// What a reload makes is in force for operators too.
+#[tokio::test]
+async fn a_reload_keeps_operators_and_takes_over_names() {
+    let setup = Setup::new(&Stub::by_hand().await).admin_api();
+    let changed = setup.text().replace("\"other.test\"", "\"new.test\"");
+    let mut world = setup.start().await;
+    world.reload(&changed);
+    let operator = world.certificate_as(Role::Operator, "ops", None);
+    for (name, status) in [("new.test", 200), ("llm.test", 200), ("other.test", 421)] {
+        let mut line = world.operator().certificate(&operator).h1().await;
+        let mut request = line.request(Method::GET, CERTIFICATES, full(""));
+        request.headers_mut().insert("host", name.parse().unwrap());
+        assert_eq!(Whole::of(line.send(request).await.unwrap()).await.status, status, "{name}");
+    }
+    // Its own certificate has the new name.
+    assert_done(&world.operator().named("new.test").certificate(&operator).h1().await.get(CERTIFICATES).await);
+    let refused = world.generation();
+    let elsewhere = fs::read_to_string(&world.file).unwrap().replace("api_address = \"127.0.0.1:0\"", "");
+    world.reload(&elsewhere);
+    assert_eq!(world.generation(), refused, "a listener cannot go without a restart");
+}
+
 #[tokio::test]
 async fn an_operators_certificate_ends_on_an_open_connection() {
     let world = Setup::new(&Stub::by_hand().await).admin_api().manual_clock().start().await;

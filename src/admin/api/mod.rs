@@ -106,7 +106,11 @@ impl Api {
         head: &Parts,
         body: &mut Incoming,
     ) -> Result<(u16, Vec<u8>), Refusal> {
-        let who = self.identify(peer)?;
+        let who = self.identify(peer).inspect_err(|refusal| {
+            if let Peer::Remote { address, .. } = peer {
+                tracing::warn!(%address, ?refusal, "admin API: refused");
+            }
+        })?;
         if head.headers.contains_key(ORIGIN) {
             return Err(Refusal::Origin);
         }
@@ -141,11 +145,8 @@ impl Api {
         match peer {
             Peer::Local { uid } => Ok(format!("uid {uid}")),
             Peer::Remote { operators, chain, address, .. } => {
-                let identified = operators.identify(chain, &self.gateway.view());
-                if let Err(refusal) = &identified {
-                    tracing::warn!(%address, ?refusal, "admin API: refused");
-                }
-                identified.map(|operator| format!("{operator} at {address}"))
+                let operator = operators.identify(chain, &self.gateway.view())?;
+                Ok(format!("{operator} at {address}"))
             }
         }
     }

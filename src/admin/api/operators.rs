@@ -28,6 +28,10 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Strangers can hold these and no others.
 const MAX_HANDSHAKES: usize = 64;
 const MAX_CONNECTIONS: usize = 64;
+/// Connections with certificates of the authority that are no operator's. They are told so, and
+/// cannot take the operators' places meanwhile.
+const MAX_OTHERS: usize = 16;
+const OTHERS: Duration = Duration::from_secs(10);
 
 /// Who operators are, and how the listener shows itself to them.
 #[derive(Debug)]
@@ -109,6 +113,7 @@ impl Listener {
     pub async fn run(self, api: Arc<Api>) {
         let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let others = Arc::new(Semaphore::new(MAX_OTHERS));
         loop {
             let Ok(handshaking) = Arc::clone(&handshakes).acquire_owned().await else { return };
             let (socket, address) = match self.listener.accept().await {
@@ -118,15 +123,17 @@ impl Listener {
                     continue;
                 }
             };
-            let (api, operators, connections) =
-                (Arc::clone(&api), Arc::clone(&self.operators), Arc::clone(&connections));
+            let (api, operators) = (Arc::clone(&api), Arc::clone(&self.operators));
+            let (connections, others) = (Arc::clone(&connections), Arc::clone(&others));
             tokio::spawn(async move {
                 // A stranger's handshake that fails is no news.
                 let Ok(Ok(shaken)) = timeout(HANDSHAKE, handshake(socket, address, operators)).await else { return };
                 drop(handshaking);
-                let Ok(_connection) = connections.try_acquire() else { return };
                 let (peer, stream, http2) = shaken;
-                serve::connection(api, peer, stream, http2).await;
+                let is_operator = api.identify(&peer).is_ok();
+                let (places, life) = if is_operator { (connections, serve::LIFE) } else { (others, OTHERS) };
+                let Ok(_place) = places.try_acquire() else { return };
+                serve::connection(api, peer, stream, http2, life).await;
             });
         }
     }
