@@ -79,7 +79,7 @@ impl Claims {
     ///
     /// # Errors
     ///
-    /// When the claim could not be made durable within [`PATIENCE`].
+    /// When the claim could not be made durable within two seconds.
     pub async fn claim(&self, key: KeyId) -> Result<Claimed, NotClaimed> {
         let (answer, answered) = oneshot::channel();
         let asked = async {
