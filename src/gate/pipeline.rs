@@ -86,11 +86,11 @@ async fn serve(
     let credentials = caller.credentials(&view)?;
     record.identified(&credentials);
     let present = Present::check(caller, credentials, &view, &head.headers, record.received_at())?;
-    // 6: the path is an endpoint's, and the caller may use it
-    let found = paths::find(&head.method, head.uri.path())?;
     if let Some(key) = present.key() {
         worker.used.note(key, record.received_at());
     }
+    // 6: the path is an endpoint's, and the caller may use it
+    let found = paths::find(&head.method, head.uri.path())?;
     record.asked_for(found.endpoint);
     let cleared = present.with_endpoint(&view, found.endpoint)?;
     let query = paths::check_query(found.endpoint, query)?;
