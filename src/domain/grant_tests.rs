@@ -413,3 +413,44 @@ proptest! {
         prop_assert!(to.is_none() || proven || !admits(&narrowed)[4], "a bound key without its identity");
     }
 }
+
+proptest! {
+    /// What is said to be covered is: whatever the narrower patterns admit, the wider ones admit.
+    #[test]
+    fn covered_models_are_admitted(
+        wide in prop::collection::vec("[ab*]{1,4}", 1..3),
+        narrow in prop::collection::vec("[ab*]{1,4}", 1..3),
+        texts in prop::collection::vec("[ab]{0,6}", 1..20),
+    ) {
+        let (Ok(wide), Ok(narrow)) = (Models::parse(&wide), Models::parse(&narrow)) else { return Ok(()) };
+        if wide.cover(&narrow) {
+            for text in texts {
+                prop_assert!(!narrow.admit(&text) || wide.admit(&text), "{text}");
+            }
+        }
+        prop_assert!(wide.cover(&wide));
+    }
+
+    #[test]
+    fn covered_networks_are_admitted(
+        wide in prop::collection::vec((any::<u32>(), 1u8..=32), 1..3),
+        narrow in prop::collection::vec((any::<u32>(), 1u8..=32), 1..3),
+    ) {
+        let parse = |nets: &[(u32, u8)]| {
+            let entries: Vec<_> = nets.iter().map(|(address, length)| {
+                let net = ipnet::Ipv4Net::new((*address).into(), *length).unwrap().trunc();
+                net.to_string()
+            }).collect();
+            Networks::parse(&entries).unwrap()
+        };
+        let (wider, narrower) = (parse(&wide), parse(&narrow));
+        let together = parse(&[wide.clone(), narrow.clone()].concat());
+        prop_assert!(together.cover(&wider) && together.cover(&narrower) && Networks::Any.cover(&together));
+        if wider.cover(&narrower) {
+            for (address, length) in narrow {
+                let net = ipnet::Ipv4Net::new(address.into(), length).unwrap().trunc();
+                prop_assert!(wider.admit(net.network().into()) && wider.admit(net.broadcast().into()));
+            }
+        }
+    }
+}

@@ -46,6 +46,11 @@ impl Store {
         Sqlite::open(state_dir).map(Self::Sqlite)
     }
 
+    /// Opens a store that must be there.
+    pub fn open_existing(state_dir: &Path) -> Result<Self, StoreError> {
+        Sqlite::open_existing(state_dir).map(Self::Sqlite)
+    }
+
     /// Stores a key, durably.
     pub fn create_key(&mut self, key: &KeyRecord) -> Result<(), StoreError> {
         let Self::Sqlite(engine) = self;

@@ -149,6 +149,35 @@ async fn a_revoked_operator_is_refused_on_an_open_connection() {
     }
 }
 
+/// A store that was moved away is not changed where it lies now: nobody would heed it.
+#[tokio::test]
+async fn a_store_that_is_gone_is_said_to_be() {
+    let world = Setup::new(&Stub::by_hand().await).admin_api().manual_clock().start().await;
+    let operator = world.certificate_as(Role::Operator, "ops", None);
+    let (mut line, mut remote) = (world.socket().await, world.operator().certificate(&operator).h1().await);
+    assert_done(&line.get(CERTIFICATES).await);
+    let (path, away) = (world.state.join("doorward.db"), world.state.join("away"));
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    drop(raw);
+    fs::rename(&path, &away).unwrap();
+    let revoke = format!("/v1/certificates/{}/revoke", operator.serial);
+    for line in [&mut line, &mut remote] {
+        assert_problem(&line.ask(Method::POST, &revoke, "{}").await, 500, "failed");
+    }
+    assert!(!path.exists(), "an empty store was made in its place");
+    // Who is revoked by now is not known, so operators elsewhere are not let in.
+    world.metric_becomes("doorward_store_readable", 0.0).await;
+    let before = world.generation();
+    world.clock.advance(Duration::from_secs(61));
+    world.changed_since(before).await;
+    assert_problem(&remote.get(CERTIFICATES).await, 503, "store_unavailable");
+    fs::rename(&away, &path).unwrap();
+    world.metric_becomes("doorward_store_readable", 1.0).await;
+    within(LONG, "the store is back", async { while remote.get(CERTIFICATES).await.status != 200 {} }).await;
+    assert_eq!(assert_done(&line.ask(Method::POST, &revoke, "{}").await)["newly"], true);
+}
+
 /// Whoever has a certificate of the authority gets through the handshake, and no further.
 #[tokio::test]
 async fn others_cannot_take_the_operators_places() {

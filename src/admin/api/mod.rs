@@ -16,7 +16,7 @@ pub mod socket;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,9 +53,8 @@ const OPERATION: Duration = Duration::from_secs(30);
 pub struct Api {
     gateway: Arc<Gateway>,
     state_dir: PathBuf,
-    store: Mutex<Store>,
-    /// One operation at a time: there is one connection to the store, and threads that wait for it
-    /// would only be threads.
+    /// One operation at a time: the store takes one writer, and threads that wait for it would only
+    /// be threads.
     turn: Arc<Semaphore>,
 }
 
@@ -81,10 +80,10 @@ pub(super) enum Peer {
 }
 
 impl Api {
-    /// An API that changes `store`, which is the one in `state_dir`.
+    /// An API that changes the store in `state_dir`.
     #[must_use]
-    pub fn new(gateway: Arc<Gateway>, state_dir: PathBuf, store: Store) -> Self {
-        Self { gateway, state_dir, store: Mutex::new(store), turn: Arc::new(Semaphore::new(1)) }
+    pub fn new(gateway: Arc<Gateway>, state_dir: PathBuf) -> Self {
+        Self { gateway, state_dir, turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// Answers one request.
@@ -215,8 +214,9 @@ impl Api {
         let config = &settings.config;
         let declared = Declared { grants: config.grants.clone(), keys: config.keys.clone() };
         let policy = Policy { config: Ok(Some(declared)), trust_domain: config.trust_domain.clone() };
-        // Each operation is a transaction of the store, so a panic in one leaves nothing half done.
-        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        // Opened each time: a connection that was kept would go on writing to a file that was moved
+        // away, and a revocation there would count for nobody.
+        let mut store = Store::open_existing(&self.state_dir)?;
         let mut manager =
             Manager { store: &mut store, state_dir: &self.state_dir, policy: &policy, now: self.gateway.clock.now() };
         (route.run)(fields, &mut manager)
