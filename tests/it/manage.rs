@@ -13,7 +13,7 @@ use http::Method;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use crate::support::{Key, Line, Setup, Stub, World, chat, within};
+use crate::support::{Key, LONG, Line, Setup, Stub, World, chat, within};
 
 /// Asks for something, and expects it to be done.
 async fn done(line: &mut Line, method: Method, path: &str, body: Value) -> Value {
@@ -37,7 +37,7 @@ fn as_key(made: &Value) -> Key {
 /// Waits until a chat with this key gets this status.
 async fn becomes(world: &World, key: &Key, status: u16) {
     let mut line = world.caller().key(key).h1().await;
-    within(Duration::from_secs(2), &format!("a chat becomes {status}"), async {
+    within(LONG, &format!("a chat becomes {status}"), async {
         while line.chat(&chat("llama")).await.status != status {}
     })
     .await;

@@ -20,7 +20,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -279,6 +281,9 @@ fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {
     let problem = refusal.problem();
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     let mut response = response(problem.status, problem::CONTENT_TYPE, body);
+    if problem.status == 503 {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
     if let Refusal::Method(methods) = refusal
         && let Ok(methods) = HeaderValue::from_str(methods)
     {
