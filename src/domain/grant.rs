@@ -3,10 +3,11 @@
 //! Invariant: every check is an intersection. A grant, a key's narrowing or a second credential
 //! can only take away; what nobody on the path names is not allowed at all.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::domain::endpoint::{Endpoint, Endpoints};
 use crate::domain::glob::Glob;
@@ -106,7 +107,7 @@ pub struct Grant {
 
 /// All grants, by the node that they sit on: at most one each.
 #[derive(Clone, Default, Debug)]
-pub struct GrantTree(HashMap<Box<str>, Arc<Grant>>);
+pub struct GrantTree(FxHashMap<Box<str>, Arc<Grant>>);
 
 impl GrantTree {
     /// Gathers grants; of two on one node the later wins, so check for that before.

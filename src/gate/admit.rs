@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::ORIGIN;
+use tokio::time::Instant;
 
 use crate::dialect::body::Request;
 use crate::domain::endpoint::Endpoint;
@@ -28,15 +29,16 @@ use crate::gate::live::{LiveGuard, LiveRequests};
 /// Proof of checks 3 to 5: the caller is live, has the required credentials, and comes from an
 /// allowed network.
 #[derive(Debug)]
-pub struct Present {
+pub struct Present<'v> {
     caller: Caller,
-    credentials: Credentials,
+    standing: Standing<'v>,
+    view: &'v View,
 }
 
 /// Proof of checks 3 to 6: the caller may use the endpoint. Only now a body byte may be read.
 #[derive(Debug)]
-pub struct Cleared {
-    present: Present,
+pub struct Cleared<'v> {
+    present: Present<'v>,
     endpoint: Endpoint,
 }
 
@@ -60,7 +62,7 @@ pub struct Facts {
     model: Arc<str>,
 }
 
-impl Present {
+impl<'v> Present<'v> {
     /// Checks 3 to 5.
     ///
     /// # Errors
@@ -68,12 +70,12 @@ impl Present {
     /// The first check that fails, in the published order.
     pub fn check(
         caller: Caller,
-        credentials: Credentials,
-        view: &View,
+        credentials: &'v Credentials,
+        view: &'v View,
         headers: &HeaderMap,
         now: Timestamp,
     ) -> Result<Self, Refusal> {
-        let standing = Standing::new(&view.settings.grants, &credentials);
+        let standing = Standing::new(&view.settings.grants, credentials);
         standing.check_status(now)?;
         standing.check_required()?;
         if credentials.key.is_none() && headers.contains_key(ORIGIN) {
@@ -81,7 +83,7 @@ impl Present {
             return Err(Refusal::OriginNotAllowed);
         }
         standing.check_network(caller.connection().address)?;
-        Ok(Self { caller, credentials })
+        Ok(Self { caller, standing, view })
     }
 
     /// Check 6.
@@ -89,13 +91,13 @@ impl Present {
     /// # Errors
     ///
     /// `endpoint_not_allowed`.
-    pub fn with_endpoint(self, view: &View, endpoint: Endpoint) -> Result<Cleared, Refusal> {
-        Standing::new(&view.settings.grants, &self.credentials).check_endpoint(endpoint)?;
+    pub fn with_endpoint(self, endpoint: Endpoint) -> Result<Cleared<'v>, Refusal> {
+        self.standing.check_endpoint(endpoint)?;
         Ok(Cleared { present: self, endpoint })
     }
 }
 
-impl Cleared {
+impl Cleared<'_> {
     /// What was asked for.
     #[must_use]
     pub const fn endpoint(&self) -> Endpoint {
@@ -103,14 +105,13 @@ impl Cleared {
     }
 
     /// The aliases that the caller may name, of those given.
-    pub fn allowed_models<'m>(&self, view: &View, names: impl Iterator<Item = &'m str>) -> Vec<&'m str> {
-        let standing = Standing::new(&view.settings.grants, &self.present.credentials);
-        names.filter(|name| standing.check_model(name).is_ok()).collect()
+    pub fn allowed_models<'m>(&self, names: impl Iterator<Item = &'m str>) -> Vec<&'m str> {
+        names.filter(|name| self.present.standing.check_model(name).is_ok()).collect()
     }
 
     /// Check 8, and entry among the live requests. A body may have taken minutes, in which nobody
-    /// decided anything again: so `view` and `now` are those of this moment, and checks 3 to 6 are
-    /// made once more.
+    /// decided anything again: so `view` and `now` are those of this moment, and when either has
+    /// moved past what checks 3 to 6 were made by, they are made once more.
     ///
     /// # Errors
     ///
@@ -121,12 +122,18 @@ impl Cleared {
         view: &View,
         now: Timestamp,
         request: Request,
-        live: &LiveRequests,
+        (live, arrived_at): (&LiveRequests, Instant),
     ) -> Result<Admitted, Refusal> {
-        let Self { present: Present { caller, .. }, endpoint } = self;
-        let facts = Facts { caller, endpoint, model: request.model.as_str().into() };
-        let expires_at = facts.decide(view, now)?;
-        Ok(Admitted { endpoint, request, live: live.enter(facts, expires_at) })
+        let Self { present: Present { caller, standing, view: before }, endpoint } = self;
+        let facts = Facts { caller, endpoint, model: Arc::clone(&request.model) };
+        let stood_until = standing.expires_at();
+        let expires_at = if view.generation == before.generation && now < stood_until {
+            facts.check_model(&standing, view)?;
+            stood_until
+        } else {
+            facts.decide(view, now)?
+        };
+        Ok(Admitted { endpoint, request, live: live.enter(facts, expires_at, arrived_at) })
     }
 }
 
@@ -150,10 +157,14 @@ impl Facts {
         standing.check_required()?;
         standing.check_network(self.connection().address)?;
         standing.check_endpoint(self.endpoint)?;
-        standing.check_model(&self.model)?;
-        if !view.settings.models.contains_key(&*self.model) {
-            return Err(Refusal::ModelNotFound { by: None });
-        }
+        self.check_model(&standing, view)?;
         Ok(standing.expires_at())
+    }
+
+    /// Check 8.
+    fn check_model(&self, standing: &Standing<'_>, view: &View) -> Result<(), Refusal> {
+        standing.check_model(&self.model)?;
+        let exists = view.settings.models.contains_key(&*self.model);
+        if exists { Ok(()) } else { Err(Refusal::ModelNotFound { by: None }) }
     }
 }

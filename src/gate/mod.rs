@@ -18,11 +18,11 @@ pub mod route;
 pub mod stream;
 pub mod worker;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use rustc_hash::FxHashMap;
 use rustls::ServerConfig;
 
 use crate::backend::Upstream;
@@ -75,7 +75,7 @@ pub struct Settings {
     /// The grants of the config.
     pub grants: GrantTree,
     /// Place of each alias in [`Config::models`].
-    pub models: HashMap<String, usize>,
+    pub models: FxHashMap<String, usize>,
     /// How each backend is reached; same order as [`Config::backends`].
     pub upstreams: Vec<Arc<Upstream>>,
     /// Verifies callers' certificates.

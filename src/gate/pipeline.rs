@@ -15,7 +15,6 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
-use tokio::time::Instant;
 
 use crate::dialect::errors::shape_of;
 use crate::dialect::paths;
@@ -84,25 +83,23 @@ async fn serve(
     // 3, 4, 5: the credentials stand, are the required ones, and come from an allowed network
     let credentials = caller.credentials(&view)?;
     record.identified(&credentials);
-    let present = Present::check(caller, credentials, &view, &head.headers, record.received_at())?;
+    let present = Present::check(caller, &credentials, &view, &head.headers, record.received_at())?;
     // 6: the path is an endpoint's, and the caller may use it
     let found = paths::find(&head.method, head.uri.path())?;
     record.asked_for(found.endpoint);
-    let cleared = present.with_endpoint(&view, found.endpoint)?;
+    let cleared = present.with_endpoint(found.endpoint)?;
     let query = paths::check_query(found.endpoint, query)?;
     if paths::is_answered_here(found.endpoint) {
         return answer(&view, &cleared, &found).map(Served::Answered);
     }
     // 7: the body is small enough, and JSON that every reader reads alike
-    let asked = Instant::now();
     let body = body::read(&view.settings, found.endpoint, head, body, record).await?;
-    let arrived_in = asked.elapsed();
     let request = body::parse(found.endpoint, &body.bytes).await?;
-    record.read(body.length(), arrived_in, &request);
+    record.read(body.length(), body.arrived_at, &request);
     // 8: the model, and its targets; and 3 to 6 again, for the time that the body took
-    let view = gateway.view();
-    let admitted = cleared.with_body(&view, gateway.clock.now(), request, &worker.live)?;
-    let routed = route(worker, &view, admitted)?;
+    let now = gateway.view();
+    let admitted = cleared.with_body(&now, gateway.clock.now(), request, (&worker.live, body.arrived_at))?;
+    let routed = route(worker, &now, admitted)?;
     // 12: forward
     let outgoing = Outgoing { headers: &head.headers, query, body };
     forward(worker, routed, outgoing, record).await.map(|forwarded| Served::Forwarded(Box::new(forwarded)))

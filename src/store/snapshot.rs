@@ -3,14 +3,16 @@
 //! Invariant: a snapshot never changes; a change makes a new one that shares all but the touched
 //! parts, so one changed key among 100,000 costs one shard and not the world.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::domain::key::{KeyId, KeyRecord};
 use crate::tls::peer::{Authority, PeerCertificate};
 
 const SHARDS: usize = 256;
-type Shard = Arc<HashMap<KeyId, Arc<KeyRecord>>>;
+type Shard = Arc<FxHashMap<KeyId, Arc<KeyRecord>>>;
 
 /// Keys and revocations at one moment.
 #[derive(Clone, Debug)]

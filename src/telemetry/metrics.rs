@@ -21,6 +21,8 @@ use crate::domain::event::Outcome;
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
+    /// The counter of `requests` that nearly all requests end in.
+    forwarded: Counter,
     in_flight: Gauge,
     connections: Gauge,
     turned_away: Counter,
@@ -39,6 +41,12 @@ pub struct Metrics {
 struct RequestLabels {
     outcome: OutcomeLabel,
     code: &'static str,
+}
+
+impl RequestLabels {
+    fn new(outcome: Outcome, code: Option<&'static str>) -> Self {
+        Self { outcome: OutcomeLabel(outcome), code: code.unwrap_or("") }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -98,8 +106,9 @@ impl HandshakeFailure {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("doorward");
-        let requests = Family::default();
+        let requests = Family::<RequestLabels, Counter>::default();
         registry.register("requests", "Requests by outcome and refusal code", requests.clone());
+        let forwarded = requests.get_or_create(&RequestLabels::new(Outcome::Forwarded, None)).clone();
         let in_flight = Gauge::default();
         registry.register("requests_in_flight", "Requests between their head and their last byte", in_flight.clone());
         let connections = Gauge::default();
@@ -145,6 +154,7 @@ impl Default for Metrics {
         Self {
             registry,
             requests,
+            forwarded,
             in_flight,
             connections,
             turned_away,
@@ -170,7 +180,10 @@ impl Metrics {
     /// A request is over. `code` is a refusal's.
     pub fn request_ends(&self, outcome: Outcome, code: Option<&'static str>) {
         self.in_flight.dec();
-        self.requests.get_or_create(&RequestLabels { outcome: OutcomeLabel(outcome), code: code.unwrap_or("") }).inc();
+        match (outcome, code) {
+            (Outcome::Forwarded, None) => self.forwarded.inc(),
+            _ => self.requests.get_or_create(&RequestLabels::new(outcome, code)).inc(),
+        };
     }
 
     /// A reply is over, and took this long here.
