@@ -17,7 +17,7 @@ use crate::domain::key::{KeyId, KeyRecord, Narrowing, NewKey};
 use crate::domain::network::Networks;
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::{Timestamp, parse_span};
-use crate::store::rows::{NewKeyRow, Revoked};
+use crate::store::rows::Revoked;
 
 /// Virtual keys.
 #[derive(Debug, Subcommand)]
@@ -108,16 +108,11 @@ struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     fn new(record: &'a KeyRecord, key: Option<&'a str>, now: Timestamp) -> Self {
-        let state = match record {
-            KeyRecord { revoked_at: Some(_), .. } => "revoked",
-            KeyRecord { expires_at: Some(end), .. } if now >= *end => "expired",
-            _ => "active",
-        };
         Self {
             id: record.id.as_str(),
             key,
             owner: record.owner.as_str(),
-            state,
+            state: record.state(now).as_str(),
             networks: record.narrowing.networks.as_ref().map(Networks::entries),
             endpoints: record.narrowing.endpoints.as_ref().map(Endpoints::entries),
             models: record.narrowing.models.as_ref().map(Models::entries),
@@ -146,24 +141,12 @@ impl Create {
         }
         let (mut store, pepper) = self.place.store_and_pepper()?;
         let key = create(&self.owner)?;
-        let row = NewKeyRow {
-            id: key.id(),
-            owner: self.owner.clone(),
-            digest: pepper.digest(&key),
-            narrowing,
-            created_at: now,
-            expires_at,
-        };
-        store.create_key(&row).map_err(Failure::new)?;
         let record = KeyRecord {
-            id: row.id,
-            owner: row.owner,
-            digest: row.digest,
-            narrowing: row.narrowing,
-            created_at: now,
+            narrowing,
             expires_at,
-            revoked_at: None,
+            ..KeyRecord::new(key.id(), self.owner.clone(), pepper.digest(&key), now)
         };
+        store.create_key(&record).map_err(Failure::new)?;
         self.advise(&record, err)?;
         match self.output {
             Format::Json => output::json(out, &Shown::new(&record, Some(key.reveal()), now)),

@@ -22,10 +22,9 @@ use crate::cli::{ca, cert, key, serve};
 use crate::clock::Clock;
 use crate::config;
 use crate::domain::identity::{IdentityName, Role, TrustDomain};
-use crate::domain::key::Narrowing;
+use crate::domain::key::KeyRecord;
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
-use crate::store::rows::NewKeyRow;
 use crate::store::{Store, pepper};
 
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
@@ -290,14 +289,7 @@ fn make_key(store: &mut Store, paths: &Paths, now: Timestamp) -> Result<(), Fail
     let owner = OwnerPath::parse(OWNER).map_err(Failure::new)?;
     let pepper = pepper::load(&paths.state, store).map_err(Failure::new)?;
     let key = key::create(&owner)?;
-    let row = NewKeyRow {
-        id: key.id(),
-        owner,
-        digest: pepper.digest(&key),
-        narrowing: Narrowing::default(),
-        created_at: now,
-        expires_at: None,
-    };
+    let row = KeyRecord::new(key.id(), owner, pepper.digest(&key), now);
     store.create_key(&row).map_err(Failure::new)?;
     write_new(&paths.api_key, format!("{}\n", key.reveal()).as_bytes(), 0o600)
 }

@@ -63,6 +63,7 @@ fn the_commented_defaults_are_the_defaults() {
     assert_eq!(spelled_out.trust.len(), 2);
     assert_eq!(spelled_out.watched.len(), 4);
     assert!(spelled_out.grants.iter().any(|grant| grant.expires_at.is_some()));
+    assert!(spelled_out.grants.iter().any(|grant| grant.default_key_ttl < grant.max_key_ttl));
     assert!(spelled_out.backends.iter().any(|backend| backend.tls.client.is_some()));
     assert!(spelled_out.backends.iter().any(|backend| backend.credential.is_some()));
     // Of what is not an example, nothing may differ.

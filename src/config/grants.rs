@@ -1,6 +1,8 @@
 //! `[[grant]]`: what may be done at which node of the owner tree.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use crate::config::document::{Place, Table, Value};
 use crate::config::listen::is_empty_list;
@@ -12,6 +14,9 @@ use crate::domain::grant::{Grant, Models, Require};
 use crate::domain::network::Networks;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
+
+/// How long the keys of a grant may be told to live: a second to a hundred years.
+const KEY_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(36_500 * 86_400);
 
 /// A grant with the place of its section, for the checks that look at several at once.
 pub(super) struct PlacedGrant<'d> {
@@ -50,6 +55,14 @@ fn read_grant<'d>(entry: &Value<'d>, owners: &mut HashMap<OwnerPath, String>) ->
             }
             Some(expires_at)
         });
+        let max_key_ttl = optional(table.get("max_key_ttl"), |value| value.span(KEY_TTL));
+        let default_key_ttl = optional(table.get("default_key_ttl"), |value| {
+            let default = value.span(KEY_TTL)?;
+            if max_key_ttl.flatten().is_some_and(|max| default > max) {
+                value.place.warn("is longer than max_key_ttl, which holds");
+            }
+            Some(default)
+        });
         refuse_later_settings(table);
         Some(PlacedGrant {
             grant: Grant {
@@ -59,6 +72,8 @@ fn read_grant<'d>(entry: &Value<'d>, owners: &mut HashMap<OwnerPath, String>) ->
                 endpoints: endpoints?,
                 models: models?,
                 expires_at: expires_at?,
+                default_key_ttl: default_key_ttl?,
+                max_key_ttl: max_key_ttl?,
             },
             place: entry.place.clone(),
             models: models_setting,
@@ -67,7 +82,7 @@ fn read_grant<'d>(entry: &Value<'d>, owners: &mut HashMap<OwnerPath, String>) ->
 }
 
 fn refuse_later_settings(table: &Table<'_>) {
-    for name in ["webhook", "default_key_ttl", "max_key_ttl", "default_max_tokens"] {
+    for name in ["webhook", "default_max_tokens"] {
         table.later(name, |_| false);
     }
     table.later("cors_origins", is_empty_list);

@@ -100,9 +100,11 @@ impl Shape {
 const fn openai_type(code: Code) -> &'static str {
     match code {
         Code::InvalidCredentials | Code::KeyRequired | Code::CertificateRequired => "authentication_error",
-        Code::NoGrant | Code::NetworkNotAllowed | Code::EndpointNotAllowed | Code::OriginNotAllowed => {
-            "permission_error"
-        }
+        Code::KeyBoundElsewhere
+        | Code::NoGrant
+        | Code::NetworkNotAllowed
+        | Code::EndpointNotAllowed
+        | Code::OriginNotAllowed => "permission_error",
         Code::InvalidHost
         | Code::Misdirected
         | Code::CredentialInQuery
@@ -114,9 +116,12 @@ const fn openai_type(code: Code) -> &'static str {
         | Code::InvalidBody
         | Code::ModelNotFound
         | Code::HttpVersionNotSupported => "invalid_request_error",
-        Code::RecordUnavailable | Code::NoBackend | Code::Overloaded | Code::BackendBroke | Code::BackendTimeout => {
-            "server_error"
-        }
+        Code::RecordUnavailable
+        | Code::StoreUnavailable
+        | Code::NoBackend
+        | Code::Overloaded
+        | Code::BackendBroke
+        | Code::BackendTimeout => "server_error",
     }
 }
 
@@ -124,9 +129,11 @@ const fn openai_type(code: Code) -> &'static str {
 const fn anthropic_type(code: Code) -> &'static str {
     match code {
         Code::InvalidCredentials | Code::KeyRequired | Code::CertificateRequired => "authentication_error",
-        Code::NoGrant | Code::NetworkNotAllowed | Code::EndpointNotAllowed | Code::OriginNotAllowed => {
-            "permission_error"
-        }
+        Code::KeyBoundElsewhere
+        | Code::NoGrant
+        | Code::NetworkNotAllowed
+        | Code::EndpointNotAllowed
+        | Code::OriginNotAllowed => "permission_error",
         Code::NotFound | Code::ModelNotFound => "not_found_error",
         Code::BodyTooLarge => "request_too_large",
         Code::InvalidHost
@@ -139,7 +146,7 @@ const fn anthropic_type(code: Code) -> &'static str {
         | Code::HttpVersionNotSupported => "invalid_request_error",
         Code::NoBackend | Code::Overloaded => "overloaded_error",
         Code::BackendTimeout => "timeout_error",
-        Code::RecordUnavailable | Code::BackendBroke => "api_error",
+        Code::RecordUnavailable | Code::StoreUnavailable | Code::BackendBroke => "api_error",
     }
 }
 

@@ -6,15 +6,16 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
 use crate::domain::endpoint::{Endpoint, Endpoints};
 use crate::domain::glob::Glob;
 use crate::domain::identity::Identity;
-use crate::domain::key::{KeyId, KeyRecord, Narrowing};
+use crate::domain::key::{Binding, KeyId, KeyRecord, KeyState, Narrowing};
 use crate::domain::network::Networks;
-use crate::domain::owner::OwnerPath;
+use crate::domain::owner::{DisabledOwners, OwnerPath};
 use crate::domain::refusal::{CredentialFault, Refusal};
 use crate::domain::timestamp::Timestamp;
 
@@ -85,6 +86,18 @@ impl Require {
             Self::Either => "either",
         }
     }
+
+    /// Reads the word.
+    ///
+    /// # Errors
+    ///
+    /// When `text` is not one of the choices; the message has them.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|require| require.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is not one of {}", Self::ALL.map(Self::as_str).join(", ")))
+    }
 }
 
 /// What may be done at and below one node of the owner tree. An absent list says nothing: the
@@ -103,10 +116,31 @@ pub struct Grant {
     pub models: Option<Models>,
     /// From this moment on everything below the node is refused.
     pub expires_at: Option<Timestamp>,
+    /// How long a key lives that is made without an expiry.
+    pub default_key_ttl: Option<Duration>,
+    /// How long a key may live at most.
+    pub max_key_ttl: Option<Duration>,
+}
+
+impl Grant {
+    /// A grant that says nothing yet.
+    #[must_use]
+    pub const fn new(owner: OwnerPath) -> Self {
+        Self {
+            owner,
+            require: None,
+            networks: None,
+            endpoints: None,
+            models: None,
+            expires_at: None,
+            default_key_ttl: None,
+            max_key_ttl: None,
+        }
+    }
 }
 
 /// All grants, by the node that they sit on: at most one each.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct GrantTree(FxHashMap<Box<str>, Arc<Grant>>);
 
 impl GrantTree {
@@ -118,6 +152,41 @@ impl GrantTree {
     /// The grants on the path of `owner`, root first.
     pub fn on_path(&self, owner: &OwnerPath) -> impl Iterator<Item = &Arc<Grant>> {
         owner.lineage().filter_map(|node| self.0.get(node))
+    }
+
+    /// Puts a grant on its node, in the place of the one that was there.
+    pub fn set(&mut self, grant: Grant) {
+        self.0.insert(grant.owner.as_str().into(), Arc::new(grant));
+    }
+
+    /// Takes the grant of a node away.
+    pub fn remove(&mut self, node: &str) {
+        self.0.remove(node);
+    }
+
+    /// Every grant, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Grant>> {
+        self.0.values()
+    }
+}
+
+/// All that lies on the owner tree. A node may have a grant in the config and one in the store:
+/// then both apply, as two on one path do.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnerTree<'a> {
+    /// The grants of the config.
+    pub config: &'a GrantTree,
+    /// The grants of the store.
+    pub store: &'a GrantTree,
+    /// What is switched off, in the store.
+    pub disabled: &'a DisabledOwners,
+}
+
+impl<'a> OwnerTree<'a> {
+    /// The grants on the path of `owner`, root first; of two on one node the config's first.
+    pub fn on_path<'o>(&self, owner: &'o OwnerPath) -> impl Iterator<Item = &'a Grant> + use<'a, 'o> {
+        let Self { config, store, .. } = *self;
+        owner.lineage().flat_map(move |node| [config.0.get(node), store.0.get(node)]).flatten().map(Arc::as_ref)
     }
 }
 
@@ -145,11 +214,12 @@ pub struct Certified {
 
 /// The two owner paths that a caller can stand on, with the grants that lie on them.
 ///
-/// Made anew from the current [`GrantTree`] for each decision, so that a change of grants decides
+/// Made anew from the current [`OwnerTree`] for each decision, so that a change of grants decides
 /// live requests again.
 #[derive(Debug)]
 pub struct Standing<'a> {
     credentials: &'a Credentials,
+    disabled: &'a DisabledOwners,
     key_path: Vec<&'a Grant>,
     certificate_path: Vec<&'a Grant>,
 }
@@ -157,12 +227,16 @@ pub struct Standing<'a> {
 impl<'a> Standing<'a> {
     /// Looks up the grants of a caller.
     #[must_use]
-    pub fn new(tree: &'a GrantTree, credentials: &'a Credentials) -> Self {
+    pub fn new(tree: OwnerTree<'a>, credentials: &'a Credentials) -> Self {
         let grants = |owner: Option<&OwnerPath>| -> Vec<&'a Grant> {
-            owner.into_iter().flat_map(|owner| tree.on_path(owner)).map(Arc::as_ref).collect()
+            let Some(owner) = owner else { return Vec::new() };
+            let mut grants = Vec::with_capacity(OwnerPath::MAX_SEGMENTS);
+            grants.extend(tree.on_path(owner));
+            grants
         };
         Self {
             credentials,
+            disabled: tree.disabled,
             key_path: grants(credentials.key.as_ref().map(|key| &key.owner)),
             certificate_path: grants(credentials.certificate.as_ref().and_then(|c| c.owner.as_ref())),
         }
@@ -178,18 +252,25 @@ impl<'a> Standing<'a> {
         grants.chain(key).chain(certificate).min().unwrap_or(Timestamp::FAR_FUTURE)
     }
 
-    /// Check 3: nothing that the caller stands on is revoked or over.
+    /// Check 3: nothing that the caller stands on is revoked, switched off, over, or to come.
+    ///
+    /// That a key is spent is not looked at here: a request that has claimed the last use goes on.
+    /// See [`Self::check_uses`].
     ///
     /// # Errors
     ///
     /// The uniform 401, whatever it was.
     pub fn check_status(&self, now: Timestamp) -> Result<(), Refusal> {
         if let Some(key) = &self.credentials.key {
-            if key.revoked_at.is_some() {
-                return Err(Refusal::InvalidCredentials(CredentialFault::KeyRevoked(key.id)));
-            }
-            if key.expires_at.is_some_and(|end| now >= end) {
-                return Err(Refusal::InvalidCredentials(CredentialFault::KeyExpired(key.id)));
+            let fault = match key.state(now) {
+                KeyState::Active | KeyState::Spent => None,
+                KeyState::Revoked => Some(CredentialFault::KeyRevoked(key.id)),
+                KeyState::Expired => Some(CredentialFault::KeyExpired(key.id)),
+                KeyState::Disabled => Some(CredentialFault::KeyDisabled(key.id)),
+                KeyState::NotYet => Some(CredentialFault::KeyNotYetValid(key.id)),
+            };
+            if let Some(fault) = fault {
+                return Err(Refusal::InvalidCredentials(fault));
             }
         }
         if let Some(certificate) = &self.credentials.certificate {
@@ -200,18 +281,37 @@ impl<'a> Standing<'a> {
                 return Err(Refusal::InvalidCredentials(CredentialFault::CertificateExpired));
             }
         }
+        if let Some(node) = self.owners().find_map(|owner| self.disabled.on_path(owner)) {
+            return Err(Refusal::InvalidCredentials(CredentialFault::OwnerDisabled(node.clone())));
+        }
         match self.grants().find(|grant| grant.expires_at.is_some_and(|end| now >= end)) {
             Some(over) => Err(Refusal::InvalidCredentials(CredentialFault::GrantExpired(over.owner.clone()))),
             None => Ok(()),
         }
     }
 
-    /// Check 4: the caller stands on a path that says which credentials it takes, and has them.
+    /// Check 3, for a request that has not claimed a use yet: the key is not spent.
+    ///
+    /// # Errors
+    ///
+    /// The uniform 401.
+    pub fn check_uses(&self) -> Result<(), Refusal> {
+        match &self.credentials.key {
+            Some(key) if key.uses.is_some_and(|uses| uses.left == 0) => {
+                Err(Refusal::InvalidCredentials(CredentialFault::KeySpent(key.id)))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Check 4: the caller stands on a path that says which credentials it takes, and has them; a
+    /// bound key comes with the identity that it is bound to.
     ///
     /// # Errors
     ///
     /// `no_grant` when a path says nothing, `key_required` or `certificate_required` when one is
-    /// missing. A certificate counts for a node only if its owner is at or below that node.
+    /// missing, `key_bound_elsewhere`. A certificate counts for a node only if its owner is at or
+    /// below that node, or the key is bound to its identity.
     pub fn check_required(&self) -> Result<(), Refusal> {
         let paths = [
             self.credentials.key.as_ref().map(|key| (&key.owner, &self.key_path)),
@@ -232,17 +332,28 @@ impl<'a> Standing<'a> {
                 self.check_credential_kinds(grant)?;
             }
         }
-        Ok(())
+        self.check_binding()
+    }
+
+    /// The key is not bound, or to the identity that the connection proved.
+    fn check_binding(&self) -> Result<(), Refusal> {
+        match self.credentials.key.as_ref().and_then(|key| Some((key.id, key.bound_to()?))) {
+            Some((key, to)) if !self.proves(to) => Err(Refusal::KeyBoundElsewhere { key, to: to.clone() }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn proves(&self, binding: &Binding) -> bool {
+        self.credentials.certificate.as_ref().is_some_and(|certificate| binding.matches(&certificate.identity))
     }
 
     fn check_credential_kinds(&self, grant: &Grant) -> Result<(), Refusal> {
         let key = self.credentials.key.is_some();
-        let certificate = self
-            .credentials
-            .certificate
-            .as_ref()
-            .and_then(|certificate| certificate.owner.as_ref())
-            .is_some_and(|owner| owner.is_within(grant.owner.as_str()));
+        let certificate = self.credentials.certificate.as_ref().is_some_and(|certificate| {
+            let binds = || self.credentials.key.as_ref().and_then(|key| key.bound_to());
+            certificate.owner.as_ref().is_some_and(|owner| owner.is_within(grant.owner.as_str()))
+                || binds().is_some_and(|to| self.proves(to))
+        });
         let (need_key, need_certificate) = match grant.require {
             None | Some(Require::Either) => (false, false),
             Some(Require::Key) => (true, false),
@@ -291,6 +402,12 @@ impl<'a> Standing<'a> {
     pub fn check_model(&self, alias: &str) -> Result<(), Refusal> {
         self.intersect(|grant| grant.models.as_ref(), |key| key.models.as_ref(), |models| models.admit(alias))
             .map_err(|by| Refusal::ModelNotFound { by: Some(by) })
+    }
+
+    /// Both owners that the caller stands for.
+    fn owners(&self) -> impl Iterator<Item = &'a OwnerPath> {
+        let key = self.credentials.key.as_ref().map(|key| &key.owner);
+        key.into_iter().chain(self.credentials.certificate.as_ref().and_then(|c| c.owner.as_ref()))
     }
 
     fn grants(&self) -> impl Iterator<Item = &'a Grant> {

@@ -1,14 +1,16 @@
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::key::{KeyDigest, KeyId};
+use crate::domain::key::{KeyDetails, KeyDigest, Uses};
 
 fn owner(path: &str) -> OwnerPath {
     OwnerPath::parse(path).unwrap()
 }
 
 fn grant(path: &str) -> Grant {
-    Grant { owner: owner(path), require: None, networks: None, endpoints: None, models: None, expires_at: None }
+    Grant::new(owner(path))
 }
 
 fn open(path: &str) -> Grant {
@@ -22,15 +24,8 @@ fn open(path: &str) -> Grant {
 }
 
 fn with_key(path: &str) -> Credentials {
-    let key = KeyRecord {
-        id: KeyId::parse("0123456789ab").unwrap(),
-        owner: owner(path),
-        digest: KeyDigest::from_bytes([0; 32]),
-        narrowing: Narrowing::default(),
-        created_at: Timestamp::from_seconds(0),
-        expires_at: None,
-        revoked_at: None,
-    };
+    let id = KeyId::parse("0123456789ab").unwrap();
+    let key = KeyRecord::new(id, owner(path), KeyDigest::from_bytes([0; 32]), Timestamp::from_seconds(0));
     Credentials { key: Some(Arc::new(key)), certificate: None }
 }
 
@@ -48,6 +43,24 @@ fn with_both(key: &str, certificate: Option<&str>) -> Credentials {
     Credentials { key: with_key(key).key, certificate: with_certificate(certificate).certificate }
 }
 
+/// Where `credentials` stand on a tree that is the config's alone.
+fn on<'a>(tree: &'a GrantTree, credentials: &'a Credentials) -> Standing<'a> {
+    static NOTHING: LazyLock<(GrantTree, DisabledOwners)> = LazyLock::new(Default::default);
+    let (store, disabled) = &*NOTHING;
+    Standing::new(OwnerTree { config: tree, store, disabled }, credentials)
+}
+
+/// The same credentials with another key record.
+fn with_record(credentials: &Credentials, change: impl FnOnce(KeyRecord) -> KeyRecord) -> Credentials {
+    let record = KeyRecord::clone(credentials.key.as_ref().unwrap());
+    Credentials { key: Some(Arc::new(change(record))), ..credentials.clone() }
+}
+
+fn bound(record: KeyRecord, to: &str) -> KeyRecord {
+    let bound_to = Some(Binding::parse(to).unwrap());
+    KeyRecord { details: KeyDetails { bound_to, ..record.details() }.boxed(), ..record }
+}
+
 fn code<T: fmt::Debug>(result: Result<T, Refusal>) -> &'static str {
     result.map_or_else(|refusal| refusal.code().as_str(), |_| "ok")
 }
@@ -55,7 +68,7 @@ fn code<T: fmt::Debug>(result: Result<T, Refusal>) -> &'static str {
 #[track_caller]
 fn check_required(grants: &[Grant], credentials: &Credentials, expected: &str) {
     let tree = GrantTree::new(grants.to_vec());
-    assert_eq!(code(Standing::new(&tree, credentials).check_required()), expected);
+    assert_eq!(code(on(&tree, credentials).check_required()), expected);
 }
 
 #[test]
@@ -89,7 +102,7 @@ fn lists_intersect_and_absent_means_none() {
     let models = |path, list: &[&str]| Grant { models: Some(Models::parse(list).unwrap()), ..grant(path) };
     let check = |grants: &[Grant], credentials: &Credentials, model: &str, expected: &str| {
         let tree = GrantTree::new(grants.to_vec());
-        assert_eq!(code(Standing::new(&tree, credentials).check_model(model)), expected);
+        assert_eq!(code(on(&tree, credentials).check_model(model)), expected);
     };
     check(&[models("a", &["llama-*"])], &with_key("a/b"), "llama-3", "ok");
     check(&[models("a", &["llama-*"]), models("a/b", &["*-3"])], &with_key("a/b"), "llama-3", "ok");
@@ -111,7 +124,7 @@ fn a_key_narrows_but_never_widens() {
     };
     credentials.key = Some(Arc::new(KeyRecord { narrowing, ..KeyRecord::clone(key) }));
     let tree = GrantTree::new([Grant { models: Some(Models::parse(&["llama"]).unwrap()), ..open("a") }]);
-    let standing = Standing::new(&tree, &credentials);
+    let standing = on(&tree, &credentials);
     assert_eq!(code(standing.check_network("10.1.1.1".parse().unwrap())), "ok");
     assert_eq!(code(standing.check_network("11.1.1.1".parse().unwrap())), "network_not_allowed");
     assert_eq!(code(standing.check_endpoint(Endpoint::OllamaChat)), "ok");
@@ -129,18 +142,18 @@ fn expiry_is_the_earliest_and_exact() {
     let mut credentials = with_both("a/b", Some("a"));
     let record = KeyRecord::clone(credentials.key.as_ref().unwrap());
     credentials.key = Some(Arc::new(KeyRecord { expires_at: Some(at(300)), ..record }));
-    let standing = Standing::new(&tree, &credentials);
+    let standing = on(&tree, &credentials);
     assert_eq!(standing.expires_at(), at(300));
     assert_eq!(code(standing.check_status(Timestamp::from_millis(299_999))), "ok");
     assert_eq!(code(standing.check_status(at(300))), "invalid_credentials");
 
     let certificate = with_certificate(Some("z"));
-    let standing = Standing::new(&tree, &certificate);
+    let standing = on(&tree, &certificate);
     assert_eq!(code(standing.check_status(Timestamp::from_millis(999_999))), "ok");
     assert_eq!(code(standing.check_status(at(1000))), "invalid_credentials");
 
     let key = with_key("a/b");
-    assert_eq!(code(Standing::new(&tree, &key).check_status(at(400))), "invalid_credentials");
+    assert_eq!(code(on(&tree, &key).check_status(at(400))), "invalid_credentials");
 }
 
 #[test]
@@ -148,12 +161,116 @@ fn what_is_revoked_stays_refused() {
     let tree = GrantTree::new([open("a")]);
     let now = Timestamp::from_seconds(1);
     let mut credentials = with_both("a", Some("a"));
-    assert_eq!(code(Standing::new(&tree, &credentials).check_status(now)), "ok");
+    assert_eq!(code(on(&tree, &credentials).check_status(now)), "ok");
     credentials.certificate = credentials.certificate.map(|certificate| Certified { revoked: true, ..certificate });
-    assert_eq!(code(Standing::new(&tree, &credentials).check_status(now)), "invalid_credentials");
+    assert_eq!(code(on(&tree, &credentials).check_status(now)), "invalid_credentials");
     let record = KeyRecord { revoked_at: Some(now), ..KeyRecord::clone(with_key("a").key.as_ref().unwrap()) };
     let credentials = Credentials { key: Some(Arc::new(record)), certificate: None };
-    assert_eq!(code(Standing::new(&tree, &credentials).check_status(now)), "invalid_credentials");
+    assert_eq!(code(on(&tree, &credentials).check_status(now)), "invalid_credentials");
+}
+
+#[test]
+fn what_is_switched_off_or_to_come_is_refused_and_the_log_knows_why() {
+    let tree = GrantTree::new([open("a")]);
+    let (now, both) = (Timestamp::from_seconds(5), with_both("a/b", Some("a/c")));
+    let fault = |disabled: &[&str], credentials: &Credentials| {
+        let disabled = disabled.iter().copied().map(owner).collect();
+        let tree = OwnerTree { config: &tree, store: &GrantTree::default(), disabled: &disabled };
+        let refused = Standing::new(tree, credentials).check_status(now).err();
+        refused.map(|refusal| (refusal.code().as_str(), refusal.to_string()))
+    };
+    let said = |why: &str| Some(("invalid_credentials", why.to_owned()));
+    assert_eq!(fault(&[], &both), None);
+    // A node of either path, and everything below it.
+    assert_eq!(fault(&["a"], &both), said("owner a is disabled"));
+    assert_eq!(fault(&["a/b"], &both), said("owner a/b is disabled"));
+    assert_eq!(fault(&["a/c"], &both), said("owner a/c is disabled"));
+    assert_eq!(fault(&["a/b/c", "a/d", "b"], &both), None);
+    assert_eq!(fault(&["a/b"], &with_certificate(Some("a/c"))), None);
+
+    let off = with_record(&both, |record| KeyRecord { disabled: true, ..record });
+    assert_eq!(fault(&[], &off), said("key 0123456789ab is disabled"));
+    let begins = |at| with_record(&both, |record| KeyRecord { not_before: Some(at), ..record });
+    assert_eq!(fault(&[], &begins(Timestamp::from_millis(5001))), said("key 0123456789ab is not valid yet"));
+    assert_eq!(fault(&[], &begins(now)), None);
+}
+
+#[test]
+fn a_spent_key_is_refused_before_a_claim_and_not_after_it() {
+    let tree = GrantTree::new([open("a")]);
+    let left = |left| {
+        with_record(&with_key("a"), |record| KeyRecord {
+            uses: Some(Uses { left, refund_on_failure: false }),
+            ..record
+        })
+    };
+    assert_eq!(code(on(&tree, &left(1)).check_uses()), "ok");
+    assert_eq!(code(on(&tree, &with_key("a")).check_uses()), "ok");
+    assert_eq!(code(on(&tree, &with_certificate(Some("a"))).check_uses()), "ok");
+    let refusal = on(&tree, &left(0)).check_uses().unwrap_err();
+    assert_eq!((refusal.code().as_str(), &*refusal.to_string()), ("invalid_credentials", "key 0123456789ab is spent"));
+    assert_eq!(code(on(&tree, &left(0)).check_status(Timestamp::from_seconds(1))), "ok");
+}
+
+#[test]
+fn a_bound_key_works_with_its_identity_only() {
+    let alice = "spiffe://corp.example/client/alice";
+    let require = |path, kind| Grant { require: Some(kind), ..grant(path) };
+    let to = |credentials: &Credentials, uri: &str| with_record(credentials, |record| bound(record, uri));
+    for (credentials, expected) in [
+        (to(&with_key("a"), alice), "key_bound_elsewhere"),
+        (to(&with_both("a", Some("a")), alice), "ok"),
+        (to(&with_both("a", None), alice), "ok"),
+        (to(&with_both("a", Some("a")), "spiffe://corp.example/client/al*"), "ok"),
+        (to(&with_both("a", Some("a")), "spiffe://corp.example/client/bob"), "key_bound_elsewhere"),
+        (to(&with_both("a", Some("a")), "spiffe://other.example/client/alice"), "key_bound_elsewhere"),
+    ] {
+        check_required(&[require("a", Require::Either)], &credentials, expected);
+    }
+    // A missing kind of credential is told first.
+    check_required(&[require("a", Require::Both)], &to(&with_key("a"), alice), "certificate_required");
+    check_required(&[], &to(&with_key("a"), alice), "no_grant");
+}
+
+/// A certificate counts for a node above its owner, or when the key is bound to its identity,
+/// wherever that sits.
+#[test]
+fn a_bound_certificate_counts_at_every_node_of_the_key() {
+    let both = Grant { require: Some(Require::Both), ..grant("a") };
+    let either = Grant { require: Some(Require::Either), ..grant("z") };
+    let grants = [both, either];
+    for elsewhere in [Some("z"), None] {
+        let credentials = with_both("a/b", elsewhere);
+        check_required(&grants, &credentials, "certificate_required");
+        let ours = with_record(&credentials, |record| bound(record, "spiffe://corp.example/client/*"));
+        check_required(&grants, &ours, "ok");
+        let others = with_record(&credentials, |record| bound(record, "spiffe://corp.example/client/bob"));
+        check_required(&grants, &others, "certificate_required");
+    }
+}
+
+#[test]
+fn grants_of_config_and_store_on_one_node_both_apply() {
+    let at = Timestamp::from_seconds;
+    let models = |list: &[&str]| Grant { models: Some(Models::parse(list).unwrap()), ..grant("a") };
+    let config = GrantTree::new([Grant { expires_at: Some(at(500)), ..models(&["llama-*"]) }]);
+    let store = GrantTree::new([
+        Grant { expires_at: Some(at(400)), require: Some(Require::Key), ..models(&["*-3"]) },
+        Grant { require: Some(Require::Certificate), ..grant("a/b") },
+    ]);
+    let disabled = DisabledOwners::default();
+    let tree = OwnerTree { config: &config, store: &store, disabled: &disabled };
+    let key = with_key("a");
+    let standing = Standing::new(tree, &key);
+    assert_eq!(code(standing.check_model("llama-3")), "ok");
+    assert_eq!(code(standing.check_model("llama-4")), "model_not_found");
+    assert_eq!(code(standing.check_model("qwen-3")), "model_not_found");
+    assert_eq!(standing.expires_at(), at(400));
+    assert_eq!(code(standing.check_status(at(400))), "invalid_credentials");
+    assert_eq!(code(standing.check_required()), "ok", "the store's grant names require");
+    assert_eq!(code(Standing::new(tree, &with_key("a/b")).check_required()), "certificate_required");
+    let owners: Vec<_> = tree.on_path(&owner("a/b/c")).map(|grant| grant.owner.as_str()).collect();
+    assert_eq!(owners, ["a", "a", "a/b"], "root first");
 }
 
 fn arbitrary_grant(path: &'static str) -> impl Strategy<Value = Option<Grant>> {
@@ -190,7 +307,7 @@ proptest! {
         let narrow = GrantTree::new([open("a"), root.clone()].into_iter().skip(usize::from(root.models.is_some())));
         let narrower = GrantTree::new(narrow.0.values().map(|g| Grant::clone(g)).chain(child));
         let admits = |tree: &GrantTree| {
-            let standing = Standing::new(tree, &credentials);
+            let standing = on(tree, &credentials);
             [
                 standing.check_required().is_ok(),
                 standing.check_network(address.parse().unwrap()).is_ok(),
@@ -205,5 +322,94 @@ proptest! {
         for (index, (before, after)) in admits(&narrow).into_iter().zip(admits(&narrower)).enumerate() {
             prop_assert!(!named[index] || before || !after, "check {index} was opened by a child grant");
         }
+    }
+
+    /// A second grant on a node, in the store beside the config's, admits nothing more where the
+    /// path names the thing already; nor does an owner that is switched off.
+    #[test]
+    fn a_grant_in_the_store_never_admits_more(
+        config in arbitrary_grant("a"),
+        store in arbitrary_grant("a"),
+        below in arbitrary_grant("a/b"),
+        off in prop::sample::select(vec![None, Some("a"), Some("a/b"), Some("a/x"), Some("z")]),
+        both: bool,
+        address in prop::sample::select(vec!["10.1.0.1", "10.2.0.1", "11.0.0.1"]),
+        model in prop::sample::select(vec!["llama-3", "qwen"]),
+        endpoint in prop::sample::select(Endpoint::ALL.to_vec()),
+    ) {
+        let credentials = if both { with_both("a/b", Some("a/b")) } else { with_key("a/b") };
+        let config = GrantTree::new([Grant { require: Some(Require::Either), ..config.unwrap() }]);
+        let more = GrantTree::new([store.unwrap(), below.unwrap()]);
+        let admits = |store: &GrantTree, disabled: &DisabledOwners| {
+            let standing = Standing::new(OwnerTree { config: &config, store, disabled }, &credentials);
+            [
+                standing.check_required().is_ok(),
+                standing.check_network(address.parse().unwrap()).is_ok(),
+                standing.check_endpoint(endpoint).is_ok(),
+                standing.check_model(model).is_ok(),
+                standing.check_status(Timestamp::from_seconds(1)).is_ok(),
+            ]
+        };
+        let g = config.0.get("a").unwrap();
+        let named = [true, g.networks.is_some(), g.endpoints.is_some(), g.models.is_some(), true];
+        let before = admits(&GrantTree::default(), &DisabledOwners::default());
+        let after = admits(&more, &off.map(owner).into_iter().collect());
+        for (index, (before, after)) in before.into_iter().zip(after).enumerate() {
+            prop_assert!(!named[index] || before || !after, "check {index} was opened by the store");
+        }
+    }
+
+    /// Whatever is written into a key only takes away; a binding gives to the identity that it
+    /// names, and to nobody else.
+    #[test]
+    fn a_narrower_key_never_admits_more(
+        root in arbitrary_grant("a"),
+        own in arbitrary_grant("a"),
+        to in prop::sample::select(vec![None, Some("alice"), Some("al*"), Some("bob")]),
+        certificate in prop::sample::select(vec![None, Some(None), Some(Some("a")), Some(Some("z"))]),
+        (not_before, expires_at) in (prop::option::of(0i64..9), prop::option::of(0i64..9)),
+        (disabled, left) in (any::<bool>(), prop::option::of(0u32..2)),
+        address in prop::sample::select(vec!["10.1.0.1", "10.2.0.1", "11.0.0.1"]),
+        model in prop::sample::select(vec!["llama-3", "qwen"]),
+        endpoint in prop::sample::select(Endpoint::ALL.to_vec()),
+        now in 0i64..9,
+    ) {
+        let root = root.unwrap();
+        let own = own.unwrap();
+        let tree = GrantTree::new([root.clone(), Grant { require: Some(Require::Either), ..open("z") }]);
+        let plain = match certificate {
+            None => with_key("a/b"),
+            Some(owner) => with_both("a/b", owner),
+        };
+        let narrowed = with_record(&plain, |record| {
+            let record = KeyRecord {
+                narrowing: Narrowing { networks: own.networks, endpoints: own.endpoints, models: own.models },
+                not_before: not_before.map(Timestamp::from_seconds),
+                expires_at: expires_at.map(Timestamp::from_seconds),
+                uses: left.map(|left| Uses { left, refund_on_failure: false }),
+                disabled,
+                ..record
+            };
+            match to {
+                None => record,
+                Some(name) => bound(record, &format!("spiffe://corp.example/client/{name}")),
+            }
+        });
+        let admits = |credentials: &Credentials| {
+            let standing = on(&tree, credentials);
+            [
+                standing.check_status(Timestamp::from_seconds(now)).is_ok() && standing.check_uses().is_ok(),
+                standing.check_network(address.parse().unwrap()).is_ok(),
+                standing.check_endpoint(endpoint).is_ok(),
+                standing.check_model(model).is_ok(),
+                standing.check_required().is_ok(),
+            ]
+        };
+        let proven = certificate.is_some() && to.is_some_and(|name| name != "bob");
+        let named = [true, root.networks.is_some(), root.endpoints.is_some(), root.models.is_some(), !proven];
+        for (index, (before, after)) in admits(&plain).into_iter().zip(admits(&narrowed)).enumerate() {
+            prop_assert!(!named[index] || before || !after, "check {index} was opened by the key");
+        }
+        prop_assert!(to.is_none() || proven || !admits(&narrowed)[4], "a bound key without its identity");
     }
 }

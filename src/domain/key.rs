@@ -1,19 +1,23 @@
 //! Virtual keys: `dw_<id>_<secret><check>`.
 //!
 //! Invariant: the secret exists in memory only while it is shown once or compared; what is kept is
-//! an HMAC under a pepper. 256 random bits need no slow hash (a guess is hopeless), and a slow one
-//! would hand attackers a CPU flood.
+//! an HMAC under a pepper, or, for keys that a config file lists, a plain SHA-256. 256 random bits
+//! need no slow hash (a guess is hopeless), and a slow one would hand attackers a CPU flood.
+
+mod binding;
+mod labels;
+mod lifetime;
+mod record;
+
+pub use binding::Binding;
+pub use labels::{ExternalId, Labels, Note};
+pub use lifetime::{Lifetime, NotAllowed, expiry_allowed};
+pub use record::{KeyChange, KeyDetails, KeyRecord, KeyState, Narrowing, Uses};
 
 use std::fmt;
 
-use aws_lc_rs::{constant_time, hmac};
+use aws_lc_rs::{constant_time, digest, hmac};
 use zeroize::Zeroizing;
-
-use crate::domain::endpoint::Endpoints;
-use crate::domain::grant::Models;
-use crate::domain::network::Networks;
-use crate::domain::owner::OwnerPath;
-use crate::domain::timestamp::Timestamp;
 
 const PREFIX: &str = "dw_";
 const ID_LENGTH: usize = 12;
@@ -166,12 +170,17 @@ impl Pepper {
     }
 
     /// True when `presented` is the key that `stored` was made of. Takes the same time whether it
-    /// is or not; `None` (an unknown id) costs as much as a wrong secret.
+    /// is or not, and whichever way it was hashed; `None` (an unknown id) costs as much as a wrong
+    /// secret.
     #[must_use]
     pub fn verifies(&self, presented: &PresentedKey<'_>, stored: Option<&KeyDigest>) -> bool {
-        let digest = self.digest_bytes(presented.whole);
-        let against = stored.map_or(&[0; 32], |digest| &digest.0);
-        constant_time::verify_slices_are_equal(&digest.0, against).is_ok() && stored.is_some()
+        let (peppered, plain) = (self.digest_bytes(presented.whole), KeyDigest::plain_of(presented.whole));
+        let digest = match stored.map_or(Hashing::Peppered, |stored| stored.hashing) {
+            Hashing::Peppered => peppered,
+            Hashing::Plain => plain,
+        };
+        let against = stored.map_or(&[0; 32], |stored| &stored.bytes);
+        constant_time::verify_slices_are_equal(&digest.bytes, against).is_ok() && stored.is_some()
     }
 
     /// A name for the pepper that reveals nothing of it: stored beside the keys.
@@ -182,9 +191,9 @@ impl Pepper {
     }
 
     fn digest_bytes(&self, whole: &[u8]) -> KeyDigest {
-        let mut digest = [0; 32];
-        digest.copy_from_slice(hmac::sign(&self.0, whole).as_ref());
-        KeyDigest(digest)
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(hmac::sign(&self.0, whole).as_ref());
+        KeyDigest { bytes, hashing: Hashing::Peppered }
     }
 }
 
@@ -194,21 +203,101 @@ impl fmt::Debug for Pepper {
     }
 }
 
-/// HMAC-SHA-256 of a whole key under the pepper.
+/// How a whole key was hashed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hashing {
+    /// HMAC-SHA-256 under the pepper: keys that the store made.
+    Peppered,
+    /// SHA-256: keys that were made elsewhere, without the pepper.
+    Plain,
+}
+
+impl Hashing {
+    /// Every way.
+    pub const ALL: [Self; 2] = [Self::Peppered, Self::Plain];
+
+    /// The word in the store.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Peppered => "hmac-sha256",
+            Self::Plain => "sha256",
+        }
+    }
+}
+
+/// The hash of a whole key.
 #[derive(Clone, PartialEq, Eq)]
-pub struct KeyDigest([u8; 32]);
+pub struct KeyDigest {
+    bytes: [u8; 32],
+    hashing: Hashing,
+}
 
 impl KeyDigest {
-    /// Wraps a stored digest.
+    /// Wraps an HMAC-SHA-256 under the pepper.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        Self { bytes, hashing: Hashing::Peppered }
+    }
+
+    /// Wraps a digest that was made in this way.
+    #[must_use]
+    pub const fn new(bytes: [u8; 32], hashing: Hashing) -> Self {
+        Self { bytes, hashing }
+    }
+
+    /// The plain SHA-256 of a key that was made elsewhere.
+    #[must_use]
+    pub fn plain(key: &PresentedKey<'_>) -> Self {
+        Self::plain_of(key.whole)
+    }
+
+    /// Reads the plain SHA-256 of a whole key as `sha256sum` prints it.
+    ///
+    /// # Errors
+    ///
+    /// When it is not 64 hexadecimal digits in lower case.
+    pub fn parse_sha256(text: &str) -> Result<Self, String> {
+        let wrong =
+            || "is not a SHA-256 in 64 lower-case hexadecimal digits (`doorward key hash` prints it)".to_owned();
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Ok(byte - b'0'),
+            b'a'..=b'f' => Ok(byte - b'a' + 10),
+            _ => Err(wrong()),
+        };
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        let mut bytes = [0; 32];
+        if pairs.len() != bytes.len() || !rest.is_empty() {
+            return Err(wrong());
+        }
+        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+            *byte = digit(*high)? << 4 | digit(*low)?;
+        }
+        Ok(Self { bytes, hashing: Hashing::Plain })
     }
 
     /// The bytes to store.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+        &self.bytes
+    }
+
+    /// How it was made.
+    #[must_use]
+    pub const fn hashing(&self) -> Hashing {
+        self.hashing
+    }
+
+    /// The bytes in hexadecimal digits: what a config file lists of a key that was hashed plainly.
+    #[must_use]
+    pub fn to_hex(&self) -> String {
+        self.bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn plain_of(whole: &[u8]) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest::digest(&digest::SHA256, whole).as_ref());
+        Self { bytes, hashing: Hashing::Plain }
     }
 }
 
@@ -216,36 +305,6 @@ impl fmt::Debug for KeyDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("KeyDigest(redacted)")
     }
-}
-
-/// What is known about a key: its policy, which changes only through the store.
-#[derive(Clone, Debug)]
-pub struct KeyRecord {
-    /// Public name.
-    pub id: KeyId,
-    /// Whom the key belongs to; its grants lie on this path.
-    pub owner: OwnerPath,
-    /// What the stored form of the secret is.
-    pub digest: KeyDigest,
-    /// Limits of the key itself, beyond its owner's grants.
-    pub narrowing: Narrowing,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// From this moment on it is refused.
-    pub expires_at: Option<Timestamp>,
-    /// Since when it is revoked, for good.
-    pub revoked_at: Option<Timestamp>,
-}
-
-/// What a key may do at most, on top of its owner's grants. A list that is absent narrows nothing.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Narrowing {
-    /// Where the key may be used from.
-    pub networks: Option<Networks>,
-    /// What the key may call.
-    pub endpoints: Option<Endpoints>,
-    /// Which models the key may name.
-    pub models: Option<Models>,
 }
 
 /// Writes `bytes`, taken as one big-endian number, in exactly `length` digits of `alphabet`.
@@ -317,6 +376,28 @@ mod tests {
         assert!(!other.verifies(&presented, Some(&stored)));
         assert!(!pepper.verifies(&presented, Some(&pepper.digest(&key(8)))));
         assert_ne!(pepper.id(), other.id());
+    }
+
+    #[test]
+    fn a_key_hashed_plainly_verifies_whatever_the_pepper() {
+        let made = key(7);
+        let presented = PresentedKey::parse(made.reveal().as_bytes()).unwrap();
+        let listed = KeyDigest::parse_sha256(&KeyDigest::plain(&presented).to_hex()).unwrap();
+        assert!(Pepper::new(&[1; 32]).verifies(&presented, Some(&listed)));
+        let other = key(8);
+        assert!(
+            !Pepper::new(&[1; 32]).verifies(&PresentedKey::parse(other.reveal().as_bytes()).unwrap(), Some(&listed))
+        );
+        // The same bytes, said to be hashed in the other way, are another digest.
+        let mistaken = KeyDigest::new(*listed.as_bytes(), Hashing::Peppered);
+        assert!(!Pepper::new(&[1; 32]).verifies(&presented, Some(&mistaken)));
+        assert_ne!(mistaken, listed);
+        // `printf abc | sha256sum`
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(KeyDigest::plain_of(b"abc").to_hex(), abc);
+        for wrong in ["", "ab", &abc.to_uppercase(), &abc[1..], &format!("{abc}00"), &abc.replace('b', "g")] {
+            assert!(KeyDigest::parse_sha256(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Whom a caller belongs to.
 
+use std::borrow::Borrow;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -56,6 +58,47 @@ impl fmt::Display for OwnerPath {
     }
 }
 
+impl Borrow<str> for OwnerPath {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The nodes that are switched off, each with everything below it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct DisabledOwners(HashSet<OwnerPath>);
+
+impl DisabledOwners {
+    /// Switches a node off or on again.
+    pub fn set(&mut self, owner: OwnerPath, disabled: bool) {
+        if disabled {
+            self.0.insert(owner);
+        } else {
+            self.0.remove(&owner);
+        }
+    }
+
+    /// The node nearest to the root that switches `owner` off, if any does.
+    #[must_use]
+    pub fn on_path(&self, owner: &OwnerPath) -> Option<&OwnerPath> {
+        if self.0.is_empty() {
+            return None;
+        }
+        owner.lineage().find_map(|node| self.0.get(node))
+    }
+
+    /// Every node that is switched off, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &OwnerPath> {
+        self.0.iter()
+    }
+}
+
+impl FromIterator<OwnerPath> for DisabledOwners {
+    fn from_iter<I: IntoIterator<Item = OwnerPath>>(owners: I) -> Self {
+        Self(owners.into_iter().collect())
+    }
+}
+
 fn is_segment(segment: &str) -> bool {
     let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     segment.len() <= 63
@@ -83,6 +126,20 @@ mod tests {
         let path = OwnerPath::parse("acme/research/alice").unwrap();
         let lineage: Vec<_> = path.lineage().collect();
         assert_eq!(lineage, ["acme", "acme/research", "acme/research/alice"]);
+    }
+
+    #[test]
+    fn a_node_switches_off_what_is_below_it_and_nothing_else() {
+        let path = |text| OwnerPath::parse(text).unwrap();
+        let mut disabled = DisabledOwners::default();
+        assert_eq!(disabled.on_path(&path("acme")), None);
+        disabled.set(path("acme/research"), true);
+        assert_eq!(disabled.on_path(&path("acme/research")), Some(&path("acme/research")));
+        assert_eq!(disabled.on_path(&path("acme/research/alice")), Some(&path("acme/research")));
+        assert_eq!(disabled.on_path(&path("acme")), None);
+        assert_eq!(disabled.on_path(&path("acme/research2")), None);
+        disabled.set(path("acme/research"), false);
+        assert_eq!(disabled, DisabledOwners::default());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use http::StatusCode;
 
 use crate::domain::endpoint::Endpoint;
 use crate::domain::grant::DecidedBy;
-use crate::domain::key::KeyId;
+use crate::domain::key::{Binding, KeyId};
 use crate::domain::owner::OwnerPath;
 
 /// Why a request was refused.
@@ -31,6 +31,14 @@ pub enum Refusal {
     CertificateRequired {
         /// The node of the grant.
         by: OwnerPath,
+    },
+    /// The key is bound to an identity that this connection did not prove.
+    #[error("key {key} is bound to {to}")]
+    KeyBoundElsewhere {
+        /// The key.
+        key: KeyId,
+        /// What it is bound to.
+        to: Binding,
     },
     /// The caller stands on no path, or on one that no grant opens.
     #[error("{}", no_grant(.owner.as_ref()))]
@@ -99,6 +107,9 @@ pub enum Refusal {
     /// The record could not be kept, so the request may not pass.
     #[error("the record queue is full")]
     RecordUnavailable,
+    /// What is in force is not known, or a use could not be claimed durably.
+    #[error("{0}")]
+    StoreUnavailable(&'static str),
     /// No target could be reached.
     #[error("{0}")]
     NoBackend(String),
@@ -140,6 +151,18 @@ pub enum CredentialFault {
     /// The key is over.
     #[error("key {0} is expired")]
     KeyExpired(KeyId),
+    /// The key's time has not come.
+    #[error("key {0} is not valid yet")]
+    KeyNotYetValid(KeyId),
+    /// The key is switched off.
+    #[error("key {0} is disabled")]
+    KeyDisabled(KeyId),
+    /// The key was used as often as it may be.
+    #[error("key {0} is spent")]
+    KeySpent(KeyId),
+    /// A node of an owner path is switched off.
+    #[error("owner {0} is disabled")]
+    OwnerDisabled(OwnerPath),
     /// The certificate was revoked.
     #[error("the certificate is revoked")]
     CertificateRevoked,
@@ -171,6 +194,8 @@ pub enum Code {
     /// 401
     CertificateRequired,
     /// 403
+    KeyBoundElsewhere,
+    /// 403
     NoGrant,
     /// 403
     NetworkNotAllowed,
@@ -201,6 +226,8 @@ pub enum Code {
     /// 503
     RecordUnavailable,
     /// 503
+    StoreUnavailable,
+    /// 503
     NoBackend,
     /// 503
     Overloaded,
@@ -214,10 +241,11 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the enum.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::InvalidCredentials,
         Self::KeyRequired,
         Self::CertificateRequired,
+        Self::KeyBoundElsewhere,
         Self::NoGrant,
         Self::NetworkNotAllowed,
         Self::EndpointNotAllowed,
@@ -233,6 +261,7 @@ impl Code {
         Self::InvalidBody,
         Self::ModelNotFound,
         Self::RecordUnavailable,
+        Self::StoreUnavailable,
         Self::NoBackend,
         Self::Overloaded,
         Self::BackendBroke,
@@ -247,6 +276,7 @@ impl Code {
             Self::InvalidCredentials => (StatusCode::UNAUTHORIZED, "invalid_credentials"),
             Self::KeyRequired => (StatusCode::UNAUTHORIZED, "key_required"),
             Self::CertificateRequired => (StatusCode::UNAUTHORIZED, "certificate_required"),
+            Self::KeyBoundElsewhere => (StatusCode::FORBIDDEN, "key_bound_elsewhere"),
             Self::NoGrant => (StatusCode::FORBIDDEN, "no_grant"),
             Self::NetworkNotAllowed => (StatusCode::FORBIDDEN, "network_not_allowed"),
             Self::EndpointNotAllowed => (StatusCode::FORBIDDEN, "endpoint_not_allowed"),
@@ -262,6 +292,7 @@ impl Code {
             Self::InvalidBody => (StatusCode::BAD_REQUEST, "invalid_body"),
             Self::ModelNotFound => (StatusCode::NOT_FOUND, "model_not_found"),
             Self::RecordUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "record_unavailable"),
+            Self::StoreUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
             Self::NoBackend => (StatusCode::SERVICE_UNAVAILABLE, "no_backend"),
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             Self::BackendBroke => (StatusCode::BAD_GATEWAY, "backend_broke"),
@@ -291,6 +322,7 @@ impl Refusal {
             Self::InvalidCredentials(_) => Code::InvalidCredentials,
             Self::KeyRequired { .. } => Code::KeyRequired,
             Self::CertificateRequired { .. } => Code::CertificateRequired,
+            Self::KeyBoundElsewhere { .. } => Code::KeyBoundElsewhere,
             Self::NoGrant { .. } => Code::NoGrant,
             Self::NetworkNotAllowed { .. } => Code::NetworkNotAllowed,
             Self::EndpointNotAllowed { .. } => Code::EndpointNotAllowed,
@@ -306,6 +338,7 @@ impl Refusal {
             Self::InvalidBody(_) => Code::InvalidBody,
             Self::ModelNotFound { .. } => Code::ModelNotFound,
             Self::RecordUnavailable => Code::RecordUnavailable,
+            Self::StoreUnavailable(_) => Code::StoreUnavailable,
             Self::NoBackend(_) => Code::NoBackend,
             Self::Overloaded(_) => Code::Overloaded,
             Self::BackendBroke(_) => Code::BackendBroke,
@@ -323,6 +356,7 @@ impl Refusal {
             }
             Self::KeyRequired { .. } => "A key is required here, as Authorization: Bearer or x-api-key.".to_owned(),
             Self::CertificateRequired { .. } => "A client certificate is required here.".to_owned(),
+            Self::KeyBoundElsewhere { .. } => "This key works only with the client certificate that it is bound to.".to_owned(),
             Self::NoGrant { .. } => "Nothing is granted to this caller.".to_owned(),
             Self::NetworkNotAllowed { address, .. } => format!("Requests from {address} are not allowed for this caller."),
             Self::EndpointNotAllowed { endpoint, .. } => format!("{endpoint} is not allowed for this caller."),
@@ -339,6 +373,7 @@ impl Refusal {
             Self::InvalidBody(why) => why.clone(),
             Self::ModelNotFound { .. } => "The model does not exist or is not available to this caller.".to_owned(),
             Self::RecordUnavailable => "The request could not be recorded and was not passed on. Try again.".to_owned(),
+            Self::StoreUnavailable(_) => "What is allowed cannot be decided at the moment. Try again.".to_owned(),
             Self::NoBackend(_) => "No backend for this model can be reached at the moment. Try again.".to_owned(),
             Self::BackendBroke(_) => "The backend failed to answer.".to_owned(),
             Self::BackendTimeout(_) => "The backend did not answer in time.".to_owned(),
@@ -350,12 +385,13 @@ impl Refusal {
     #[must_use]
     pub const fn retry(&self) -> Retry {
         match self.code() {
-            Code::RecordUnavailable | Code::Overloaded => Retry::After(Duration::from_secs(1)),
+            Code::RecordUnavailable | Code::StoreUnavailable | Code::Overloaded => Retry::After(Duration::from_secs(1)),
             Code::NoBackend => Retry::After(Duration::from_secs(2)),
             Code::HttpVersionNotSupported => Retry::Never,
             Code::InvalidCredentials
             | Code::KeyRequired
             | Code::CertificateRequired
+            | Code::KeyBoundElsewhere
             | Code::NoGrant
             | Code::NetworkNotAllowed
             | Code::EndpointNotAllowed
@@ -414,9 +450,15 @@ mod tests {
     fn all_credential_faults_look_alike_to_the_caller() {
         let id = KeyId::parse("0123456789ab").unwrap();
         let message = Refusal::InvalidCredentials(CredentialFault::Nothing).message();
-        for fault in
-            [CredentialFault::UnknownKey(id), CredentialFault::KeyRevoked(id), CredentialFault::CertificateRevoked]
-        {
+        for fault in [
+            CredentialFault::UnknownKey(id),
+            CredentialFault::KeyRevoked(id),
+            CredentialFault::KeyNotYetValid(id),
+            CredentialFault::KeyDisabled(id),
+            CredentialFault::KeySpent(id),
+            CredentialFault::OwnerDisabled(OwnerPath::parse("acme").unwrap()),
+            CredentialFault::CertificateRevoked,
+        ] {
             assert_eq!(Refusal::InvalidCredentials(fault).message(), message);
         }
     }

@@ -75,8 +75,9 @@ impl<'v> Present<'v> {
         headers: &HeaderMap,
         now: Timestamp,
     ) -> Result<Self, Refusal> {
-        let standing = Standing::new(&view.settings.grants, credentials);
+        let standing = view.standing(credentials);
         standing.check_status(now)?;
+        standing.check_uses()?;
         standing.check_required()?;
         if credentials.key.is_none() && headers.contains_key(ORIGIN) {
             // A web page must not lend itself the certificate that its reader installed.
@@ -152,7 +153,7 @@ impl Facts {
     /// The first check that fails.
     pub fn decide(&self, view: &View, now: Timestamp) -> Result<Timestamp, Refusal> {
         let credentials = self.caller.credentials(view)?;
-        let standing = Standing::new(&view.settings.grants, &credentials);
+        let standing = view.standing(&credentials);
         standing.check_status(now)?;
         standing.check_required()?;
         standing.check_network(self.connection().address)?;

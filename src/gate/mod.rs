@@ -28,7 +28,7 @@ use rustls::ServerConfig;
 use crate::backend::Upstream;
 use crate::clock::Clock;
 use crate::config::{Config, IdentityEntry};
-use crate::domain::grant::GrantTree;
+use crate::domain::grant::{Credentials, GrantTree, OwnerTree, Standing};
 use crate::domain::identity::Identity;
 use crate::domain::key::Pepper;
 use crate::domain::owner::OwnerPath;
@@ -63,6 +63,19 @@ pub struct View {
     pub settings: Arc<Settings>,
     /// From the store.
     pub snapshot: Snapshot,
+}
+
+impl View {
+    /// Where a caller stands: the grants of config and store, and the owners that are disabled.
+    #[must_use]
+    pub fn standing<'v>(&'v self, credentials: &'v Credentials) -> Standing<'v> {
+        let tree = OwnerTree {
+            config: &self.settings.grants,
+            store: self.snapshot.grants(),
+            disabled: self.snapshot.disabled_owners(),
+        };
+        Standing::new(tree, credentials)
+    }
 }
 
 /// A config in the form that the request path reads.

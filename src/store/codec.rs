@@ -3,22 +3,38 @@
 //! Invariant: a row is read whole or not at all. A narrowing that cannot be understood must not
 //! become no narrowing, so it is an error that names the row.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use rusqlite::Row;
 use rusqlite::types::FromSql;
 
 use crate::domain::endpoint::Endpoints;
-use crate::domain::grant::Models;
+use crate::domain::grant::{Grant, Models, Require};
 use crate::domain::identity::Identity;
-use crate::domain::key::{KeyDigest, KeyId, KeyRecord, Narrowing};
+use crate::domain::key::{
+    Binding, ExternalId, Hashing, KeyDetails, KeyDigest, KeyId, KeyRecord, Labels, Narrowing, Note, Uses,
+};
 use crate::domain::network::Networks;
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
-use crate::store::rows::{CertificateRecord, NewCertificate, Reason, Serial};
+use crate::store::rows::{CertificateRecord, NewCertificate, OwnerRow, Reason, Serial};
 
 /// A list as it is stored: a JSON array of text.
 pub(super) fn list(entries: &[String]) -> String {
     serde_json::Value::from(entries).to_string()
+}
+
+/// Labels as they are stored: a JSON object of text.
+pub(super) fn labels(labels: &Labels) -> Option<String> {
+    let object: serde_json::Map<_, _> = labels.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    (!labels.is_empty()).then(|| serde_json::Value::from(object).to_string())
+}
+
+/// A span as it is stored: milliseconds.
+pub(super) fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The last segment of a SPIFFE ID.
@@ -29,18 +45,65 @@ pub(super) fn name_of(identity: &Identity) -> &str {
 pub(super) fn key(row: &Row<'_>) -> Result<KeyRecord, StoreError> {
     let id: String = row.get("id")?;
     let read = Reader { row, what: &format!("key {id}") };
+    let hashing = read.with("hashing", |text: String| {
+        Hashing::ALL.into_iter().find(|way| way.as_str() == text).ok_or_else(|| format!("{text:?} is not known"))
+    })?;
+    let left = read.with("uses_left", |left: Option<u32>| Ok(left))?;
+    let refund_on_failure = read.with("refund_on_failure", Ok)?;
     Ok(KeyRecord {
         id: read.with("id", |text: String| KeyId::parse(&text))?,
         owner: read.with("owner", |text: String| OwnerPath::parse(&text))?,
-        digest: read.with("digest", |bytes| Ok(KeyDigest::from_bytes(bytes)))?,
+        digest: read.with("digest", |bytes| Ok(KeyDigest::new(bytes, hashing)))?,
         narrowing: Narrowing {
             networks: read.list("networks", Networks::parse::<String>)?,
             endpoints: read.list("endpoints", Endpoints::parse::<String>)?,
             models: read.list("models", Models::parse::<String>)?,
         },
         created_at: read.time("created_at")?,
+        not_before: read.maybe_time("not_before")?,
         expires_at: read.maybe_time("expires_at")?,
         revoked_at: read.maybe_time("revoked_at")?,
+        uses: left.map(|left| Uses { left, refund_on_failure }),
+        disabled: read.with("disabled", Ok)?,
+        details: KeyDetails {
+            bound_to: read.maybe("bound_to", Binding::parse)?,
+            labels: read.maybe("labels", labels_of)?.unwrap_or_default(),
+            note: read.maybe("note", Note::parse)?,
+            rotated_from: read.maybe("rotated_from", KeyId::parse)?,
+            external_id: read.maybe("external_id", ExternalId::parse)?,
+        }
+        .boxed(),
+    })
+}
+
+fn labels_of(text: &str) -> Result<Labels, String> {
+    let labels: BTreeMap<String, String> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    Labels::parse(labels).map_err(joined)
+}
+
+pub(super) fn grant(row: &Row<'_>) -> Result<Grant, StoreError> {
+    let owner: String = row.get("owner")?;
+    let read = Reader { row, what: &format!("the grant of {owner}") };
+    Ok(Grant {
+        owner: read.with("owner", |text: String| OwnerPath::parse(&text))?,
+        require: read.maybe("require", Require::parse)?,
+        networks: read.list("networks", Networks::parse::<String>)?,
+        endpoints: read.list("endpoints", Endpoints::parse::<String>)?,
+        models: read.list("models", Models::parse::<String>)?,
+        expires_at: read.maybe_time("expires_at")?,
+        default_key_ttl: read.maybe_span("default_key_ttl")?,
+        max_key_ttl: read.maybe_span("max_key_ttl")?,
+    })
+}
+
+pub(super) fn owner(row: &Row<'_>) -> Result<OwnerRow, StoreError> {
+    let path: String = row.get("path")?;
+    let read = Reader { row, what: &format!("owner {path}") };
+    Ok(OwnerRow {
+        owner: read.with("path", |text: String| OwnerPath::parse(&text))?,
+        disabled_at: read.maybe_time("disabled_at")?,
+        keys: read.with("keys", |count: i64| u64::try_from(count).map_err(|error| error.to_string()))?,
+        granted: read.with("granted", Ok)?,
     })
 }
 
@@ -83,6 +146,16 @@ impl Reader<'_> {
         self.with(column, |millis: Option<i64>| Ok(millis.map(Timestamp::from_millis)))
     }
 
+    fn maybe_span(&self, column: &str) -> Result<Option<Duration>, StoreError> {
+        self.with(column, |millis: Option<i64>| {
+            millis.map(|millis| u64::try_from(millis).map(Duration::from_millis)).transpose().map_err(|e| e.to_string())
+        })
+    }
+
+    fn maybe<T>(&self, column: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, StoreError> {
+        self.with(column, |text: Option<String>| text.map(|text| parse(&text)).transpose())
+    }
+
     fn list<T>(
         &self,
         column: &str,
@@ -91,14 +164,16 @@ impl Reader<'_> {
         self.with(column, |text: Option<String>| {
             let Some(text) = text else { return Ok(None) };
             let entries: Vec<String> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-            parse(&entries).map(Some).map_err(|wrong| {
-                let reasons: Vec<_> = wrong.into_iter().map(|(_, why)| why).collect();
-                reasons.join("; ")
-            })
+            parse(&entries).map(Some).map_err(joined)
         })
     }
 
     fn wrong(&self, column: &str, why: &str) -> StoreError {
         StoreError::Row { what: self.what.to_owned(), why: format!("{column}: {why}") }
     }
+}
+
+fn joined(wrong: Vec<(usize, String)>) -> String {
+    let reasons: Vec<_> = wrong.into_iter().map(|(_, why)| why).collect();
+    reasons.join("; ")
 }

@@ -109,8 +109,8 @@ fn many_threads_open_a_new_store_and_write_at_once() {
         }
     });
     let store = fixture.open();
-    let (keys, revision) = store.keys_since(0).unwrap();
-    assert_eq!((keys.len(), revision), (160, 168), "each change has a revision of its own");
+    let changes = store.changes_since(0).unwrap();
+    assert_eq!((changes.keys.len(), changes.revision), (160, 168), "each change has a revision of its own");
 }
 
 #[test]
@@ -253,7 +253,11 @@ fn a_hundred_thousand_keys_load() {
     for number in 1..KEYS as u64 {
         let key = new_key(number);
         filling
-            .prepare("INSERT INTO keys SELECT ?1, owner, ?2, '[\"10.0.0.0/8\"]', '[\"@chat\"]', '[\"llama-*\"]', created_at, NULL, NULL, revision FROM keys WHERE rowid = 1")
+            .prepare(
+                "INSERT INTO keys (id, owner, digest, networks, endpoints, models, created_at, revision)
+                 SELECT ?1, owner, ?2, '[\"10.0.0.0/8\"]', '[\"@chat\"]', '[\"llama-*\"]', created_at, revision
+                 FROM keys WHERE rowid = 1",
+            )
             .unwrap()
             .execute((key.id.as_str(), key.digest.as_bytes()))
             .unwrap();

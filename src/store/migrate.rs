@@ -13,7 +13,10 @@ use crate::store::error::StoreError;
 /// "DWRD": tells our files from other SQLite databases.
 const APPLICATION_ID: i64 = 0x4457_5244;
 
-const MIGRATIONS: [(&str, &str); 1] = [("0001_initial", include_str!("migrations/0001_initial.sql"))];
+const MIGRATIONS: [(&str, &str); 2] = [
+    ("0001_initial", include_str!("migrations/0001_initial.sql")),
+    ("0002_policy", include_str!("migrations/0002_policy.sql")),
+];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (
     number INTEGER PRIMARY KEY,
@@ -130,6 +133,6 @@ mod tests {
     #[test]
     fn published_migrations_are_frozen() {
         let sums: Vec<_> = MIGRATIONS.iter().map(|(name, sql)| format!("{name} {}", &checksum(sql)[..16])).collect();
-        assert_eq!(sums, ["0001_initial 5d937c3aa255bc27"]);
+        assert_eq!(sums, ["0001_initial 5d937c3aa255bc27", "0002_policy df027d0b6facb696"]);
     }
 }

@@ -13,13 +13,19 @@ pub mod snapshot;
 pub mod sqlite;
 pub mod watch;
 
+use std::collections::HashMap;
 use std::path::Path;
 
+use crate::domain::grant::Grant;
 use crate::domain::identity::{IdentityName, TrustDomain};
-use crate::domain::key::{KeyId, KeyRecord};
+use crate::domain::key::{KeyChange, KeyId, KeyRecord};
+use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
-use crate::store::rows::{CertificateRecord, NameRevoked, NewCertificate, NewKeyRow, Reason, Revoked, Serial};
+use crate::store::rows::{
+    CertificateRecord, Claimed, Imported, KeyImport, NameRevoked, NewCertificate, OwnerRow, Reason, Revoked, Rotated,
+    Rotation, Serial, Updated,
+};
 use crate::store::snapshot::DenySet;
 use crate::store::sqlite::{Changes, Sqlite};
 
@@ -39,7 +45,7 @@ impl Store {
     }
 
     /// Stores a key, durably.
-    pub fn create_key(&mut self, key: &NewKeyRow) -> Result<(), StoreError> {
+    pub fn create_key(&mut self, key: &KeyRecord) -> Result<(), StoreError> {
         let Self::Sqlite(engine) = self;
         engine.create_key(key)
     }
@@ -56,16 +62,100 @@ impl Store {
         engine.key(id)
     }
 
+    /// Changes a key, durably.
+    pub fn update_key(&mut self, id: &KeyId, change: &KeyChange) -> Result<Updated, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.update_key(id, change)
+    }
+
+    /// Puts a new key in the place of an old one, durably.
+    pub fn rotate_key(&mut self, id: &KeyId, to: &Rotation) -> Result<Rotated, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.rotate_key(id, to)
+    }
+
     /// Revokes a key for good, durably.
     pub fn revoke_key(&mut self, id: &KeyId, now: Timestamp) -> Result<Revoked, StoreError> {
         let Self::Sqlite(engine) = self;
         engine.revoke_key(id, now)
     }
 
-    /// The keys that changed after `revision` (0: all), and the revision to ask from next.
-    pub fn keys_since(&self, revision: i64) -> Result<(Vec<KeyRecord>, i64), StoreError> {
+    /// Forgets a key, durably. False when there was none.
+    pub fn delete_key(&mut self, id: &KeyId) -> Result<bool, StoreError> {
         let Self::Sqlite(engine) = self;
-        engine.keys_since(revision)
+        engine.delete_key(id)
+    }
+
+    /// Stores many keys, durably, and says of each what became of it.
+    pub fn import_keys(&mut self, keys: &[KeyImport]) -> Result<Vec<Imported>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.import_keys(keys)
+    }
+
+    /// Claims one use of each key, durably.
+    pub fn claim_uses(&mut self, keys: &[KeyId]) -> Result<Vec<Claimed>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.claim_uses(keys)
+    }
+
+    /// Gives one use of each key back.
+    pub fn refund_uses(&mut self, keys: &[KeyId]) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.refund_uses(keys)
+    }
+
+    /// Notes when keys were last used.
+    pub fn touch_keys(&mut self, used: &[(KeyId, Timestamp)]) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.touch_keys(used)
+    }
+
+    /// When each key was last used, of those that ever were.
+    pub fn last_used(&self) -> Result<HashMap<KeyId, Timestamp>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.last_used()
+    }
+
+    /// When a key was last used, if it ever was.
+    pub fn last_used_at(&self, id: &KeyId) -> Result<Option<Timestamp>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.last_used_at(id)
+    }
+
+    /// Puts a grant on its node, durably. False when nothing changes.
+    pub fn set_grant(&mut self, grant: &Grant) -> Result<bool, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.set_grant(grant)
+    }
+
+    /// Every grant of the store, by node.
+    pub fn list_grants(&self) -> Result<Vec<Grant>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.list_grants()
+    }
+
+    /// The store's grant on this node.
+    pub fn grant(&self, owner: &OwnerPath) -> Result<Option<Grant>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.grant(owner)
+    }
+
+    /// Takes the store's grant of a node away, durably. False when there was none.
+    pub fn remove_grant(&mut self, owner: &OwnerPath) -> Result<bool, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.remove_grant(owner)
+    }
+
+    /// Switches an owner off (since a time) or on again (`None`), durably. False when it was so.
+    pub fn set_owner_disabled(&mut self, owner: &OwnerPath, since: Option<Timestamp>) -> Result<bool, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.set_owner_disabled(owner, since)
+    }
+
+    /// Every owner that has a key or a grant in the store or is switched off, by path.
+    pub fn list_owners(&self) -> Result<Vec<OwnerRow>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.list_owners()
     }
 
     /// What changed after `revision` (0: everything), as of one moment.

@@ -1,27 +1,122 @@
 //! What goes into the store and comes out of it, besides [`KeyRecord`](crate::domain::key::KeyRecord).
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::domain::identity::Identity;
-use crate::domain::key::{KeyDigest, KeyId, Narrowing};
+use crate::domain::key::{KeyDigest, KeyId, KeyRecord, Uses};
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
 
-/// A key to be stored.
+/// A key to be imported.
 #[derive(Clone, Debug)]
-pub struct NewKeyRow {
-    /// Public name.
+pub struct KeyImport {
+    /// What is to be stored.
+    pub record: KeyRecord,
+    /// True when its secret was made just now, because the import names none: then a key that
+    /// exists under the same external id may have another id and secret.
+    pub minted: bool,
+}
+
+impl KeyImport {
+    /// True when an import need not change the key that exists. What has happened to that key
+    /// since (uses that were claimed, a revocation) is no difference.
+    #[must_use]
+    pub fn agrees_with(&self, existing: &KeyRecord) -> bool {
+        let policy = |record: &KeyRecord| KeyRecord {
+            created_at: existing.created_at,
+            revoked_at: None,
+            uses: record.uses.map(|uses| Uses { left: 1, ..uses }),
+            ..record.clone()
+        };
+        let mut new = policy(&self.record);
+        if self.minted {
+            new.id = existing.id;
+            new.digest = existing.digest.clone();
+        }
+        new == policy(existing)
+    }
+}
+
+/// What became of an imported key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Imported {
+    /// It is there from now on.
+    Created(KeyId),
+    /// It was there, as this key.
+    Unchanged(KeyId),
+    /// This key has its external id or its id and differs from it; it was left alone.
+    Conflict(KeyId),
+}
+
+/// What became of a change of a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Updated {
+    /// It is in force; the key as it is now.
+    Changed(KeyRecord),
+    /// The key was like that before.
+    Unchanged(KeyRecord),
+    /// There is no such key.
+    Unknown,
+}
+
+/// A key that is to take the place of another.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    /// Its public name.
     pub id: KeyId,
-    /// Whom it belongs to.
-    pub owner: OwnerPath,
-    /// HMAC of the whole key under the pepper.
+    /// The hash of it.
     pub digest: KeyDigest,
-    /// Limits of the key itself.
-    pub narrowing: Narrowing,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// From this moment on it is refused.
+    /// When it ends.
     pub expires_at: Option<Timestamp>,
+    /// How long the old one may be used beside it.
+    pub overlap: Duration,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// What became of a rotation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Rotated {
+    /// Both keys as they are now.
+    Rotated {
+        /// The new one.
+        new: Box<KeyRecord>,
+        /// The old one.
+        old: Box<KeyRecord>,
+    },
+    /// There is no such key.
+    Unknown,
+    /// The key is revoked: nothing takes its place.
+    Revoked,
+    /// The key's time is over: nothing takes its place.
+    Expired,
+}
+
+/// What became of the claim of a use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Claimed {
+    /// One use is taken.
+    Claimed,
+    /// The key may be used as often as one likes; nothing was taken.
+    Unlimited,
+    /// None was left.
+    Spent,
+    /// There is no such key.
+    Unknown,
+}
+
+/// An owner that the store knows of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OwnerRow {
+    /// Its path.
+    pub owner: OwnerPath,
+    /// Since when it is switched off, if it is.
+    pub disabled_at: Option<Timestamp>,
+    /// How many keys belong to it, revoked ones included.
+    pub keys: u64,
+    /// True when the store has a grant on it.
+    pub granted: bool,
 }
 
 /// What became of a revocation.

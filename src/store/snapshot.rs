@@ -1,4 +1,5 @@
-//! The in-memory view that the request path reads: keys and revocations, never a query.
+//! The in-memory view that the request path reads: keys, owners, grants and revocations, never a
+//! query.
 //!
 //! Invariant: a snapshot never changes; a change makes a new one that shares all but the touched
 //! parts, so one changed key among 100,000 costs one shard and not the world.
@@ -8,22 +9,31 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use crate::domain::grant::{Grant, GrantTree};
 use crate::domain::key::{KeyId, KeyRecord};
+use crate::domain::owner::{DisabledOwners, OwnerPath};
 use crate::tls::peer::{Authority, PeerCertificate};
 
 const SHARDS: usize = 256;
 type Shard = Arc<FxHashMap<KeyId, Arc<KeyRecord>>>;
 
-/// Keys and revocations at one moment.
+/// What the store says, at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     shards: Box<[Shard]>,
+    grants: Arc<GrantTree>,
+    disabled: Arc<DisabledOwners>,
     denied: Arc<DenySet>,
 }
 
 impl Default for Snapshot {
     fn default() -> Self {
-        Self { shards: vec![Shard::default(); SHARDS].into(), denied: Arc::default() }
+        Self {
+            shards: vec![Shard::default(); SHARDS].into(),
+            grants: Arc::default(),
+            disabled: Arc::default(),
+            denied: Arc::default(),
+        }
     }
 }
 
@@ -43,6 +53,18 @@ impl Snapshot {
     /// Every key, revoked ones included, in no order.
     pub fn keys(&self) -> impl Iterator<Item = &Arc<KeyRecord>> {
         self.shards.iter().flat_map(|shard| shard.values())
+    }
+
+    /// The grants of the store.
+    #[must_use]
+    pub fn grants(&self) -> &GrantTree {
+        &self.grants
+    }
+
+    /// The owners that are switched off.
+    #[must_use]
+    pub fn disabled_owners(&self) -> &DisabledOwners {
+        &self.disabled
     }
 
     /// All that is denied among certificates.
@@ -67,6 +89,45 @@ impl Snapshot {
             }
         }
         next
+    }
+
+    /// A snapshot without these keys.
+    #[must_use]
+    pub fn without_keys<'k>(&self, deleted: impl IntoIterator<Item = &'k KeyId>) -> Self {
+        let mut next = self.clone();
+        for id in deleted {
+            if let Some(shard) = next.shards.get_mut(shard_of(id))
+                && shard.contains_key(id)
+            {
+                Arc::make_mut(shard).remove(id);
+            }
+        }
+        next
+    }
+
+    /// A snapshot without the first grants, and then with the second ones.
+    #[must_use]
+    pub fn with_grants(&self, deleted: &[OwnerPath], changed: impl IntoIterator<Item = Grant>) -> Self {
+        let mut changed = changed.into_iter().peekable();
+        if deleted.is_empty() && changed.peek().is_none() {
+            return self.clone();
+        }
+        let mut grants = GrantTree::clone(&self.grants);
+        deleted.iter().for_each(|owner| grants.remove(owner.as_str()));
+        changed.for_each(|grant| grants.set(grant));
+        Self { grants: Arc::new(grants), ..self.clone() }
+    }
+
+    /// A snapshot in which these owners are switched off (true) or on.
+    #[must_use]
+    pub fn with_owners(&self, changed: impl IntoIterator<Item = (OwnerPath, bool)>) -> Self {
+        let mut changed = changed.into_iter().peekable();
+        if changed.peek().is_none() {
+            return self.clone();
+        }
+        let mut disabled = DisabledOwners::clone(&self.disabled);
+        changed.for_each(|(owner, is)| disabled.set(owner, is));
+        Self { disabled: Arc::new(disabled), ..self.clone() }
     }
 
     /// A snapshot with another deny set.

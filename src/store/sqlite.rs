@@ -5,20 +5,23 @@
 //! change raises the one revision counter in its own transaction, so that a reader who asks for
 //! what is newer than N misses nothing; no decision is made in SQL.
 
+mod certificates;
+mod counters;
+mod keys;
+mod owners;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior, params};
 
-use crate::domain::identity::{Identity, IdentityName, Role, TrustDomain};
+use crate::domain::grant::Grant;
 use crate::domain::key::{KeyId, KeyRecord};
-use crate::domain::timestamp::Timestamp;
-use crate::store::codec;
+use crate::domain::owner::OwnerPath;
 use crate::store::directory;
 use crate::store::error::StoreError;
 use crate::store::migrate;
-use crate::store::rows::{CertificateRecord, NameRevoked, NewCertificate, NewKeyRow, Reason, Revoked, Serial};
 use crate::store::snapshot::DenySet;
 
 /// Name of the database in the state directory.
@@ -27,8 +30,8 @@ pub const FILE: &str = "doorward.db";
 /// How long a writer waits for another process's transaction.
 const BUSY: Duration = Duration::from_secs(5);
 
-const KEY_COLUMNS: &str = "id, owner, digest, networks, endpoints, models, created_at, expires_at, revoked_at";
-const CERTIFICATE_COLUMNS: &str = "serial, uri, not_before, not_after, spki_sha256, issued_at, revoked_at, reason";
+/// So many deletions are kept for readers that fell behind.
+const MAX_DELETIONS: i64 = 10_000;
 
 /// One connection to the database. Readers never wait; writers wait for one another.
 #[derive(Debug)]
@@ -36,13 +39,24 @@ pub struct Sqlite {
     connection: Connection,
 }
 
-/// What happened since a revision, as of one moment.
+/// What happened since a revision, as of one moment. What is deleted comes first: the same name
+/// may have been made anew since.
 #[derive(Debug)]
 pub struct Changes {
+    /// True when this is all there is, and whatever a reader had before is to be forgotten.
+    pub whole: bool,
+    /// Keys that are gone.
+    pub deleted_keys: Vec<KeyId>,
     /// Keys that are new or changed, as they are now.
     pub keys: Vec<KeyRecord>,
-    /// All that is denied.
-    pub denied: DenySet,
+    /// Nodes whose grant is gone.
+    pub deleted_grants: Vec<OwnerPath>,
+    /// Grants that are new or changed, as they are now.
+    pub grants: Vec<Grant>,
+    /// Owners that were disabled (true) or enabled again.
+    pub owners: Vec<(OwnerPath, bool)>,
+    /// All that is denied among certificates, if that changed.
+    pub denied: Option<DenySet>,
     /// Ask from here the next time.
     pub revision: i64,
 }
@@ -104,88 +118,8 @@ impl Sqlite {
         Ok(Self { connection })
     }
 
-    /// Stores a key. It is durable when this returns.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Exists`] when the id is taken.
-    pub fn create_key(&mut self, key: &NewKeyRow) -> Result<(), StoreError> {
-        let narrowing = &key.narrowing;
-        self.write(|transaction| {
-            let revision = next_revision(transaction)?;
-            let inserted = transaction.execute(
-                "INSERT INTO keys (id, owner, digest, networks, endpoints, models, created_at, expires_at, revision)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-                params![
-                    key.id.as_str(),
-                    key.owner.as_str(),
-                    key.digest.as_bytes(),
-                    narrowing.networks.as_ref().map(|networks| codec::list(&networks.entries())),
-                    narrowing.endpoints.as_ref().map(|endpoints| codec::list(&endpoints.entries())),
-                    narrowing.models.as_ref().map(|models| codec::list(&models.entries())),
-                    key.created_at.as_millis(),
-                    key.expires_at.map(Timestamp::as_millis),
-                    revision
-                ],
-            );
-            new_row(inserted, || format!("key {}", key.id))
-        })
-    }
-
-    /// Every key, oldest first, revoked ones included.
-    ///
-    /// # Errors
-    ///
-    /// When the store cannot be read.
-    pub fn list_keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
-        self.all(&format!("SELECT {KEY_COLUMNS} FROM keys ORDER BY created_at, id"), &[], codec::key)
-    }
-
-    /// The key of this id.
-    ///
-    /// # Errors
-    ///
-    /// When the store cannot be read.
-    pub fn key(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        let sql = format!("SELECT {KEY_COLUMNS} FROM keys WHERE id = ?1");
-        Ok(self.all(&sql, &[&id.as_str()], codec::key)?.pop())
-    }
-
-    /// Revokes a key for good. It is durable when this returns.
-    ///
-    /// # Errors
-    ///
-    /// When the store cannot be written.
-    pub fn revoke_key(&mut self, id: &KeyId, now: Timestamp) -> Result<Revoked, StoreError> {
-        self.write(|transaction| {
-            let revoked_at: Option<Option<i64>> = transaction
-                .query_row("SELECT revoked_at FROM keys WHERE id = ?1", [id.as_str()], |row| row.get(0))
-                .optional()?;
-            match revoked_at {
-                None => Ok(Revoked::Unknown),
-                Some(Some(_)) => Ok(Revoked::AlreadyRevoked),
-                Some(None) => {
-                    transaction.execute(
-                        "UPDATE keys SET revoked_at = ?2, revision = ?3 WHERE id = ?1",
-                        params![id.as_str(), now.as_millis(), next_revision(transaction)?],
-                    )?;
-                    Ok(Revoked::Revoked)
-                }
-            }
-        })
-    }
-
-    /// The keys that changed after `revision` (0: all), and the revision to ask from next.
-    ///
-    /// # Errors
-    ///
-    /// When the store cannot be read.
-    pub fn keys_since(&self, revision: i64) -> Result<(Vec<KeyRecord>, i64), StoreError> {
-        let changes = self.changes_since(revision)?;
-        Ok((changes.keys, changes.revision))
-    }
-
-    /// What changed after `revision` (0: everything), as of one moment.
+    /// What changed after `revision` (0: everything), as of one moment. A reader that is ahead of
+    /// the store, or too far behind it, gets everything.
     ///
     /// # Errors
     ///
@@ -193,180 +127,24 @@ impl Sqlite {
     pub fn changes_since(&self, revision: i64) -> Result<Changes, StoreError> {
         // One read transaction: without it a key could be newer than the counter beside it.
         let reading = self.connection.unchecked_transaction()?;
-        let sql = format!("SELECT {KEY_COLUMNS} FROM keys WHERE revision > ?1");
+        let (now, forgotten, denied_revision): (i64, i64, i64) =
+            reading.query_row("SELECT revision, forgotten, denied_revision FROM meta", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
+        let whole = revision == 0 || revision > now || revision < forgotten;
+        let since = if whole { 0 } else { revision };
         let changes = Changes {
-            keys: self.all(&sql, &[&revision], codec::key)?,
-            denied: self.denied()?,
-            revision: reading.query_row("SELECT revision FROM meta", [], |row| row.get(0))?,
+            whole,
+            deleted_keys: deleted(&reading, "key", since, KeyId::parse)?,
+            keys: keys::since(&reading, since)?,
+            deleted_grants: deleted(&reading, "grant", since, OwnerPath::parse)?,
+            grants: owners::grants_since(&reading, since)?,
+            owners: owners::owners_since(&reading, since)?,
+            denied: (whole || denied_revision > since).then(|| certificates::denied(&reading)).transpose()?,
+            revision: now,
         };
         reading.finish()?;
         Ok(changes)
-    }
-
-    /// Stores an issued certificate. It is durable when this returns, so sign, record, hand out.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::NameRevoked`] when its name was revoked, even in between;
-    /// [`StoreError::Exists`] when the serial number is taken.
-    pub fn record_certificate(&mut self, certificate: &NewCertificate) -> Result<(), StoreError> {
-        let identity = &certificate.identity;
-        self.write(|transaction| {
-            if is_subject_revoked(transaction, identity.uri())? {
-                return Err(StoreError::NameRevoked(identity.uri().to_owned()));
-            }
-            let revision = next_revision(transaction)?;
-            let inserted = transaction.execute(
-                "INSERT INTO certificates
-                     (serial, uri, role, name, not_before, not_after, spki_sha256, issued_at, revision)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-                params![
-                    certificate.serial.to_string(),
-                    identity.uri(),
-                    identity.role().as_str(),
-                    codec::name_of(identity),
-                    certificate.not_before.as_millis(),
-                    certificate.not_after.as_millis(),
-                    certificate.spki_sha256,
-                    certificate.issued_at.as_millis(),
-                    revision
-                ],
-            );
-            new_row(inserted, || format!("certificate {}", certificate.serial))
-        })
-    }
-
-    /// Every certificate, oldest first, expired and revoked ones included.
-    ///
-    /// # Errors
-    ///
-    /// When the store cannot be read.
-    pub fn list_certificates(&self) -> Result<Vec<CertificateRecord>, StoreError> {
-        let sql = format!("SELECT {CERTIFICATE_COLUMNS} FROM certificates ORDER BY issued_at, serial");
-        self.all(&sql, &[], codec::certificate)
-    }
-
-    /// The certificate of this number.
-    ///
-    /// # Errors
-    ///
-    /// When the store cannot be read.
-    pub fn certificate(&self, serial: &Serial) -> Result<Option<CertificateRecord>, StoreError> {
-        let sql = format!("SELECT {CERTIFICATE_COLUMNS} FROM certificates WHERE serial = ?1");
-        Ok(self.all(&sql, &[&serial.to_string()], codec::certificate)?.pop())
-    }
-
-    /// Revokes one certificate for good. It is durable when this returns.
-    ///
-    /// # Errors
-    ///
-    /// When the store cannot be written.
-    pub fn revoke_certificate(
-        &mut self,
-        serial: &Serial,
-        reason: Reason,
-        now: Timestamp,
-    ) -> Result<Revoked, StoreError> {
-        let serial = serial.to_string();
-        self.write(|transaction| {
-            let revoked_at: Option<Option<i64>> = transaction
-                .query_row("SELECT revoked_at FROM certificates WHERE serial = ?1", [&serial], |row| row.get(0))
-                .optional()?;
-            match revoked_at {
-                None => Ok(Revoked::Unknown),
-                Some(Some(_)) => Ok(Revoked::AlreadyRevoked),
-                Some(None) => {
-                    transaction.execute(
-                        "UPDATE certificates SET revoked_at = ?2, reason = ?3, revision = ?4 WHERE serial = ?1",
-                        params![serial, now.as_millis(), reason.as_str(), next_revision(transaction)?],
-                    )?;
-                    Ok(Revoked::Revoked)
-                }
-            }
-        })
-    }
-
-    /// Revokes a name in every role, with all its certificates, for good, and with those that
-    /// would be issued later, until [`Self::reinstate`]. A name without certificates can be
-    /// revoked too.
-    ///
-    /// # Errors
-    ///
-    /// When the store cannot be written.
-    pub fn revoke_name(
-        &mut self,
-        domain: &TrustDomain,
-        name: &IdentityName,
-        reason: Reason,
-        now: Timestamp,
-    ) -> Result<NameRevoked, StoreError> {
-        let (reason, now) = (reason.as_str(), now.as_millis());
-        self.write(|transaction| {
-            let revision = next_revision(transaction)?;
-            let mut done = NameRevoked { newly: false, certificates: 0 };
-            for identity in Role::ALL.map(|role| Identity::new(domain, role, name)) {
-                let subjects = transaction.execute(
-                    "INSERT INTO revocations (uri, revoked_at, reason, revision) VALUES (?1, ?2, ?3, ?4)
-                     ON CONFLICT (uri) DO NOTHING",
-                    params![identity.uri(), now, reason, revision],
-                )?;
-                done.newly |= subjects > 0;
-                done.certificates += transaction.execute(
-                    "UPDATE certificates SET revoked_at = ?2, reason = ?3, revision = ?4
-                     WHERE uri = ?1 AND revoked_at IS NULL",
-                    params![identity.uri(), now, reason, revision],
-                )?;
-            }
-            Ok(done)
-        })
-    }
-
-    /// True when the name is revoked as a whole.
-    ///
-    /// # Errors
-    ///
-    /// When the store cannot be read.
-    pub fn is_name_revoked(&self, domain: &TrustDomain, name: &IdentityName) -> Result<bool, StoreError> {
-        let revoked =
-            Role::ALL.map(|role| is_subject_revoked(&self.connection, Identity::new(domain, role, name).uri()));
-        revoked.into_iter().try_fold(false, |any, one| Ok(any | one?))
-    }
-
-    /// Lets new certificates be issued for a revoked name; the old ones stay revoked. False when
-    /// the name was not revoked.
-    ///
-    /// # Errors
-    ///
-    /// When the store cannot be written.
-    pub fn reinstate(&mut self, domain: &TrustDomain, name: &IdentityName) -> Result<bool, StoreError> {
-        self.write(|transaction| {
-            next_revision(transaction)?;
-            let mut lifted = 0;
-            for identity in Role::ALL.map(|role| Identity::new(domain, role, name)) {
-                lifted += transaction.execute("DELETE FROM revocations WHERE uri = ?1", [identity.uri()])?;
-            }
-            Ok(lifted > 0)
-        })
-    }
-
-    /// All that is revoked among certificates. A public key is denied when it was compromised:
-    /// another reason does not speak against the key, which a later certificate may have again.
-    ///
-    /// # Errors
-    ///
-    /// When the store cannot be read.
-    pub fn denied(&self) -> Result<DenySet, StoreError> {
-        let sql = format!("SELECT {CERTIFICATE_COLUMNS} FROM certificates WHERE revoked_at IS NOT NULL");
-        let mut denied = DenySet::default();
-        for record in self.all(&sql, &[], codec::certificate)? {
-            denied.serials.insert(record.certificate.serial.as_bytes().into());
-            if matches!(record.revoked, Some((_, Reason::KeyCompromise))) {
-                denied.public_keys.insert(record.certificate.spki_sha256);
-            }
-        }
-        let subjects: Vec<String> = self.all("SELECT uri FROM revocations", &[], |row| Ok(row.get(0)?))?;
-        denied.subjects.extend(subjects.into_iter().map(String::into_boxed_str));
-        Ok(denied)
     }
 
     /// A number that differs from the last one when another connection committed in between
@@ -406,21 +184,6 @@ impl Sqlite {
         transaction.commit()?;
         Ok(done)
     }
-
-    fn all<T>(
-        &self,
-        sql: &str,
-        parameters: &[&dyn rusqlite::ToSql],
-        read: impl Fn(&Row<'_>) -> Result<T, StoreError>,
-    ) -> Result<Vec<T>, StoreError> {
-        let mut statement = self.connection.prepare(sql)?;
-        let mut rows = statement.query(parameters)?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next()? {
-            found.push(read(row)?);
-        }
-        Ok(found)
-    }
 }
 
 /// Where the database of a state directory is.
@@ -433,9 +196,49 @@ fn next_revision(transaction: &Transaction<'_>) -> rusqlite::Result<i64> {
     transaction.query_row("UPDATE meta SET revision = revision + 1 RETURNING revision", [], |row| row.get(0))
 }
 
-fn is_subject_revoked(connection: &Connection, uri: &str) -> Result<bool, StoreError> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM revocations WHERE uri = ?1)";
-    Ok(connection.query_row(sql, [uri], |row| row.get(0))?)
+/// What of a kind was deleted after a revision.
+fn deleted<T>(
+    connection: &Connection,
+    kind: &str,
+    since: i64,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Vec<T>, StoreError> {
+    let sql = "SELECT name FROM deletions WHERE revision > ?1 AND kind = ?2";
+    all(connection, sql, &[&since, &kind], |row| {
+        let name: String = row.get(0)?;
+        parse(&name).map_err(|why| StoreError::Row { what: format!("the deletion of {kind} {name}"), why })
+    })
+}
+
+/// Notes that something is gone, and forgets what has been gone for long.
+fn note_deletion(transaction: &Transaction<'_>, kind: &str, name: &str, revision: i64) -> Result<(), StoreError> {
+    transaction.execute(
+        "INSERT INTO deletions (kind, name, revision) VALUES (?1, ?2, ?3)
+         ON CONFLICT (kind, name) DO UPDATE SET revision = excluded.revision",
+        params![kind, name, revision],
+    )?;
+    let sql = "SELECT revision FROM deletions ORDER BY revision DESC LIMIT 1 OFFSET ?1";
+    if let Some(old) = all(transaction, sql, &[&MAX_DELETIONS], |row| Ok(row.get::<_, i64>(0)?))?.pop() {
+        transaction.execute("DELETE FROM deletions WHERE revision <= ?1", [old])?;
+        transaction.execute("UPDATE meta SET forgotten = ?1", [old])?;
+    }
+    Ok(())
+}
+
+/// Reads every row of a query.
+fn all<T>(
+    connection: &Connection,
+    sql: &str,
+    parameters: &[&dyn rusqlite::ToSql],
+    read: impl Fn(&Row<'_>) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query(parameters)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(read(row)?);
+    }
+    Ok(found)
 }
 
 fn new_row(inserted: rusqlite::Result<usize>, what: impl FnOnce() -> String) -> Result<(), StoreError> {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::snapshot::Snapshot;
-use crate::store::sqlite::{self, Sqlite};
+use crate::store::sqlite::{self, Changes, Sqlite};
 
 /// How often the store is looked at. A look without a change costs microseconds.
 const EVERY: Duration = Duration::from_millis(100);
@@ -174,20 +174,31 @@ impl View {
             return Ok(false);
         }
         // In another file, such as a backup that was put back, revisions mean other changes.
-        let mut since = if self.file == Some(file) { self.revision } else { 0 };
-        let mut changes = opened.store.changes_since(since)?;
-        if changes.revision < since {
-            since = 0;
-            changes = opened.store.changes_since(since)?;
-        }
-        let changed = since == 0 || changes.revision != since;
+        let since = if self.file == Some(file) { self.revision } else { 0 };
+        let changes = opened.store.changes_since(since)?;
+        let revision = changes.revision;
+        let changed = changes.whole || revision != since;
         if changed {
-            let base = if since == 0 { Snapshot::default() } else { self.snapshot.clone() };
-            self.snapshot = base.with_keys(changes.keys).with_denied(changes.denied);
+            self.snapshot = after(&self.snapshot, changes);
         }
-        (self.file, self.revision) = (Some(file), changes.revision);
+        (self.file, self.revision) = (Some(file), revision);
         opened.version = Some(version);
         Ok(changed)
+    }
+}
+
+/// The snapshot that changes make of another.
+fn after(snapshot: &Snapshot, changes: Changes) -> Snapshot {
+    let base = if changes.whole { &Snapshot::default() } else { snapshot };
+    // What is deleted first: its name may be in use again.
+    let next = base
+        .without_keys(&changes.deleted_keys)
+        .with_keys(changes.keys)
+        .with_grants(&changes.deleted_grants, changes.grants)
+        .with_owners(changes.owners);
+    match changes.denied {
+        Some(denied) => next.with_denied(denied),
+        None => next,
     }
 }
 

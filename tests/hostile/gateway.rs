@@ -14,10 +14,9 @@ use doorward::cli::server::{Options, Server};
 use doorward::clock::Clock;
 use doorward::config;
 use doorward::domain::identity::{IdentityName, Role, TrustDomain};
-use doorward::domain::key::{KeyId, Narrowing, Pepper};
+use doorward::domain::key::{KeyId, KeyRecord, Pepper};
 use doorward::domain::owner::OwnerPath;
 use doorward::gate::connection::Patience;
-use doorward::store::rows::NewKeyRow;
 use doorward::store::{Store, pepper};
 use doorward::telemetry::metrics::Figures;
 use rustls::pki_types::pem::PemObject;
@@ -187,14 +186,7 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 fn new_key(store: &mut Store, pepper: &Pepper, owner: &str) -> String {
     let owner = OwnerPath::parse(owner).unwrap();
     let key = key::create(&owner).unwrap();
-    let row = NewKeyRow {
-        id: key.id(),
-        owner,
-        digest: pepper.digest(&key),
-        narrowing: Narrowing::default(),
-        created_at: Clock::System.now(),
-        expires_at: None,
-    };
+    let row = KeyRecord::new(key.id(), owner, pepper.digest(&key), Clock::System.now());
     store.create_key(&row).unwrap();
     key.reveal().to_owned()
 }

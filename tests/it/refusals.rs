@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use doorward::domain::identity::Role;
+use doorward::domain::key::{Binding, KeyDetails, KeyRecord, Uses};
+use doorward::domain::owner::OwnerPath;
 use doorward::domain::refusal::Code;
 use doorward::telemetry::records::MAX_PLACES;
 use http::Method;
@@ -52,6 +54,16 @@ async fn invalid_credentials() {
     world.revoke_key(&revoked.id);
     world.changed_since(before).await;
     world.clock.advance(Duration::from_secs(1));
+    let later = world.clock.now().after(Duration::from_secs(1));
+    let to_come = world.key_like("acme/x", |key| KeyRecord { not_before: Some(later), ..key }).await;
+    let disabled = world.key_like("acme/x", |key| KeyRecord { disabled: true, ..key }).await;
+    let spent = Some(Uses { left: 0, refund_on_failure: false });
+    let spent = world.key_like("acme/x", |key| KeyRecord { uses: spent, ..key }).await;
+    let of_disabled = world.key("acme/off/x").await;
+    let before = world.generation();
+    let off = OwnerPath::parse("acme/off").unwrap();
+    assert!(world.store().set_owner_disabled(&off, Some(world.clock.now())).unwrap());
+    world.changed_since(before).await;
     let elsewhere = World::open(&stub).await.key("acme/x").await;
     let with = |text: &str| world.caller().header("authorization", &format!("Bearer {text}"));
     let mangled = good.text.replace("dw_", "dx_");
@@ -63,6 +75,10 @@ async fn invalid_credentials() {
         (with(&elsewhere.text), "unknown key"),
         (with(&revoked.text), "is revoked"),
         (with(&expired.text), "is expired"),
+        (with(&to_come.text), "is not valid yet"),
+        (with(&disabled.text), "is disabled"),
+        (with(&spent.text), "is spent"),
+        (with(&of_disabled.text), "owner acme/off is disabled"),
         (with(&good.text).header("x-api-key", &revoked.text), "different credentials in two headers"),
         (world.caller().certificate(&world.certificate_as(Role::Operator, "op", None)), "role is operator, not client"),
     ];
@@ -98,6 +114,28 @@ async fn certificate_required() {
     caller.chat(&chat("llama")).await.assert_refused(&world, 401, "certificate_required").await;
     stub.assert_untouched();
     caller.certificate(&world.certificate("alice")).chat(&chat("llama")).await.assert_served();
+}
+
+#[tokio::test]
+async fn key_bound_elsewhere() {
+    let stub = Stub::chatty().await;
+    let world = World::open(&stub).await;
+    let key = world
+        .key_like("acme/x", |record| {
+            let bound_to = Some(Binding::parse("spiffe://corp.test/client/ali*").unwrap());
+            KeyRecord { details: KeyDetails { bound_to, ..KeyDetails::default() }.boxed(), ..record }
+        })
+        .await;
+    let caller = world.caller().key(&key);
+    for caller in [caller.clone(), caller.clone().certificate(&world.certificate("bob"))] {
+        let record = caller.chat(&chat("llama")).await.assert_refused(&world, 403, "key_bound_elsewhere").await;
+        assert_eq!(record["detail"], format!("key {} is bound to spiffe://corp.test/client/ali*", key.id));
+    }
+    stub.assert_untouched();
+    // It is the subject that counts: any certificate of alice will do.
+    for _renewed in 0..2 {
+        caller.clone().certificate(&world.certificate("alice")).chat(&chat("llama")).await.assert_served();
+    }
 }
 
 #[tokio::test]

@@ -17,12 +17,12 @@ use doorward::config;
 use doorward::domain::endpoint::Endpoints;
 use doorward::domain::grant::Models;
 use doorward::domain::identity::{IdentityName, Role, TrustDomain};
-use doorward::domain::key::{KeyId, Narrowing};
+use doorward::domain::key::{KeyId, KeyRecord, Narrowing};
 use doorward::domain::network::Networks;
 use doorward::domain::owner::OwnerPath;
 use doorward::domain::timestamp::Timestamp;
 use doorward::gate::connection::Patience;
-use doorward::store::rows::{NewKeyRow, Reason, Revoked, Serial};
+use doorward::store::rows::{Reason, Revoked, Serial};
 use doorward::store::{Store, pepper};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -233,24 +233,22 @@ impl Prepared {
         endpoints: &[&str],
         models: &[&str],
     ) -> Key {
-        let owner = OwnerPath::parse(owner).unwrap();
-        let mut store = self.store();
-        let pepper = pepper::load(&self.state, &mut store).unwrap();
-        let made = key::create(&owner).unwrap();
         let named = |list: &[&str]| !list.is_empty();
         let narrowing = Narrowing {
             networks: named(networks).then(|| Networks::parse(networks).unwrap()),
             endpoints: named(endpoints).then(|| Endpoints::parse(endpoints).unwrap()),
             models: named(models).then(|| Models::parse(models).unwrap()),
         };
-        let row = NewKeyRow {
-            id: made.id(),
-            owner,
-            digest: pepper.digest(&made),
-            narrowing,
-            created_at: self.clock.now(),
-            expires_at,
-        };
+        self.make_key_like(owner, |record| KeyRecord { narrowing, expires_at, ..record })
+    }
+
+    /// Stores a key of `owner` that is made of a plain one.
+    pub(crate) fn make_key_like(&self, owner: &str, like: impl FnOnce(KeyRecord) -> KeyRecord) -> Key {
+        let owner = OwnerPath::parse(owner).unwrap();
+        let mut store = self.store();
+        let pepper = pepper::load(&self.state, &mut store).unwrap();
+        let made = key::create(&owner).unwrap();
+        let row = like(KeyRecord::new(made.id(), owner, pepper.digest(&made), self.clock.now()));
         store.create_key(&row).unwrap();
         Key { id: row.id, text: made.reveal().to_owned() }
     }
@@ -331,7 +329,15 @@ impl World {
         endpoints: &[&str],
         models: &[&str],
     ) -> Key {
-        let key = self.make_key(owner, expires_at, networks, endpoints, models);
+        self.in_force(self.make_key(owner, expires_at, networks, endpoints, models)).await
+    }
+
+    /// A key of `owner` that is made of a plain one, in force.
+    pub(crate) async fn key_like(&self, owner: &str, like: impl FnOnce(KeyRecord) -> KeyRecord) -> Key {
+        self.in_force(self.make_key_like(owner, like)).await
+    }
+
+    async fn in_force(&self, key: Key) -> Key {
         let gateway = self.server.gateway();
         until(LONG, "the key is in force", || gateway.view().snapshot.key(&key.id).map(|_| ())).await;
         key

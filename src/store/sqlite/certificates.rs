@@ -1,0 +1,197 @@
+//! Certificates that were issued, and what is revoked among them.
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use crate::domain::identity::{Identity, IdentityName, Role, TrustDomain};
+use crate::domain::timestamp::Timestamp;
+use crate::store::codec;
+use crate::store::error::StoreError;
+use crate::store::rows::{CertificateRecord, NameRevoked, NewCertificate, Reason, Revoked, Serial};
+use crate::store::snapshot::DenySet;
+use crate::store::sqlite::{Sqlite, all, new_row, next_revision};
+
+const CERTIFICATE_COLUMNS: &str = "serial, uri, not_before, not_after, spki_sha256, issued_at, revoked_at, reason";
+
+impl Sqlite {
+    /// Stores an issued certificate. It is durable when this returns, so sign, record, hand out.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NameRevoked`] when its name was revoked, even in between;
+    /// [`StoreError::Exists`] when the serial number is taken.
+    pub fn record_certificate(&mut self, certificate: &NewCertificate) -> Result<(), StoreError> {
+        let identity = &certificate.identity;
+        self.write(|transaction| {
+            if is_subject_revoked(transaction, identity.uri())? {
+                return Err(StoreError::NameRevoked(identity.uri().to_owned()));
+            }
+            let revision = next_revision(transaction)?;
+            let inserted = transaction.execute(
+                "INSERT INTO certificates
+                     (serial, uri, role, name, not_before, not_after, spki_sha256, issued_at, revision)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                params![
+                    certificate.serial.to_string(),
+                    identity.uri(),
+                    identity.role().as_str(),
+                    codec::name_of(identity),
+                    certificate.not_before.as_millis(),
+                    certificate.not_after.as_millis(),
+                    certificate.spki_sha256,
+                    certificate.issued_at.as_millis(),
+                    revision
+                ],
+            );
+            new_row(inserted, || format!("certificate {}", certificate.serial))
+        })
+    }
+
+    /// Every certificate, oldest first, expired and revoked ones included.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub fn list_certificates(&self) -> Result<Vec<CertificateRecord>, StoreError> {
+        let sql = format!("SELECT {CERTIFICATE_COLUMNS} FROM certificates ORDER BY issued_at, serial");
+        all(&self.connection, &sql, &[], codec::certificate)
+    }
+
+    /// The certificate of this number.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub fn certificate(&self, serial: &Serial) -> Result<Option<CertificateRecord>, StoreError> {
+        let sql = format!("SELECT {CERTIFICATE_COLUMNS} FROM certificates WHERE serial = ?1");
+        Ok(all(&self.connection, &sql, &[&serial.to_string()], codec::certificate)?.pop())
+    }
+
+    /// Revokes one certificate for good. It is durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be written.
+    pub fn revoke_certificate(
+        &mut self,
+        serial: &Serial,
+        reason: Reason,
+        now: Timestamp,
+    ) -> Result<Revoked, StoreError> {
+        let serial = serial.to_string();
+        self.write(|transaction| {
+            let revoked_at: Option<Option<i64>> = transaction
+                .query_row("SELECT revoked_at FROM certificates WHERE serial = ?1", [&serial], |row| row.get(0))
+                .optional()?;
+            match revoked_at {
+                None => Ok(Revoked::Unknown),
+                Some(Some(_)) => Ok(Revoked::AlreadyRevoked),
+                Some(None) => {
+                    transaction.execute(
+                        "UPDATE certificates SET revoked_at = ?2, reason = ?3, revision = ?4 WHERE serial = ?1",
+                        params![serial, now.as_millis(), reason.as_str(), next_denied_revision(transaction)?],
+                    )?;
+                    Ok(Revoked::Revoked)
+                }
+            }
+        })
+    }
+
+    /// Revokes a name in every role, with all its certificates, for good, and with those that
+    /// would be issued later, until [`Self::reinstate`]. A name without certificates can be
+    /// revoked too.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be written.
+    pub fn revoke_name(
+        &mut self,
+        domain: &TrustDomain,
+        name: &IdentityName,
+        reason: Reason,
+        now: Timestamp,
+    ) -> Result<NameRevoked, StoreError> {
+        let (reason, now) = (reason.as_str(), now.as_millis());
+        self.write(|transaction| {
+            let revision = next_denied_revision(transaction)?;
+            let mut done = NameRevoked { newly: false, certificates: 0 };
+            for identity in Role::ALL.map(|role| Identity::new(domain, role, name)) {
+                let subjects = transaction.execute(
+                    "INSERT INTO revocations (uri, revoked_at, reason, revision) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT (uri) DO NOTHING",
+                    params![identity.uri(), now, reason, revision],
+                )?;
+                done.newly |= subjects > 0;
+                done.certificates += transaction.execute(
+                    "UPDATE certificates SET revoked_at = ?2, reason = ?3, revision = ?4
+                     WHERE uri = ?1 AND revoked_at IS NULL",
+                    params![identity.uri(), now, reason, revision],
+                )?;
+            }
+            Ok(done)
+        })
+    }
+
+    /// True when the name is revoked as a whole.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub fn is_name_revoked(&self, domain: &TrustDomain, name: &IdentityName) -> Result<bool, StoreError> {
+        let revoked =
+            Role::ALL.map(|role| is_subject_revoked(&self.connection, Identity::new(domain, role, name).uri()));
+        revoked.into_iter().try_fold(false, |any, one| Ok(any | one?))
+    }
+
+    /// Lets new certificates be issued for a revoked name; the old ones stay revoked. False when
+    /// the name was not revoked.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be written.
+    pub fn reinstate(&mut self, domain: &TrustDomain, name: &IdentityName) -> Result<bool, StoreError> {
+        self.write(|transaction| {
+            next_denied_revision(transaction)?;
+            let mut lifted = 0;
+            for identity in Role::ALL.map(|role| Identity::new(domain, role, name)) {
+                lifted += transaction.execute("DELETE FROM revocations WHERE uri = ?1", [identity.uri()])?;
+            }
+            Ok(lifted > 0)
+        })
+    }
+
+    /// All that is revoked among certificates. A public key is denied when it was compromised:
+    /// another reason does not speak against the key, which a later certificate may have again.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub fn denied(&self) -> Result<DenySet, StoreError> {
+        denied(&self.connection)
+    }
+}
+
+pub(super) fn denied(connection: &Connection) -> Result<DenySet, StoreError> {
+    let sql = format!("SELECT {CERTIFICATE_COLUMNS} FROM certificates WHERE revoked_at IS NOT NULL");
+    let mut denied = DenySet::default();
+    for record in all(connection, &sql, &[], codec::certificate)? {
+        denied.serials.insert(record.certificate.serial.as_bytes().into());
+        if matches!(record.revoked, Some((_, Reason::KeyCompromise))) {
+            denied.public_keys.insert(record.certificate.spki_sha256);
+        }
+    }
+    let subjects: Vec<String> = all(connection, "SELECT uri FROM revocations", &[], |row| Ok(row.get(0)?))?;
+    denied.subjects.extend(subjects.into_iter().map(String::into_boxed_str));
+    Ok(denied)
+}
+
+fn is_subject_revoked(connection: &Connection, uri: &str) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM revocations WHERE uri = ?1)";
+    Ok(connection.query_row(sql, [uri], |row| row.get(0))?)
+}
+
+/// Notes that what is denied has changed, in this transaction.
+fn next_denied_revision(transaction: &Transaction<'_>) -> rusqlite::Result<i64> {
+    let revision = next_revision(transaction)?;
+    transaction.execute("UPDATE meta SET denied_revision = ?1", [revision])?;
+    Ok(revision)
+}
