@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::config::document::{Place, Table, Value};
 use crate::config::listen::is_empty_list;
 use crate::config::suggest::did_you_mean;
-use crate::config::{ClientAuth, IdentityEntry};
+use crate::config::{ClientAuth, GrantLines, IdentityEntry};
 use crate::domain::endpoint::Endpoints;
 use crate::domain::glob::Glob;
 use crate::domain::grant::{Grant, Models, Require};
@@ -21,6 +21,7 @@ const KEY_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::fro
 /// A grant with the place of its section, for the checks that look at several at once.
 pub(super) struct PlacedGrant<'d> {
     pub(super) grant: Grant,
+    pub(super) lines: GrantLines,
     place: Place<'d>,
     models: Option<Value<'d>>,
 }
@@ -64,7 +65,10 @@ fn read_grant<'d>(entry: &Value<'d>, owners: &mut HashMap<OwnerPath, String>) ->
             Some(default)
         });
         refuse_later_settings(table);
+        let settings = ["require", "networks", "endpoints", "models", "expires_at"];
+        let lines = settings.into_iter().filter_map(|name| Some((name, table.line_of(name)?))).collect();
         Some(PlacedGrant {
+            lines: GrantLines { section: entry.place.line(), settings: lines },
             grant: Grant {
                 owner: owner?,
                 require: require?,
@@ -122,7 +126,7 @@ pub(super) fn doubt(
     models: &[Model],
 ) {
     let nodes = Nodes::of(grants);
-    for PlacedGrant { grant, place, models: setting } in grants {
+    for PlacedGrant { grant, place, models: setting, .. } in grants {
         if !nodes.inner.contains(grant.owner.as_str()) {
             nodes.doubt(&grant.owner, place);
         }

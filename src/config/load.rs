@@ -158,6 +158,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         trust_domain: trust_domain?,
         trust: trust?,
         identities,
+        grant_lines: grants.iter().map(|placed| (placed.grant.owner.clone(), placed.lines.clone())).collect(),
         grants: grants.into_iter().map(|placed| placed.grant).collect(),
         backends: backends?,
         models,

@@ -21,6 +21,7 @@ pub use load::{find, load, parse, state_dir};
 pub use restart::needs_restart;
 pub(crate) use suggest::did_you_mean;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -60,6 +61,8 @@ pub struct Config {
     pub identities: Vec<IdentityEntry>,
     /// What may be done; at most one per node.
     pub grants: Vec<Grant>,
+    /// Where in [`Self::file`] each grant is.
+    pub grant_lines: HashMap<OwnerPath, GrantLines>,
     /// Private inference servers; targets refer to them by index.
     pub backends: Vec<Backend>,
     /// Public aliases; names are distinct.
@@ -68,6 +71,23 @@ pub struct Config {
     pub watched: Vec<PathBuf>,
     /// What is allowed and yet worth a word.
     pub warnings: Vec<Problem>,
+}
+
+/// Where a `[[grant]]` is written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GrantLines {
+    /// The line of its section.
+    pub section: usize,
+    /// The lines of what it says, by setting.
+    pub settings: Vec<(&'static str, usize)>,
+}
+
+impl GrantLines {
+    /// The line of a setting, or of the section when that is silent about it.
+    #[must_use]
+    pub fn line_of(&self, setting: &str) -> usize {
+        self.settings.iter().find(|(name, _)| *name == setting).map_or(self.section, |(_, line)| *line)
+    }
 }
 
 /// The public listener. Defaults are those of the example config.

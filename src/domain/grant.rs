@@ -404,13 +404,20 @@ impl<'a> Standing<'a> {
             .map_err(|by| Refusal::ModelNotFound { by: Some(by) })
     }
 
+    /// The key that the caller presented.
+    #[must_use]
+    pub fn key(&self) -> Option<&'a KeyRecord> {
+        self.credentials.key.as_deref()
+    }
+
     /// Both owners that the caller stands for.
     fn owners(&self) -> impl Iterator<Item = &'a OwnerPath> {
         let key = self.credentials.key.as_ref().map(|key| &key.owner);
         key.into_iter().chain(self.credentials.certificate.as_ref().and_then(|c| c.owner.as_ref()))
     }
 
-    fn grants(&self) -> impl Iterator<Item = &'a Grant> {
+    /// The grants on both paths, root first, the key's path before the certificate's.
+    pub fn grants(&self) -> impl Iterator<Item = &'a Grant> {
         self.key_path.iter().chain(&self.certificate_path).copied()
     }
 

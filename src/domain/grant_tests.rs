@@ -3,6 +3,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::explain::{Check, Question};
 use crate::domain::key::{KeyDetails, KeyDigest, Uses};
 
 fn owner(path: &str) -> OwnerPath {
@@ -411,5 +412,41 @@ proptest! {
             prop_assert!(!named[index] || before || !after, "check {index} was opened by the key");
         }
         prop_assert!(to.is_none() || proven || !admits(&narrowed)[4], "a bound key without its identity");
+    }
+
+    /// An explanation names whoever decided, and nobody who did not.
+    #[test]
+    fn an_explanation_names_who_refused(
+        root in arbitrary_grant("a"),
+        child in arbitrary_grant("a/b"),
+        both: bool,
+        address in prop::sample::select(vec!["10.1.0.1", "10.2.0.1", "11.0.0.1"]),
+        model in prop::sample::select(vec!["llama-3", "qwen"]),
+        endpoint in prop::sample::select(Endpoint::ALL.to_vec()),
+    ) {
+        let credentials = if both { with_both("a/b", Some("a/b")) } else { with_key("a/b") };
+        let tree = GrantTree::new([root.unwrap(), child.unwrap()]);
+        let standing = on(&tree, &credentials);
+        let address = address.parse().unwrap();
+        let question = Question { address, endpoint, model: Some(model), model_exists: true };
+        for check in [Check::Network, Check::Endpoint, Check::Model] {
+            let voices = check.voices(&standing, &question);
+            let by = match check.decide(&standing, &question, Timestamp::from_seconds(0)) {
+                Ok(()) => None,
+                Err(
+                    Refusal::NetworkNotAllowed { by, .. }
+                    | Refusal::EndpointNotAllowed { by, .. }
+                    | Refusal::ModelNotFound { by: Some(by) },
+                ) => Some(by),
+                Err(other) => panic!("{check:?}: {other}"),
+            };
+            match by {
+                None => prop_assert!(!voices.is_empty() && voices.iter().all(|voice| voice.admits)),
+                Some(DecidedBy::Nobody) => prop_assert!(voices.is_empty()),
+                Some(by) => prop_assert_eq!(voices.into_iter().find(|voice| !voice.admits).map(|voice| voice.by), Some(by)),
+            }
+        }
+        let live: Vec<_> = Check::NEW.into_iter().filter(|check| *check != Check::Uses).collect();
+        prop_assert_eq!(live, Check::LIVE);
     }
 }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::dialect::body::Request;
 use crate::domain::endpoint::Endpoint;
+use crate::domain::explain::{Check, Question};
 use crate::domain::grant::{Credentials, Standing};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
@@ -129,7 +130,7 @@ impl Cleared<'_> {
         let facts = Facts { caller, endpoint, model: Arc::clone(&request.model) };
         let stood_until = standing.expires_at();
         let expires_at = if view.generation == before.generation && now < stood_until {
-            facts.check_model(&standing, view)?;
+            Check::Model.decide(&standing, &facts.question(view), now)?;
             stood_until
         } else {
             facts.decide(view, now)?
@@ -154,18 +155,17 @@ impl Facts {
     pub fn decide(&self, view: &View, now: Timestamp) -> Result<Timestamp, Refusal> {
         let credentials = self.caller.credentials(view)?;
         let standing = view.standing(&credentials);
-        standing.check_status(now)?;
-        standing.check_required()?;
-        standing.check_network(self.connection().address)?;
-        standing.check_endpoint(self.endpoint)?;
-        self.check_model(&standing, view)?;
+        let question = self.question(view);
+        Check::LIVE.into_iter().try_for_each(|check| check.decide(&standing, &question, now))?;
         Ok(standing.expires_at())
     }
 
-    /// Check 8.
-    fn check_model(&self, standing: &Standing<'_>, view: &View) -> Result<(), Refusal> {
-        standing.check_model(&self.model)?;
-        let exists = view.settings.models.contains_key(&*self.model);
-        if exists { Ok(()) } else { Err(Refusal::ModelNotFound { by: None }) }
+    fn question(&self, view: &View) -> Question<'_> {
+        Question {
+            address: self.connection().address,
+            endpoint: self.endpoint,
+            model: Some(&self.model),
+            model_exists: view.settings.models.contains_key(&*self.model),
+        }
     }
 }
