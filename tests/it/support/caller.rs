@@ -1,6 +1,6 @@
 //! Callers: HTTP/1.1 and HTTP/2 over TLS, with what credentials they are given.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -51,11 +51,13 @@ pub(crate) struct Caller {
     roots: Vec<CertificateDer<'static>>,
     leaf: Option<Leaf>,
     headers: HeaderMap,
+    /// The address to call from; the machine's choice when there is none.
+    source: Option<IpAddr>,
 }
 
 impl Caller {
     pub(crate) fn new(address: SocketAddr, roots: Vec<CertificateDer<'static>>) -> Self {
-        Self { address, name: "llm.test".to_owned(), roots, leaf: None, headers: HeaderMap::new() }
+        Self { address, name: "llm.test".to_owned(), roots, leaf: None, headers: HeaderMap::new(), source: None }
     }
 
     pub(crate) fn named(mut self, name: &str) -> Self {
@@ -75,6 +77,12 @@ impl Caller {
     pub(crate) fn key(self, key: &Key) -> Self {
         let bearer = format!("Bearer {}", key.text);
         self.header("authorization", &bearer)
+    }
+
+    /// Calls from this address, and to the gateway's own in the same family.
+    pub(crate) const fn from(mut self, source: IpAddr) -> Self {
+        self.source = Some(source);
+        self
     }
 
     /// A header of every request.
@@ -112,7 +120,17 @@ impl Caller {
     }
 
     pub(crate) async fn tls_with(&self, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
-        let socket = TcpStream::connect(self.address).await?;
+        let socket = match self.source {
+            None => TcpStream::connect(self.address).await?,
+            Some(source) => {
+                let (socket, gateway) = match source {
+                    IpAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::LOCALHOST)),
+                    IpAddr::V6(_) => (TcpSocket::new_v6()?, IpAddr::from(Ipv6Addr::LOCALHOST)),
+                };
+                socket.bind(SocketAddr::new(source, 0))?;
+                socket.connect(SocketAddr::new(gateway, self.address.port())).await?
+            }
+        };
         socket.set_nodelay(true)?;
         let name = ServerName::try_from(self.name.clone()).unwrap();
         within(LONG, "the handshake ends", TlsConnector::from(config).connect(name, socket)).await
