@@ -16,7 +16,7 @@
 //! | [`tls`] | rustls configurations; from a certificate to an identity | HTTP |
 //! | [`gate`] | the request path, from accept to record | SQL, [`ca`], [`admin`], [`cli`] |
 //! | [`backend`] | connections to direct backends | callers |
-//! | [`store`] | keys, certificates, revocations; the snapshot that the gate reads | HTTP, decisions |
+//! | [`store`] | keys, owners, grants, certificates, revocations; the snapshot that the gate reads, the writer that counts uses | HTTP, decisions |
 //! | [`ca`] | the built-in authority: plan, then issue | the gate |
 //! | [`admin`] | `/metrics`, `/healthz`, `/readyz` | changes |
 //! | [`telemetry`] | log, metrics, records | decisions |

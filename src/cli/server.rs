@@ -23,9 +23,10 @@ use crate::domain::grant::GrantTree;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::connection::Patience;
 use crate::gate::worker::Workers;
-use crate::gate::{Gateway, Settings};
+use crate::gate::{Gateway, Parts, Settings};
 use crate::store::snapshot::Snapshot;
 use crate::store::watch::Watcher;
+use crate::store::writer::Writer;
 use crate::store::{Store, pepper};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::{self, RecordWriter, Records};
@@ -57,6 +58,7 @@ pub struct Server {
     admin_address: SocketAddr,
     admin: JoinHandle<()>,
     watcher: Watcher,
+    store_writer: Writer,
     writer: RecordWriter,
     renew_at: Option<Timestamp>,
     seen: HashMap<PathBuf, Option<Fingerprint>>,
@@ -82,8 +84,9 @@ impl Server {
         let (records, writer) = Records::start(&record, records::log)
             .map_err(|error| Failure::new(format!("the records cannot be written: {error}")))?;
         let metrics = Arc::new(Metrics::default());
-        let gateway =
-            Arc::new(Gateway::new(settings, Snapshot::default(), options.clock.clone(), pepper, records, metrics));
+        let store_writer = Writer::start(&state_dir).map_err(Failure::new)?;
+        let (clock, claims) = (options.clock.clone(), store_writer.claims());
+        let gateway = Arc::new(Gateway::new(settings, Parts { clock, pepper, claims, records, metrics }));
         let publish = {
             let gateway = Arc::clone(&gateway);
             move |snapshot: Snapshot| gateway.publish_snapshot(&snapshot)
@@ -96,7 +99,7 @@ impl Server {
         let workers = Workers::start(&gateway, address, options.workers, options.patience)
             .map_err(|error| cannot_listen(address, &error))?;
         let admin = tokio::spawn(admin.run());
-        Ok(Self { gateway, options, workers, admin_address, admin, watcher, writer, renew_at, seen })
+        Ok(Self { gateway, options, workers, admin_address, admin, watcher, store_writer, writer, renew_at, seen })
     }
 
     /// Where callers are served.
@@ -176,6 +179,8 @@ impl Server {
             tracing::error!("the workers could not be waited for");
         }
         drop(self.watcher);
+        // Joins its thread: last uses are written when this returns.
+        drop(self.store_writer);
         let lost = self.writer.finish(LAST_RECORDS);
         if lost > 0 {
             tracing::error!(lost, "records could not be written in time");
@@ -231,6 +236,7 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
     let settings = Settings {
         generation,
         grants: GrantTree::new(config.grants.iter().cloned()),
+        keys: config.keys.iter().map(|key| (key.id, Arc::new(key.clone()))).collect(),
         models,
         upstreams: upstreams.map_err(said)?,
         verifier,

@@ -95,7 +95,10 @@ fn refuse_later_settings(table: &Table<'_>) {
 }
 
 /// A setting that may be absent: `Some(None)` when it is, `None` when it is wrong.
-fn optional<'d, T>(value: Option<Value<'d>>, read: impl FnOnce(&Value<'d>) -> Option<T>) -> Option<Option<T>> {
+pub(super) fn optional<'d, T>(
+    value: Option<Value<'d>>,
+    read: impl FnOnce(&Value<'d>) -> Option<T>,
+) -> Option<Option<T>> {
     match value {
         None => Some(None),
         Some(value) => read(&value).map(Some),

@@ -8,6 +8,7 @@ use crate::config::backends::read_backends;
 use crate::config::document::{Document, Findings, NOT_AVAILABLE, Table, Value, line_at};
 use crate::config::files::read_bounded;
 use crate::config::grants::{self, read_grants};
+use crate::config::keys::read_keys;
 use crate::config::listen::{Authority, read_admin, read_listen};
 use crate::config::models::read_models;
 use crate::config::process::{DEFAULT_STATE_DIR, read_gateway_id, read_log, read_record, read_state_dir, read_store};
@@ -140,6 +141,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     }
 
     let grants = read_grants(&sections("grant"));
+    let keys = read_keys(&sections("key"), grants.as_deref());
     let (backends, declared) = read_backends(&sections("backend"));
     let models = read_models(&sections("model"), &declared);
     refuse_later_sections(root);
@@ -160,6 +162,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         identities,
         grant_lines: grants.iter().map(|placed| (placed.grant.owner.clone(), placed.lines.clone())).collect(),
         grants: grants.into_iter().map(|placed| placed.grant).collect(),
+        keys: keys?,
         backends: backends?,
         models,
         watched: Vec::new(),
@@ -167,9 +170,9 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     })
 }
 
-/// `[[issuer]]`, `[[key]]` and `[webhook.*]`: each section is named, its inside is not looked at.
+/// `[[issuer]]` and `[webhook.*]`: each section is named, its inside is not looked at.
 fn refuse_later_sections(root: &Table<'_>) {
-    for name in ["issuer", "key", "webhook"] {
+    for name in ["issuer", "webhook"] {
         let Some(value) = root.get_later(name) else { continue };
         let sections = if value.raw().is_array() { value.sections() } else { value.named() };
         let is_section = |section: &Value<'_>| section.raw().is_table();

@@ -8,6 +8,7 @@ mod document;
 mod files;
 mod filesystem;
 mod grants;
+mod keys;
 mod listen;
 mod load;
 mod models;
@@ -33,6 +34,7 @@ use zeroize::Zeroizing;
 use crate::domain::endpoint::Dialect;
 use crate::domain::grant::Grant;
 use crate::domain::identity::{IdentityMatch, TrustDomain};
+use crate::domain::key::KeyRecord;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
 
@@ -63,6 +65,9 @@ pub struct Config {
     pub grants: Vec<Grant>,
     /// Where in [`Self::file`] each grant is.
     pub grant_lines: HashMap<OwnerPath, GrantLines>,
+    /// Keys that live in the config; ids are distinct. How often one may be used is never limited:
+    /// uses are counted in the store.
+    pub keys: Vec<KeyRecord>,
     /// Private inference servers; targets refer to them by index.
     pub backends: Vec<Backend>,
     /// Public aliases; names are distinct.

@@ -20,6 +20,7 @@ use crate::dialect::body::Request;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::explain::{Check, Question};
 use crate::domain::grant::{Credentials, Standing};
+use crate::domain::key::{KeyId, Uses};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::View;
@@ -51,6 +52,8 @@ pub struct Admitted {
     pub endpoint: Endpoint,
     /// What the body says.
     pub request: Request,
+    /// The key, if it may be used a number of times only.
+    pub limited_key: Option<(KeyId, Uses)>,
     /// Ends the request when it is refused later on.
     pub live: LiveGuard,
 }
@@ -86,6 +89,12 @@ impl<'v> Present<'v> {
         }
         standing.check_network(caller.connection().address)?;
         Ok(Self { caller, standing, view })
+    }
+
+    /// The key that was used.
+    #[must_use]
+    pub fn key(&self) -> Option<KeyId> {
+        self.standing.key().map(|key| key.id)
     }
 
     /// Check 6.
@@ -127,6 +136,7 @@ impl Cleared<'_> {
         (live, arrived_at): (&LiveRequests, Instant),
     ) -> Result<Admitted, Refusal> {
         let Self { present: Present { caller, standing, view: before }, endpoint } = self;
+        let limited_key = caller.limited_key(view);
         let facts = Facts { caller, endpoint, model: Arc::clone(&request.model) };
         let stood_until = standing.expires_at();
         let expires_at = if view.generation == before.generation && now < stood_until {
@@ -135,7 +145,7 @@ impl Cleared<'_> {
         } else {
             facts.decide(view, now)?
         };
-        Ok(Admitted { endpoint, request, live: live.enter(facts, expires_at, arrived_at) })
+        Ok(Admitted { endpoint, request, limited_key, live: live.enter(facts, expires_at, arrived_at) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Check 12, second half: sending an admitted request to a backend, and judging the reply's head.
 //!
-//! Invariant: only a [`Routed`], and so an admitted, request gets here; the upstream request is
+//! Invariant: only a [`Claimed`], and so an admitted, request gets here; the upstream request is
 //! built anew from the endpoint table, the body's checked bytes and the header allowlist.
 
 use std::io;
@@ -17,6 +17,7 @@ use crate::dialect::paths::upstream_path;
 use crate::dialect::relay::Mode;
 use crate::domain::refusal::Refusal;
 use crate::gate::body::Buffered;
+use crate::gate::claim::Claimed;
 use crate::gate::headers;
 use crate::gate::record::Record;
 use crate::gate::route::{Routed, Stop};
@@ -77,10 +78,11 @@ pub struct Outgoing<'a> {
 /// was, and failed; the refusal that ended the request when it was refused meanwhile.
 pub async fn forward(
     worker: &Worker,
-    routed: Routed,
+    claimed: Claimed,
     outgoing: Outgoing<'_>,
     record: &mut Record,
 ) -> Result<Forwarded, Refusal> {
+    let routed = claimed.into_routed();
     let mut now = Instant::now();
     record.handed_over(now);
     let mut unreachable = String::new();

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::domain::grant::{Certified, Credentials};
 use crate::domain::identity::Role;
-use crate::domain::key::{KeyDigest, KeyId, PresentedKey};
+use crate::domain::key::{KeyDigest, KeyId, PresentedKey, Uses};
 use crate::domain::refusal::{CredentialFault, Refusal};
 use crate::gate::connection::{Connection, Identity};
 use crate::gate::{Gateway, View};
@@ -71,6 +71,13 @@ impl Caller {
         &self.connection
     }
 
+    /// The caller's key, if it may be used a number of times only.
+    #[must_use]
+    pub fn limited_key(&self, view: &View) -> Option<(KeyId, Uses)> {
+        let (id, _) = self.key.as_ref()?;
+        Some((*id, view.key(id)?.uses?))
+    }
+
     /// The caller's certificate and key as they stand now. The secret was proven once; whether
     /// the credential still counts is looked up anew each time, so that live requests are decided
     /// by the same code as new ones.
@@ -83,7 +90,7 @@ impl Caller {
         let refused = |fault| Err(Refusal::InvalidCredentials(fault));
         let key = match &self.key {
             None => None,
-            Some((id, digest)) => match view.snapshot.key(id) {
+            Some((id, digest)) => match view.key(id) {
                 Some(record) if record.digest == *digest => Some(Arc::clone(record)),
                 Some(_) | None => return refused(CredentialFault::UnknownKey(*id)),
             },
@@ -129,8 +136,8 @@ fn prove_key(gateway: &Gateway, view: &View, text: &[u8]) -> Result<(KeyId, KeyD
         return refused(CredentialFault::Malformed);
     };
     let id = presented.id();
-    let record = view.snapshot.key(&id);
-    // An unknown id costs the same HMAC as a wrong secret.
+    let record = view.key(&id);
+    // An unknown id costs the same hashing as a wrong secret.
     let proven = gateway.pepper.verifies(&presented, record.map(|record| &record.digest));
     match record {
         Some(record) if proven => Ok((id, record.digest.clone())),

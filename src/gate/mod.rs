@@ -3,6 +3,7 @@
 pub mod admit;
 pub mod answer;
 pub mod body;
+pub mod claim;
 pub mod connection;
 pub mod forward;
 pub mod headers;
@@ -16,10 +17,12 @@ pub mod record;
 pub mod respond;
 pub mod route;
 pub mod stream;
+pub mod used;
 pub mod worker;
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustc_hash::FxHashMap;
@@ -30,9 +33,10 @@ use crate::clock::Clock;
 use crate::config::{Config, IdentityEntry};
 use crate::domain::grant::{Credentials, GrantTree, OwnerTree, Standing};
 use crate::domain::identity::Identity;
-use crate::domain::key::Pepper;
+use crate::domain::key::{KeyId, KeyRecord, Pepper};
 use crate::domain::owner::OwnerPath;
 use crate::store::snapshot::Snapshot;
+use crate::store::writer::Claims;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::Records;
 use crate::tls::verify::CallerVerifier;
@@ -45,6 +49,8 @@ pub struct Gateway {
     pub clock: Clock,
     /// What keys are hashed under.
     pub pepper: Pepper,
+    /// Claims uses of keys, durably.
+    pub claims: Claims,
     /// Where records go.
     pub records: Records,
     /// What is counted.
@@ -52,6 +58,19 @@ pub struct Gateway {
     /// Bytes of request bodies that are buffered at the moment, in all workers.
     pub buffered: AtomicU64,
     draining: AtomicBool,
+    /// Keys that config and store both have, and that the log was told of.
+    twofold_keys: Mutex<HashSet<KeyId>>,
+}
+
+/// What a gateway is made of, besides its settings.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the fields are those of Gateway")]
+pub struct Parts {
+    pub clock: Clock,
+    pub pepper: Pepper,
+    pub claims: Claims,
+    pub records: Records,
+    pub metrics: Arc<Metrics>,
 }
 
 /// Everything that decisions read, at one moment. A request takes one view and keeps to it.
@@ -66,6 +85,23 @@ pub struct View {
 }
 
 impl View {
+    /// The key of this id, whatever its state. A key that the config and the store both have is the
+    /// config's; but what is revoked in the store is revoked.
+    #[must_use]
+    pub fn key(&self, id: &KeyId) -> Option<&Arc<KeyRecord>> {
+        let stored = self.snapshot.key(id);
+        match self.settings.keys.get(id) {
+            Some(_) if stored.is_some_and(|key| key.revoked_at.is_some()) => stored,
+            Some(listed) => Some(listed),
+            None => stored,
+        }
+    }
+
+    /// Keys that the config and the store both have.
+    fn twofold_keys(&self) -> impl Iterator<Item = KeyId> {
+        self.settings.keys.keys().filter(|id| self.snapshot.key(id).is_some()).copied()
+    }
+
     /// Where a caller stands: the grants of config and store, and the owners that are disabled.
     #[must_use]
     pub fn standing<'v>(&'v self, credentials: &'v Credentials) -> Standing<'v> {
@@ -87,6 +123,8 @@ pub struct Settings {
     pub config: Config,
     /// The grants of the config.
     pub grants: GrantTree,
+    /// The keys of the config.
+    pub keys: FxHashMap<KeyId, Arc<KeyRecord>>,
     /// Place of each alias in [`Config::models`].
     pub models: FxHashMap<String, usize>,
     /// How each backend is reached; same order as [`Config::backends`].
@@ -110,25 +148,22 @@ impl Settings {
 }
 
 impl Gateway {
-    /// Puts the shared parts together.
+    /// Puts the shared parts together. What the store says comes later, with
+    /// [`Self::publish_snapshot`]: until then nobody is known.
     #[must_use]
-    pub fn new(
-        settings: Settings,
-        snapshot: Snapshot,
-        clock: Clock,
-        pepper: Pepper,
-        records: Records,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let view = View { generation: 1, settings: Arc::new(settings), snapshot };
+    pub fn new(settings: Settings, parts: Parts) -> Self {
+        let Parts { clock, pepper, claims, records, metrics } = parts;
+        let view = View { generation: 1, settings: Arc::new(settings), snapshot: Snapshot::default() };
         Self {
             view: ArcSwap::from_pointee(view),
             clock,
             pepper,
+            claims,
             records,
             metrics,
             buffered: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            twofold_keys: Mutex::default(),
         }
     }
 
@@ -145,6 +180,7 @@ impl Gateway {
             settings: Arc::clone(&view.settings),
             snapshot: snapshot.clone(),
         });
+        self.tell_twofold_keys();
     }
 
     /// Puts new settings in force.
@@ -155,6 +191,16 @@ impl Gateway {
             settings: Arc::clone(&settings),
             snapshot: view.snapshot.clone(),
         });
+        self.tell_twofold_keys();
+    }
+
+    fn tell_twofold_keys(&self) {
+        let now: HashSet<_> = self.view.load().twofold_keys().collect();
+        let mut told = self.twofold_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in now.difference(&told) {
+            tracing::error!(key = %id, "a [[key]] of the config is in the store too: the config's holds, until the store's is revoked");
+        }
+        *told = now;
     }
 
     /// From now on no new connection is taken and open ones are drained.

@@ -6,7 +6,7 @@
 //!
 //! Each stage takes the proof of the stage before, so the order is checked by the compiler:
 //! [`Connection`] -> [`Caller`](super::identify::Caller) -> [`Admitted`](super::admit::Admitted)
-//! -> [`Routed`](super::route::Routed) -> [`Forwarded`]. To add a
+//! -> [`Routed`](super::route::Routed) -> [`Claimed`](super::claim::Claimed) -> [`Forwarded`]. To add a
 //! check, find its place in the published order below, write the decision in `domain/`, and give
 //! it a [`Refusal`].
 
@@ -21,6 +21,7 @@ use crate::dialect::paths;
 use crate::domain::refusal::Refusal;
 use crate::gate::admit::Present;
 use crate::gate::answer::{Answer, answer};
+use crate::gate::claim::claim;
 use crate::gate::connection::Connection;
 use crate::gate::forward::{Forwarded, Outgoing, forward};
 use crate::gate::identify::identify;
@@ -57,8 +58,8 @@ enum Served {
     Answered(Answer),
 }
 
-/// The checks, in their published order. Limits (9), the webhook (10) and limited use (11) will
-/// stand between `with_body` and `route`.
+/// The checks, in their published order. Limits (9) and the webhook (10) will stand between `route`,
+/// which ends check 8, and `claim`.
 async fn serve(
     worker: &Worker,
     connection: &Arc<Connection>,
@@ -86,6 +87,9 @@ async fn serve(
     let present = Present::check(caller, &credentials, &view, &head.headers, record.received_at())?;
     // 6: the path is an endpoint's, and the caller may use it
     let found = paths::find(&head.method, head.uri.path())?;
+    if let Some(key) = present.key() {
+        worker.used.note(key, record.received_at());
+    }
     record.asked_for(found.endpoint);
     let cleared = present.with_endpoint(found.endpoint)?;
     let query = paths::check_query(found.endpoint, query)?;
@@ -100,7 +104,9 @@ async fn serve(
     let now = gateway.view();
     let admitted = cleared.with_body(&now, gateway.clock.now(), request, (&worker.live, body.arrived_at))?;
     let routed = route(worker, &now, admitted)?;
+    // 11: of a key of limited use, one use is taken
+    let claimed = claim(worker, routed, record).await?;
     // 12: forward
     let outgoing = Outgoing { headers: &head.headers, query, body };
-    forward(worker, routed, outgoing, record).await.map(|forwarded| Served::Forwarded(Box::new(forwarded)))
+    forward(worker, claimed, outgoing, record).await.map(|forwarded| Served::Forwarded(Box::new(forwarded)))
 }

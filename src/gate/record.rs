@@ -20,6 +20,7 @@ use crate::domain::grant::Credentials;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::Gateway;
+use crate::gate::claim::ClaimedUse;
 use crate::gate::connection::{Connection, InFlight};
 use crate::telemetry::records::{Place, line};
 
@@ -41,6 +42,7 @@ pub struct Record {
     outcome: Option<Outcome>,
     status: Option<u16>,
     refusal: Option<Refusal>,
+    claimed: Option<ClaimedUse>,
     credentials: Option<Credentials>,
     endpoint: Option<Endpoint>,
     model: Option<Arc<str>>,
@@ -89,6 +91,7 @@ impl Record {
             outcome: None,
             status: None,
             refusal: None,
+            claimed: None,
             credentials: None,
             endpoint: None,
             model: None,
@@ -130,6 +133,12 @@ impl Record {
     /// Notes who is calling.
     pub fn identified(&mut self, credentials: &Credentials) {
         self.credentials = Some(credentials.clone());
+    }
+
+    /// Notes that a use of the caller's key was claimed: how the request ends decides whether it is
+    /// given back.
+    pub fn claimed(&mut self, claimed: ClaimedUse) {
+        self.claimed = Some(claimed);
     }
 
     /// Notes what was asked for.
@@ -233,6 +242,9 @@ impl Drop for Record {
         self.in_flight.ends_at(now);
         let code = self.refusal.as_ref().map(|refusal| refusal.code().as_str());
         self.gateway.metrics.request_ends(outcome, code);
+        if let Some(claimed) = self.claimed.take() {
+            claimed.over(outcome, self.status, self.refusal.as_ref().map(Refusal::code));
+        }
         if self.first_byte.is_some() {
             self.gateway.metrics.reply_processed(self.reply_work);
         }

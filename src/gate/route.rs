@@ -1,4 +1,5 @@
-//! Check 12, first half: which targets may serve an admitted request, and in which order.
+//! Check 8, second half: which targets may serve an admitted request; and in which order they are
+//! tried, which is the choice of check 12.
 
 use std::sync::Arc;
 

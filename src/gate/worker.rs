@@ -20,11 +20,14 @@ use crate::gate::Gateway;
 use crate::gate::connection::{Order, Patience, Supervised};
 use crate::gate::listener::{self, Admission};
 use crate::gate::live::LiveRequests;
+use crate::gate::used::UsedKeys;
 
 /// How often live requests are compared with what is in force now.
 const LIVE_TICK: Duration = Duration::from_millis(100);
 /// Connections are looked at every so many ticks.
 const CONNECTION_TICKS: u32 = 10;
+/// Used keys are told of every so many ticks.
+const USED_TICKS: u32 = 5;
 const BACKLOG: i32 = 4096;
 
 /// What the requests of one thread share.
@@ -36,6 +39,8 @@ pub struct Worker {
     pub pools: Pools,
     /// Requests in flight in this thread.
     pub live: LiveRequests,
+    /// Keys that were used in this thread and are not yet told of.
+    pub used: UsedKeys,
     connections: Mutex<Vec<Weak<Supervised>>>,
     dice: AtomicU64,
 }
@@ -49,6 +54,7 @@ impl Worker {
             gateway,
             pools: Pools::default(),
             live: LiveRequests::default(),
+            used: UsedKeys::default(),
             connections: Mutex::default(),
             dice: AtomicU64::new(u64::from_ne_bytes(seed)),
         }
@@ -85,6 +91,9 @@ impl Worker {
                 self.live.end_expired(&view, self.gateway.clock.now());
             }
             self.live.close_stuck(now, patience);
+            if count.is_multiple_of(USED_TICKS) {
+                self.used.tell(&self.gateway.claims);
+            }
             if count.is_multiple_of(CONNECTION_TICKS) {
                 self.each_connection(|connection| connection.sweep(now, patience));
                 self.pools.sweep(now);
@@ -143,6 +152,7 @@ impl Workers {
                     let worker = Arc::new(Worker::new(gateway));
                     let accepting = tokio::spawn(listener::run(Arc::clone(&worker), listener, admission));
                     worker.sweep(patience, &accepting.abort_handle()).await;
+                    worker.used.tell(&worker.gateway.claims);
                 });
             };
             threads.push(thread::Builder::new().name(format!("worker-{index}")).spawn(run)?);

@@ -21,6 +21,37 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::rows::{CertificateRecord, NewCertificate, OwnerRow, Reason, Serial};
 
+/// What [`key`] reads.
+pub(super) const KEY: [&str; 19] = [
+    "id",
+    "owner",
+    "digest",
+    "hashing",
+    "networks",
+    "endpoints",
+    "models",
+    "created_at",
+    "not_before",
+    "expires_at",
+    "revoked_at",
+    "uses_left",
+    "refund_on_failure",
+    "disabled",
+    "bound_to",
+    "labels",
+    "note",
+    "rotated_from",
+    "external_id",
+];
+/// What [`certificate`] reads.
+pub(super) const CERTIFICATE: [&str; 8] =
+    ["serial", "uri", "not_before", "not_after", "spki_sha256", "issued_at", "revoked_at", "reason"];
+/// What [`grant`] reads.
+pub(super) const GRANT: [&str; 8] =
+    ["owner", "require", "networks", "endpoints", "models", "expires_at", "default_key_ttl", "max_key_ttl"];
+/// What [`owner`] reads.
+const OWNER: [&str; 4] = ["path", "disabled_at", "keys", "granted"];
+
 /// A list as it is stored: a JSON array of text.
 pub(super) fn list(entries: &[String]) -> String {
     serde_json::Value::from(entries).to_string()
@@ -43,8 +74,7 @@ pub(super) fn name_of(identity: &Identity) -> &str {
 }
 
 pub(super) fn key(row: &Row<'_>) -> Result<KeyRecord, StoreError> {
-    let id: String = row.get("id")?;
-    let read = Reader { row, what: &format!("key {id}") };
+    let read = Reader { row, kind: "key", columns: &KEY };
     let hashing = read.with("hashing", |text: String| {
         Hashing::ALL.into_iter().find(|way| way.as_str() == text).ok_or_else(|| format!("{text:?} is not known"))
     })?;
@@ -82,8 +112,7 @@ fn labels_of(text: &str) -> Result<Labels, String> {
 }
 
 pub(super) fn grant(row: &Row<'_>) -> Result<Grant, StoreError> {
-    let owner: String = row.get("owner")?;
-    let read = Reader { row, what: &format!("the grant of {owner}") };
+    let read = Reader { row, kind: "the grant of", columns: &GRANT };
     Ok(Grant {
         owner: read.with("owner", |text: String| OwnerPath::parse(&text))?,
         require: read.maybe("require", Require::parse)?,
@@ -97,8 +126,7 @@ pub(super) fn grant(row: &Row<'_>) -> Result<Grant, StoreError> {
 }
 
 pub(super) fn owner(row: &Row<'_>) -> Result<OwnerRow, StoreError> {
-    let path: String = row.get("path")?;
-    let read = Reader { row, what: &format!("owner {path}") };
+    let read = Reader { row, kind: "owner", columns: &OWNER };
     Ok(OwnerRow {
         owner: read.with("path", |text: String| OwnerPath::parse(&text))?,
         disabled_at: read.maybe_time("disabled_at")?,
@@ -108,11 +136,9 @@ pub(super) fn owner(row: &Row<'_>) -> Result<OwnerRow, StoreError> {
 }
 
 pub(super) fn certificate(row: &Row<'_>) -> Result<CertificateRecord, StoreError> {
-    let serial: String = row.get("serial")?;
-    let read = Reader { row, what: &format!("certificate {serial}") };
+    let read = Reader { row, kind: "certificate", columns: &CERTIFICATE };
     let revoked_at = read.maybe_time("revoked_at")?;
-    let reason: Option<String> = row.get("reason")?;
-    let reason = reason.map(|text| Reason::parse(&text)).transpose().map_err(|why| read.wrong("reason", &why))?;
+    let reason = read.maybe("reason", Reason::parse)?;
     Ok(CertificateRecord {
         certificate: NewCertificate {
             serial: read.with("serial", |text: String| Serial::parse(&text))?,
@@ -129,12 +155,17 @@ pub(super) fn certificate(row: &Row<'_>) -> Result<CertificateRecord, StoreError
 /// Reads the columns of one row; errors say which row and column.
 struct Reader<'a> {
     row: &'a Row<'a>,
-    what: &'a str,
+    /// What kind of row it is.
+    kind: &'static str,
+    /// The names of the columns, in the order that they were asked for; the first is the row's own
+    /// name. SQLite is not asked for them: with 100,000 rows that would take a third of the time.
+    columns: &'static [&'static str],
 }
 
 impl Reader<'_> {
     fn with<T: FromSql, U>(&self, column: &str, parse: impl FnOnce(T) -> Result<U, String>) -> Result<U, StoreError> {
-        parse(self.row.get(column).map_err(|error| self.wrong(column, &error.to_string()))?)
+        let index = self.columns.iter().position(|name| *name == column).unwrap_or(usize::MAX);
+        parse(self.row.get(index).map_err(|error| self.wrong(column, &error.to_string()))?)
             .map_err(|why| self.wrong(column, &why))
     }
 
@@ -169,7 +200,8 @@ impl Reader<'_> {
     }
 
     fn wrong(&self, column: &str, why: &str) -> StoreError {
-        StoreError::Row { what: self.what.to_owned(), why: format!("{column}: {why}") }
+        let name: String = self.row.get(0).unwrap_or_default();
+        StoreError::Row { what: format!("{} {name}", self.kind), why: format!("{column}: {why}") }
     }
 }
 

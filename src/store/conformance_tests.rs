@@ -374,7 +374,7 @@ fn a_grant_comes_back_as_it_was_set() {
     assert!(store.remove_grant(&narrower.owner).unwrap());
     assert!(!store.remove_grant(&narrower.owner).unwrap());
     assert_eq!(reader.grant(&narrower.owner).unwrap(), None);
-    assert_eq!(reader.changes_since(before).unwrap().deleted_grants, [narrower.owner.clone()]);
+    assert_eq!(reader.changes_since(before).unwrap().deleted_grants, std::slice::from_ref(&narrower.owner));
     store.set_grant(&narrower).unwrap();
     let changes = reader.changes_since(before).unwrap();
     assert_eq!((changes.grants.len(), changes.deleted_grants.len()), (1, 0));

@@ -12,6 +12,7 @@ pub mod rows;
 pub mod snapshot;
 pub mod sqlite;
 pub mod watch;
+pub mod writer;
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -81,11 +81,11 @@ impl Snapshot {
 
     /// A snapshot in which these keys have their new records.
     #[must_use]
-    pub fn with_keys(&self, changed: impl IntoIterator<Item = KeyRecord>) -> Self {
+    pub fn with_keys(&self, changed: impl IntoIterator<Item = Arc<KeyRecord>>) -> Self {
         let mut next = self.clone();
         for record in changed {
             if let Some(shard) = next.shards.get_mut(shard_of(&record.id)) {
-                Arc::make_mut(shard).insert(record.id, Arc::new(record));
+                Arc::make_mut(shard).insert(record.id, record);
             }
         }
         next
@@ -137,9 +137,9 @@ impl Snapshot {
     }
 }
 
+/// Every character counts: ids that somebody chose may begin alike.
 fn shard_of(id: &KeyId) -> usize {
-    let [a, b, ..] = id.as_bytes();
-    (usize::from(*a) * 36 + usize::from(*b)) % SHARDS
+    id.as_bytes().iter().fold(0, |sum: usize, byte| sum * 31 % 65_521 + usize::from(*byte)) % SHARDS
 }
 
 /// What is revoked among the certificates of the built-in authority.

@@ -12,6 +12,7 @@ mod owners;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior, params};
@@ -48,7 +49,7 @@ pub struct Changes {
     /// Keys that are gone.
     pub deleted_keys: Vec<KeyId>,
     /// Keys that are new or changed, as they are now.
-    pub keys: Vec<KeyRecord>,
+    pub keys: Vec<Arc<KeyRecord>>,
     /// Nodes whose grant is gone.
     pub deleted_grants: Vec<OwnerPath>,
     /// Grants that are new or changed, as they are now.

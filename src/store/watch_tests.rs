@@ -299,3 +299,46 @@ proptest! {
         prop_assert_eq!(content(&view.snapshot), content(&fresh.snapshot));
     }
 }
+
+/// The bounds of the design: 100,000 keys load within 2 s into 100 MiB, and the change of one costs
+/// 20 ms beside the request path. Run alone, because memory is the process's:
+/// `cargo nextest run --no-capture --run-ignored only a_hundred_thousand`.
+#[test]
+#[ignore = "measures this machine"]
+#[expect(clippy::print_stderr, reason = "the figures are what it is run for")]
+fn a_hundred_thousand_keys_are_within_their_bounds() {
+    const KEYS: u64 = 100_000;
+    let resident = || {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().split(' ').next().unwrap().parse::<u64>().unwrap() / 1024
+    };
+    let fixture = Fixture::new();
+    let mut store = fixture.open();
+    let begun = Instant::now();
+    for batch in 0..KEYS / 1000 {
+        let keys = (batch * 1000..(batch + 1) * 1000).map(|n| KeyImport { record: full_key(n), minted: false });
+        store.import_keys(&keys.collect::<Vec<_>>()).unwrap();
+    }
+    eprintln!("{KEYS} keys with all that a key can have imported in {:?}", begun.elapsed());
+    let mut view = unread(&fixture);
+    let before = resident();
+    let begun = Instant::now();
+    view.look().unwrap();
+    let (loaded, grown) = (begun.elapsed(), resident().saturating_sub(before));
+    assert_eq!(view.snapshot.key_count(), KEYS as usize);
+    let mut spans = Vec::new();
+    for number in 0..200 {
+        let change = KeyChange { disabled: Some(false), ..KeyChange::default() };
+        store.update_key(&full_key(number * 499).id, &change).unwrap();
+        let begun = Instant::now();
+        let held = view.snapshot.clone();
+        assert!(view.look().unwrap());
+        drop(held);
+        spans.push(begun.elapsed());
+    }
+    spans.sort();
+    let (median, late) = (spans[100], spans[197]);
+    eprintln!("loaded in {loaded:?} and {grown} MiB; the change of one: median {median:?}, 99th of 100 {late:?}");
+    assert!(loaded < Duration::from_secs(2) && grown <= 100 && late < Duration::from_millis(20));
+}

@@ -4,6 +4,7 @@
 
 mod alias;
 mod config_corpus;
+mod declared;
 mod direction;
 mod headers;
 mod identity;
@@ -17,3 +18,4 @@ mod revocation;
 mod streaming;
 mod support;
 mod targets;
+mod uses;

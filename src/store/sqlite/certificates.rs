@@ -10,8 +10,6 @@ use crate::store::rows::{CertificateRecord, NameRevoked, NewCertificate, Reason,
 use crate::store::snapshot::DenySet;
 use crate::store::sqlite::{Sqlite, all, new_row, next_revision};
 
-const CERTIFICATE_COLUMNS: &str = "serial, uri, not_before, not_after, spki_sha256, issued_at, revoked_at, reason";
-
 impl Sqlite {
     /// Stores an issued certificate. It is durable when this returns, so sign, record, hand out.
     ///
@@ -52,7 +50,7 @@ impl Sqlite {
     ///
     /// When the store cannot be read.
     pub fn list_certificates(&self) -> Result<Vec<CertificateRecord>, StoreError> {
-        let sql = format!("SELECT {CERTIFICATE_COLUMNS} FROM certificates ORDER BY issued_at, serial");
+        let sql = format!("SELECT {} FROM certificates ORDER BY issued_at, serial", columns());
         all(&self.connection, &sql, &[], codec::certificate)
     }
 
@@ -62,7 +60,7 @@ impl Sqlite {
     ///
     /// When the store cannot be read.
     pub fn certificate(&self, serial: &Serial) -> Result<Option<CertificateRecord>, StoreError> {
-        let sql = format!("SELECT {CERTIFICATE_COLUMNS} FROM certificates WHERE serial = ?1");
+        let sql = format!("SELECT {} FROM certificates WHERE serial = ?1", columns());
         Ok(all(&self.connection, &sql, &[&serial.to_string()], codec::certificate)?.pop())
     }
 
@@ -170,8 +168,12 @@ impl Sqlite {
     }
 }
 
+fn columns() -> String {
+    codec::CERTIFICATE.join(", ")
+}
+
 pub(super) fn denied(connection: &Connection) -> Result<DenySet, StoreError> {
-    let sql = format!("SELECT {CERTIFICATE_COLUMNS} FROM certificates WHERE revoked_at IS NOT NULL");
+    let sql = format!("SELECT {} FROM certificates WHERE revoked_at IS NOT NULL", columns());
     let mut denied = DenySet::default();
     for record in all(connection, &sql, &[], codec::certificate)? {
         denied.serials.insert(record.certificate.serial.as_bytes().into());

@@ -1,5 +1,7 @@
 //! Keys: their policy, verb by verb.
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension, Transaction, ffi, params};
 
 use crate::domain::key::{KeyChange, KeyDetails, KeyId, KeyRecord, KeyState, Uses};
@@ -9,9 +11,7 @@ use crate::store::error::StoreError;
 use crate::store::rows::{Imported, KeyImport, Revoked, Rotated, Rotation, Updated};
 use crate::store::sqlite::{Sqlite, all, next_revision, note_deletion};
 
-const KEY_COLUMNS: &str = "id, owner, digest, hashing, networks, endpoints, models, created_at, not_before, \
-     expires_at, revoked_at, uses_left, refund_on_failure, disabled, bound_to, labels, note, rotated_from, external_id";
-/// For [`KEY_COLUMNS`] and the revision.
+/// For [`codec::KEY`] and the revision.
 const KEY_VALUES: &str = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20";
 
 impl Sqlite {
@@ -30,7 +30,7 @@ impl Sqlite {
     ///
     /// When the store cannot be read.
     pub fn list_keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
-        let sql = format!("SELECT {KEY_COLUMNS} FROM keys ORDER BY created_at, id");
+        let sql = format!("SELECT {} FROM keys ORDER BY created_at, id", columns());
         all(&self.connection, &sql, &[], codec::key)
     }
 
@@ -171,12 +171,17 @@ impl Sqlite {
     }
 }
 
-pub(super) fn since(connection: &Connection, revision: i64) -> Result<Vec<KeyRecord>, StoreError> {
-    all(connection, &format!("SELECT {KEY_COLUMNS} FROM keys WHERE revision > ?1"), &[&revision], codec::key)
+fn columns() -> String {
+    codec::KEY.join(", ")
+}
+
+pub(super) fn since(connection: &Connection, revision: i64) -> Result<Vec<Arc<KeyRecord>>, StoreError> {
+    let sql = format!("SELECT {} FROM keys WHERE revision > ?1", columns());
+    all(connection, &sql, &[&revision], |row| codec::key(row).map(Arc::new))
 }
 
 fn by(connection: &Connection, column: &str, value: &str) -> Result<Option<KeyRecord>, StoreError> {
-    let sql = format!("SELECT {KEY_COLUMNS} FROM keys WHERE {column} = ?1");
+    let sql = format!("SELECT {} FROM keys WHERE {column} = ?1", columns());
     Ok(all(connection, &sql, &[&value], codec::key)?.pop())
 }
 
@@ -190,14 +195,15 @@ fn found(connection: &Connection, record: &KeyRecord) -> Result<Option<KeyRecord
 }
 
 fn insert(transaction: &Transaction<'_>, record: &KeyRecord, revision: i64) -> Result<(), StoreError> {
-    put(transaction, &format!("INSERT INTO keys ({KEY_COLUMNS}, revision) VALUES ({KEY_VALUES})"), record, revision)?;
+    let sql = format!("INSERT INTO keys ({}, revision) VALUES ({KEY_VALUES})", columns());
+    put(transaction, &sql, record, revision)?;
     // What was deleted under this name is back.
     transaction.execute("DELETE FROM deletions WHERE kind = 'key' AND name = ?1", [record.id.as_str()])?;
     Ok(())
 }
 
 fn update(transaction: &Transaction<'_>, record: &KeyRecord, revision: i64) -> Result<(), StoreError> {
-    let sql = format!("UPDATE keys SET ({KEY_COLUMNS}, revision) = ({KEY_VALUES}) WHERE id = ?1");
+    let sql = format!("UPDATE keys SET ({}, revision) = ({KEY_VALUES}) WHERE id = ?1", columns());
     put(transaction, &sql, record, revision)
 }
 

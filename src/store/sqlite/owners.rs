@@ -10,8 +10,6 @@ use crate::store::error::StoreError;
 use crate::store::rows::OwnerRow;
 use crate::store::sqlite::{Sqlite, all, next_revision, note_deletion};
 
-const GRANT_COLUMNS: &str = "owner, require, networks, endpoints, models, expires_at, default_key_ttl, max_key_ttl";
-
 impl Sqlite {
     /// Puts a grant on its node, in the place of the one that was there. False when nothing
     /// changes. It is durable when this returns.
@@ -26,8 +24,8 @@ impl Sqlite {
             }
             transaction.execute(
                 &format!(
-                    "INSERT OR REPLACE INTO grants ({GRANT_COLUMNS}, revision)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+                    "INSERT OR REPLACE INTO grants ({}, revision) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    columns()
                 ),
                 params![
                     grant.owner.as_str(),
@@ -52,7 +50,7 @@ impl Sqlite {
     ///
     /// When the store cannot be read.
     pub fn list_grants(&self) -> Result<Vec<Grant>, StoreError> {
-        all(&self.connection, &format!("SELECT {GRANT_COLUMNS} FROM grants ORDER BY owner"), &[], codec::grant)
+        all(&self.connection, &format!("SELECT {} FROM grants ORDER BY owner", columns()), &[], codec::grant)
     }
 
     /// The store's grant on this node.
@@ -120,8 +118,12 @@ impl Sqlite {
     }
 }
 
+fn columns() -> String {
+    codec::GRANT.join(", ")
+}
+
 pub(super) fn grants_since(connection: &Connection, revision: i64) -> Result<Vec<Grant>, StoreError> {
-    let sql = format!("SELECT {GRANT_COLUMNS} FROM grants WHERE revision > ?1");
+    let sql = format!("SELECT {} FROM grants WHERE revision > ?1", columns());
     all(connection, &sql, &[&revision], codec::grant)
 }
 
@@ -132,6 +134,6 @@ pub(super) fn owners_since(connection: &Connection, revision: i64) -> Result<Vec
 }
 
 fn grant_on(connection: &Connection, owner: &OwnerPath) -> Result<Option<Grant>, StoreError> {
-    let sql = format!("SELECT {GRANT_COLUMNS} FROM grants WHERE owner = ?1");
+    let sql = format!("SELECT {} FROM grants WHERE owner = ?1", columns());
     Ok(all(connection, &sql, &[&owner.as_str()], codec::grant)?.pop())
 }

@@ -189,6 +189,14 @@ impl Line {
         matches!(self.sender, Sender::H2(_))
     }
 
+    /// Another request's place on the same HTTP/2 connection.
+    pub(crate) fn stream(&self) -> Self {
+        match &self.sender {
+            Sender::H2(sender) => Self { sender: Sender::H2(sender.clone()), caller: self.caller.clone() },
+            Sender::H1(_) => panic!("one request at a time"),
+        }
+    }
+
     /// A request of this caller.
     pub(crate) fn request(&self, method: Method, path: &str, body: Body) -> Request<Body> {
         let name = &self.caller.name;

@@ -377,6 +377,16 @@ impl World {
         (self.server, self.prepared)
     }
 
+    /// The same gateway after a restart, with so many threads.
+    pub(crate) async fn restart(self, workers: usize) -> Self {
+        let (server, prepared) = self.into_parts();
+        server.shut_down().await;
+        let config = config::load(&prepared.file, &|_| None).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let options =
+            Options { workers, clock: prepared.clock.clone(), patience: Patience::default(), environment: |_| None };
+        Self { server: Server::start(config, options).await.unwrap(), prepared }
+    }
+
     /// Puts another config into the file and has it read.
     pub(crate) fn reload(&mut self, text: &str) {
         fs::write(&self.file, text).unwrap();
