@@ -41,6 +41,7 @@ pub mod config;
 pub mod dialect;
 pub mod domain;
 pub mod gate;
+pub mod manage;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

@@ -1,6 +1,9 @@
-//! The operator's listener: `/metrics`, `/healthz`, `/readyz`, and nothing else.
+//! The operator's listener: `/metrics`, `/healthz`, `/readyz`, and nothing else. What operators
+//! change is changed through [`api`], on listeners of its own.
 //!
 //! Invariant: it changes nothing and tells no secret. It is plain HTTP, so it belongs on loopback.
+
+pub mod api;
 
 use std::convert::Infallible;
 use std::io;

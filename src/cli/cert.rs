@@ -13,12 +13,15 @@ use crate::ca::leaf::{self, Existing, LeafFiles};
 use crate::cli::ca;
 use crate::cli::output::{self, Failure, Format};
 use crate::cli::place::Place;
+use crate::cli::reach::Reach;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::identity::{IdentityName, Role};
 use crate::domain::timestamp::{Timestamp, parse_span};
+use crate::manage::certificates::{Certificate, ListCertificates, RevokeCertificate, RevokeName};
+use crate::manage::page;
 use crate::store::Store;
-use crate::store::rows::{CertificateRecord, NewCertificate, Reason, Revoked, Serial};
+use crate::store::rows::{NewCertificate, Reason, Serial};
 use crate::tls::peer::{self, Mapping};
 
 /// Certificates for clients, connectors and operators.
@@ -61,13 +64,13 @@ pub struct Issue {
 #[derive(Debug, Args)]
 pub struct List {
     /// Only those that end within this span, such as 7d
-    #[arg(long, value_name = "SPAN", value_parser = parse_span)]
-    expiring: Option<Duration>,
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    expiring: Option<String>,
     /// How to print the result
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
     #[command(flatten)]
-    place: Place,
+    reach: Reach,
 }
 
 /// Revokes a certificate, or a name with all its certificates.
@@ -83,8 +86,11 @@ pub struct Revoke {
     /// Why: unspecified, key-compromise, affiliation-changed, superseded, cessation-of-operation, privilege-withdrawn
     #[arg(long, default_value = "unspecified", value_parser = Reason::parse)]
     reason: Reason,
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
     #[command(flatten)]
-    place: Place,
+    reach: Reach,
 }
 
 impl Cert {
@@ -254,58 +260,22 @@ const client = new OpenAI({{ baseURL: "{url}/v1", apiKey: "{key}", fetch: (u, o)
     )
 }
 
-#[derive(Debug, Serialize)]
-struct Listed {
-    serial: String,
-    identity: String,
-    state: &'static str,
-    issued_at: String,
-    not_after: String,
-    revoked_at: Option<String>,
-    reason: Option<&'static str>,
-}
-
-impl Listed {
-    fn new(record: &CertificateRecord, now: Timestamp) -> Self {
-        let certificate = &record.certificate;
-        let state = match record.revoked {
-            Some(_) => "revoked",
-            None if now >= certificate.not_after => "expired",
-            None => "active",
-        };
-        Self {
-            serial: certificate.serial.to_string(),
-            identity: certificate.identity.to_string(),
-            state,
-            issued_at: certificate.issued_at.to_string(),
-            not_after: certificate.not_after.to_string(),
-            revoked_at: record.revoked.map(|(at, _)| at.to_string()),
-            reason: record.revoked.map(|(_, reason)| reason.as_str()),
-        }
-    }
-}
-
 impl List {
     fn run(self, out: &mut impl Write) -> Result<(), Failure> {
-        let now = Clock::System.now();
-        let soon = self.expiring.map(|span| now.after(span));
-        let certificates = self.place.existing_store()?.list_certificates().map_err(Failure::new)?;
-        let wanted = certificates.iter().filter(|record| {
-            let end = record.certificate.not_after;
-            soon.is_none_or(|soon| now < end && end <= soon && record.revoked.is_none())
-        });
-        let listed: Vec<_> = wanted.map(|record| Listed::new(record, now)).collect();
+        let mut reached = self.reach.existing()?;
+        let certificates = reached.all(|cursor| ListCertificates {
+            expiring: self.expiring.clone(),
+            cursor,
+            limit: Some(page::MAX_LIMIT),
+        })?;
         match self.output {
-            Format::Json => output::json(out, &listed),
+            Format::Json => output::json(out, &certificates),
             Format::Table => {
-                let row = |one: &Listed| {
-                    vec![one.serial.clone(), one.identity.clone(), one.state.to_owned(), one.not_after.clone()]
+                let row = |one: &Certificate| {
+                    vec![one.serial.clone(), one.identity.clone(), one.state.as_str().to_owned(), one.not_after.clone()]
                 };
-                output::table(
-                    out,
-                    &["SERIAL", "IDENTITY", "STATE", "ENDS"],
-                    &listed.iter().map(row).collect::<Vec<_>>(),
-                )
+                let rows: Vec<_> = certificates.iter().map(row).collect();
+                output::table(out, &["SERIAL", "IDENTITY", "STATE", "ENDS"], &rows)
             }
         }
     }
@@ -313,32 +283,40 @@ impl List {
 
 impl Revoke {
     fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
-        let now = Clock::System.now();
+        let reason = Some(self.reason.as_str().to_owned());
         match (&self.serial, &self.name) {
             (Some(serial), _) => {
-                let mut store = self.place.existing_store()?;
-                match store.revoke_certificate(serial, self.reason, now).map_err(Failure::new)? {
-                    Revoked::Revoked => writeln!(out, "{serial} is revoked")?,
-                    Revoked::AlreadyRevoked => writeln!(out, "{serial} was revoked before")?,
-                    Revoked::Unknown => {
-                        let hint = "`doorward cert list` shows all serial numbers";
-                        return Err(Failure::with_hint(format!("no certificate has the serial number {serial}"), hint));
-                    }
+                let operation = RevokeCertificate { serial: serial.to_string(), reason };
+                let done = self.reach.existing()?.perform(operation)?;
+                match (self.output, done.newly) {
+                    (Format::Json, _) => output::json(out, &done)?,
+                    (Format::Table, true) => writeln!(out, "{serial} is revoked")?,
+                    (Format::Table, false) => writeln!(out, "{serial} was revoked before")?,
                 }
             }
             (None, Some(name)) => {
-                let authority = ca::open(&self.place.state_dir()?)?;
-                let mut store = self.place.store()?;
-                let done = store.revoke_name(authority.trust_domain(), name, self.reason, now).map_err(Failure::new)?;
+                if self.reach.is_local() {
+                    // Says what is wrong with the authority when it cannot be read.
+                    ca::open(&self.reach.place().state_dir()?)?;
+                }
+                let done = self.reach.any()?.perform(RevokeName { name: name.to_string(), reason })?;
                 if done.newly && done.certificates == 0 {
                     writeln!(err, "warning: {name} had no certificate; from now on it gets none")?;
                 }
                 let ended = output::count(done.certificates, "certificate");
                 let newly = if done.newly { "is revoked" } else { "was revoked before" };
-                writeln!(out, "{name} {newly}; {ended} ended")?;
+                match self.output {
+                    Format::Json => output::json(out, &done)?,
+                    Format::Table => writeln!(out, "{name} {newly}; {ended} ended")?,
+                }
             }
             (None, None) => return Err(Failure::Usage(vec!["name what to revoke: --serial or --name".to_owned()])),
         }
         Ok(())
     }
+}
+
+/// Checks a span and keeps its spelling.
+fn span(text: &str) -> Result<String, String> {
+    parse_span(text).map(|_| text.to_owned())
 }

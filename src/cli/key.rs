@@ -1,33 +1,43 @@
 //! `doorward key`
 
-use std::io::Write;
-use std::time::Duration;
+mod change;
+mod import;
 
-use aws_lc_rs::rand;
+use std::collections::BTreeMap;
+use std::io::Write;
+
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 use crate::cli::output::{self, Failure, Format};
-use crate::cli::place::Place;
-use crate::clock::Clock;
-use crate::config::did_you_mean;
-use crate::domain::endpoint::Endpoints;
-use crate::domain::grant::{GrantTree, Models};
-use crate::domain::key::{KeyId, KeyRecord, Narrowing, NewKey};
-use crate::domain::network::Networks;
+use crate::cli::reach::Reach;
+use crate::domain::key::{KeyId, NewKey};
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::{Timestamp, parse_span};
-use crate::store::rows::Revoked;
+use crate::manage::fields::WHEN;
+use crate::manage::keys::{self, CreateKey, ListKeys, ShowKey, State};
+use crate::manage::page;
 
 /// Virtual keys.
 #[derive(Debug, Subcommand)]
 pub enum Key {
     /// Make a key; it is shown once
-    Create(Create),
-    /// List all keys, without their secrets
+    Create(Box<Create>),
+    /// List keys, without their secrets
     List(List),
+    /// Show a key, without its secret
+    Show(Show),
+    /// Change fields of a key
+    Update(Box<change::Update>),
+    /// Put a new key in the place of one
+    Rotate(change::Rotate),
     /// Revoke a key for good, within a second
-    Revoke(Revoke),
+    Revoke(change::Revoke),
+    /// Forget a key; it is refused within a second
+    Delete(change::Delete),
+    /// Store many keys; the same import may be made again
+    Import(import::Import),
+    /// Read a key on standard input and print what a config file may list of it
+    Hash(import::Hash),
 }
 
 /// Makes a key. Without limits of its own it may do what its owner's grants say.
@@ -36,9 +46,30 @@ pub struct Create {
     /// Whom the key belongs to, such as acme/research/alice
     #[arg(long, value_name = "PATH", value_parser = OwnerPath::parse)]
     owner: OwnerPath,
+    #[command(flatten)]
+    limits: Limits,
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+/// The limits of a key, and what is written beside it.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Limits {
     /// When it ends: a span (30d) or a time (2027-01-31T00:00:00Z)
-    #[arg(long, value_name = "WHEN", value_parser = When::parse)]
-    expires: Option<When>,
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    expires: Option<String>,
+    /// Before this it is refused: a span or a time
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    not_before: Option<String>,
+    /// How often it may be used
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    uses: Option<u32>,
+    /// Give a use back that ended without a backend's answer
+    #[arg(long, requires = "uses")]
+    refund_on_failure: bool,
     /// Networks that it works from; may be repeated
     #[arg(long = "network", value_name = "CIDR")]
     networks: Vec<String>,
@@ -48,31 +79,47 @@ pub struct Create {
     /// Models that it may name; may be repeated
     #[arg(long = "model", value_name = "GLOB")]
     models: Vec<String>,
-    /// How to print the result
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    output: Format,
-    #[command(flatten)]
-    place: Place,
+    /// The identity over whose connections alone it works; * is allowed in its last segment
+    #[arg(long = "bind", value_name = "IDENTITY")]
+    bound_to: Option<String>,
+    /// Your own words about it; may be repeated
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// A remark, in one line
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+    /// What another system calls it; no two keys have the same
+    #[arg(long, value_name = "ID")]
+    external_id: Option<String>,
 }
 
-/// Lists all keys.
+/// Lists keys, oldest first.
 #[derive(Debug, Args)]
 pub struct List {
+    /// Only those of this owner and of owners below
+    #[arg(long, value_name = "PATH", value_parser = OwnerPath::parse)]
+    owner: Option<OwnerPath>,
+    /// Only those in this state: active, not_yet, expired, revoked, disabled, owner_disabled, spent
+    #[arg(long, value_name = "STATE", value_parser = State::parse)]
+    only: Option<State>,
     /// How to print the result
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
     #[command(flatten)]
-    place: Place,
+    reach: Reach,
 }
 
-/// Revokes a key.
+/// Shows a key.
 #[derive(Debug, Args)]
-pub struct Revoke {
+pub struct Show {
     /// The public id: 12 characters between dw_ and the second _
     #[arg(value_parser = KeyId::parse)]
     id: KeyId,
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
     #[command(flatten)]
-    place: Place,
+    reach: Reach,
 }
 
 impl Key {
@@ -80,100 +127,84 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// When an argument is wrong or the store cannot be read or written.
+    /// When an argument is wrong, or the store or the gateway cannot be reached.
     pub fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
         match self {
             Self::Create(verb) => verb.run(out, err),
             Self::List(verb) => verb.run(out),
+            Self::Show(verb) => verb.run(out),
+            Self::Update(verb) => verb.run(out, err),
+            Self::Rotate(verb) => verb.run(out, err),
             Self::Revoke(verb) => verb.run(out),
-        }
-    }
-}
-
-/// A key as verbs print it.
-#[derive(Debug, Serialize)]
-struct Shown<'a> {
-    id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    owner: &'a str,
-    state: &'static str,
-    networks: Option<Vec<String>>,
-    endpoints: Option<Vec<String>>,
-    models: Option<Vec<String>>,
-    created_at: String,
-    expires_at: Option<String>,
-    revoked_at: Option<String>,
-}
-
-impl<'a> Shown<'a> {
-    fn new(record: &'a KeyRecord, key: Option<&'a str>, now: Timestamp) -> Self {
-        Self {
-            id: record.id.as_str(),
-            key,
-            owner: record.owner.as_str(),
-            state: record.state(now).as_str(),
-            networks: record.narrowing.networks.as_ref().map(Networks::entries),
-            endpoints: record.narrowing.endpoints.as_ref().map(Endpoints::entries),
-            models: record.narrowing.models.as_ref().map(Models::entries),
-            created_at: record.created_at.to_string(),
-            expires_at: record.expires_at.map(|at| at.to_string()),
-            revoked_at: record.revoked_at.map(|at| at.to_string()),
+            Self::Delete(verb) => verb.run(out),
+            Self::Import(verb) => verb.run(out, err),
+            Self::Hash(verb) => verb.run(out),
         }
     }
 }
 
 impl Create {
     fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
-        let now = Clock::System.now();
-        let expires_at = self.expires.map(|when| when.after(now));
-        let mut wrong = Vec::new();
-        if expires_at.is_some_and(|at| at <= now) {
-            wrong.push("--expires is not in the future".to_owned());
-        }
-        let narrowing = Narrowing {
-            networks: list("--network", &self.networks, Networks::parse, &mut wrong),
-            endpoints: list("--endpoint", &self.endpoints, endpoints, &mut wrong),
-            models: list("--model", &self.models, Models::parse, &mut wrong),
+        let Limits { expires, not_before, uses, networks, endpoints, models, .. } = self.limits.clone();
+        let asked = CreateKey {
+            owner: self.owner.to_string(),
+            expires_at: expires,
+            not_before,
+            uses,
+            refund_on_failure: self.limits.refund_on_failure.then_some(true),
+            networks: named(networks),
+            endpoints: named(endpoints),
+            models: named(models),
+            bound_to: self.limits.bound_to.clone(),
+            labels: self.limits.labels()?,
+            note: self.limits.note.clone(),
+            external_id: self.limits.external_id.clone(),
         };
-        if !wrong.is_empty() {
-            return Err(Failure::Usage(wrong));
-        }
-        let (mut store, pepper) = self.place.store_and_pepper()?;
-        let key = create(&self.owner)?;
-        let record = KeyRecord {
-            narrowing,
-            expires_at,
-            ..KeyRecord::new(key.id(), self.owner.clone(), pepper.digest(&key), now)
-        };
-        store.create_key(&record).map_err(Failure::new)?;
-        self.advise(&record, err)?;
+        let made = self.reach.any()?.perform(asked)?;
         match self.output {
-            Format::Json => output::json(out, &Shown::new(&record, Some(key.reveal()), now)),
+            Format::Json => output::json(out, &made),
             Format::Table => {
-                writeln!(err, "The key is shown this once; only its hash is kept.")?;
-                writeln!(out, "{}", key.reveal())?;
-                Ok(())
+                output::warn(err, &made.warnings)?;
+                reveal(&made.key, out, err)
             }
         }
     }
+}
 
-    /// Says what will surprise the owner of the key.
-    fn advise(&self, record: &KeyRecord, err: &mut impl Write) -> Result<(), Failure> {
-        if record.expires_at.is_none() {
-            writeln!(err, "warning: the key never expires; --expires 30d would end it")?;
+/// Shows the secret of a key that was just made.
+fn reveal(key: &keys::Key, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
+    let secret = key.key.as_ref().ok_or_else(|| Failure::new("the answer holds no key"))?;
+    writeln!(err, "The key is shown this once; only its hash is kept.")?;
+    writeln!(out, "{}", secret.reveal())?;
+    Ok(())
+}
+
+impl Limits {
+    fn labels(&self) -> Result<BTreeMap<String, String>, Failure> {
+        let mut all = BTreeMap::new();
+        for (name, value) in &self.labels {
+            if all.insert(name.clone(), value.clone()).is_some() {
+                return Err(Failure::Usage(vec![format!("--label: {name} comes twice")]));
+            }
         }
-        let Some(config) = self.place.config_if_any() else { return Ok(()) };
-        let tree = GrantTree::new(config.grants);
-        if tree.on_path(&record.owner).all(|grant| grant.require.is_none()) {
-            writeln!(
-                err,
-                "warning: no grant on the path of {} names `require`, so the key opens nothing yet",
-                record.owner
-            )?;
-        }
-        Ok(())
+        Ok(all)
     }
+}
+
+/// A list that was given as a repeated option.
+fn named(entries: Vec<String>) -> Option<Vec<String>> {
+    (!entries.is_empty()).then_some(entries)
+}
+
+/// Checks when something ends or begins, and keeps its spelling.
+pub(super) fn when(text: &str) -> Result<String, String> {
+    let known = parse_span(text).is_ok() || Timestamp::parse(text).is_ok();
+    if known { Ok(text.to_owned()) } else { Err(WHEN.to_owned()) }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').ok_or_else(|| "is not NAME=VALUE, such as team=search".to_owned())?;
+    Ok((pair.0.to_owned(), pair.1.to_owned()))
 }
 
 /// A new random key.
@@ -182,100 +213,72 @@ impl Create {
 ///
 /// When the machine gives no randomness.
 pub fn create(owner: &OwnerPath) -> Result<NewKey, Failure> {
-    let (mut id, mut secret) = ([0; 8], zeroize::Zeroizing::new([0; 32]));
-    rand::fill(&mut id)
-        .and_then(|()| rand::fill(&mut *secret))
-        .map_err(|_| Failure::new(format!("no randomness to make a key for {owner}")))?;
-    Ok(NewKey::from_random(id, &secret))
-}
-
-/// When something ends, as it is written.
-#[derive(Clone, Copy, Debug)]
-enum When {
-    /// This long from now.
-    In(Duration),
-    /// At this time.
-    At(Timestamp),
-}
-
-impl When {
-    fn parse(text: &str) -> Result<Self, String> {
-        parse_span(text)
-            .map(Self::In)
-            .or_else(|_| Timestamp::parse(text).map(Self::At))
-            .map_err(|_| "neither a span such as 30d nor a time such as 2027-01-31T00:00:00Z".to_owned())
-    }
-
-    fn after(self, now: Timestamp) -> Timestamp {
-        match self {
-            Self::In(span) => now.after(span),
-            Self::At(at) => at,
-        }
-    }
-}
-
-/// Endpoints, with the nearest known word for each that is wrong.
-fn endpoints(entries: &[String]) -> Result<Endpoints, Vec<(usize, String)>> {
-    let near = |(index, why): (usize, String)| {
-        let word = entries.get(index).map_or("", String::as_str);
-        (index, format!("{why}{}", did_you_mean(word, Endpoints::vocabulary())))
-    };
-    Endpoints::parse(entries).map_err(|wrong| wrong.into_iter().map(near).collect())
-}
-
-/// A list that was given as a repeated option; what is wrong with it is added to `wrong`.
-fn list<T>(
-    option: &str,
-    entries: &[String],
-    parse: impl Fn(&[String]) -> Result<T, Vec<(usize, String)>>,
-    wrong: &mut Vec<String>,
-) -> Option<T> {
-    if entries.is_empty() {
-        return None;
-    }
-    parse(entries).map_err(|faults| wrong.extend(faults.into_iter().map(|(_, why)| format!("{option}: {why}")))).ok()
+    keys::mint().map_err(|fault| Failure::new(format!("{fault} to make a key for {owner}")))
 }
 
 impl List {
     fn run(self, out: &mut impl Write) -> Result<(), Failure> {
-        let now = Clock::System.now();
-        let keys = self.place.existing_store()?.list_keys().map_err(Failure::new)?;
-        let shown: Vec<_> = keys.iter().map(|record| Shown::new(record, None, now)).collect();
+        let keys = self.reach.existing()?.all(|cursor| ListKeys {
+            owner: self.owner.as_ref().map(ToString::to_string),
+            state: self.only.map(|state| state.as_str().to_owned()),
+            cursor,
+            limit: Some(page::MAX_LIMIT),
+        })?;
         match self.output {
-            Format::Json => output::json(out, &shown),
+            Format::Json => output::json(out, &keys),
             Format::Table => {
-                let join = |list: &Option<Vec<String>>| list.as_ref().map_or("-".to_owned(), |list| list.join(","));
-                let row = |key: &Shown<'_>| {
+                let row = |key: &keys::Key| {
                     vec![
-                        key.id.to_owned(),
-                        key.owner.to_owned(),
-                        key.state.to_owned(),
+                        key.id.clone(),
+                        key.owner.clone(),
+                        key.state.as_str().to_owned(),
                         key.expires_at.clone().unwrap_or_else(|| "never".to_owned()),
-                        join(&key.networks),
-                        join(&key.endpoints),
-                        join(&key.models),
+                        output::cell(key.networks.as_ref()),
+                        output::cell(key.endpoints.as_ref()),
+                        output::cell(key.models.as_ref()),
                     ]
                 };
                 let head = ["ID", "OWNER", "STATE", "EXPIRES", "NETWORKS", "ENDPOINTS", "MODELS"];
-                output::table(out, &head, &shown.iter().map(row).collect::<Vec<_>>())
+                output::table(out, &head, &keys.iter().map(row).collect::<Vec<_>>())
             }
         }
     }
 }
 
-impl Revoke {
+impl Show {
     fn run(self, out: &mut impl Write) -> Result<(), Failure> {
-        let mut store = self.place.existing_store()?;
-        match store.revoke_key(&self.id, Clock::System.now()).map_err(Failure::new)? {
-            Revoked::Revoked => writeln!(out, "{} is revoked", self.id)?,
-            Revoked::AlreadyRevoked => writeln!(out, "{} was revoked before", self.id)?,
-            Revoked::Unknown => {
-                return Err(Failure::with_hint(
-                    format!("no key has the id {}", self.id),
-                    "`doorward key list` shows all ids",
-                ));
-            }
-        }
-        Ok(())
+        let key = self.reach.existing()?.perform(ShowKey { id: self.id.to_string() })?;
+        print(&key, self.output, out)
     }
+}
+
+/// Prints one key.
+fn print(key: &keys::Key, format: Format, out: &mut impl Write) -> Result<(), Failure> {
+    if format == Format::Json {
+        return output::json(out, key);
+    }
+    let or = |text: &Option<String>, none: &str| text.clone().unwrap_or_else(|| none.to_owned());
+    let labels: Vec<_> = key.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let uses = key.uses_left.map(|left| left.to_string());
+    let rows = [
+        ("id", key.id.clone()),
+        ("owner", key.owner.clone()),
+        ("state", key.state.as_str().to_owned()),
+        ("networks", output::cell(key.networks.as_ref())),
+        ("endpoints", output::cell(key.endpoints.as_ref())),
+        ("models", output::cell(key.models.as_ref())),
+        ("created", key.created_at.clone()),
+        ("not before", or(&key.not_before, "-")),
+        ("expires", or(&key.expires_at, "never")),
+        ("revoked", or(&key.revoked_at, "-")),
+        ("uses left", or(&uses, "any number")),
+        ("bound to", or(&key.bound_to, "-")),
+        ("labels", if labels.is_empty() { "-".to_owned() } else { labels.join(",") }),
+        ("note", or(&key.note, "-")),
+        ("last used", or(&key.last_used_at, "-")),
+        ("rotated from", or(&key.rotated_from, "-")),
+        ("external id", or(&key.external_id, "-")),
+    ];
+    let rows: Vec<_> = rows.into_iter().map(|(what, value)| vec![what.to_owned(), value]).collect();
+    output::table(out, &["WHAT", "VALUE"], &rows)
 }

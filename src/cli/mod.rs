@@ -5,14 +5,19 @@
 //! with `error:`, and end without a full stop; exit 0 is done, 1 failed, 2 wrong usage. A secret
 //! is never an argument.
 
+pub mod admin_api;
 pub mod ca;
 pub mod cert;
 pub mod check;
 pub mod completions;
 pub mod discover;
+pub mod grant;
 pub mod key;
 pub mod output;
+pub mod owner;
 pub mod place;
+pub mod reach;
+pub mod remote;
 pub mod serve;
 pub mod server;
 pub mod status;
@@ -52,6 +57,12 @@ enum Verb {
     /// Virtual keys
     #[command(subcommand)]
     Key(key::Key),
+    /// Grants in the store, beside those of the config
+    #[command(subcommand)]
+    Grant(grant::Grant),
+    /// Owners: switched off and on again
+    #[command(subcommand)]
+    Owner(owner::Owner),
     /// Print completions for a shell
     Completions(completions::Completions),
 }
@@ -77,6 +88,8 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Ca(verb) => verb.run(out, err),
         Verb::Cert(verb) => verb.run(out, err),
         Verb::Key(verb) => verb.run(out, err),
+        Verb::Grant(verb) => verb.run(out, err),
+        Verb::Owner(verb) => verb.run(out, err),
         Verb::Completions(verb) => verb.run(out),
     };
     match result {

@@ -113,6 +113,22 @@ pub fn json(out: &mut impl Write, value: &impl Serialize) -> Result<(), Failure>
     Ok(())
 }
 
+/// Prints what is allowed and yet worth a word.
+///
+/// # Errors
+///
+/// When it cannot be written.
+pub fn warn(err: &mut impl Write, warnings: &[String]) -> Result<(), Failure> {
+    warnings.iter().try_for_each(|warning| writeln!(err, "warning: {warning}"))?;
+    Ok(())
+}
+
+/// A list in one cell.
+#[must_use]
+pub fn cell(list: Option<&Vec<String>>) -> String {
+    list.map_or_else(|| "-".to_owned(), |list| list.join(","))
+}
+
 /// Prints rows under a head.
 ///
 /// # Errors

@@ -6,8 +6,7 @@ use clap::Args;
 
 use crate::cli::output::Failure;
 use crate::config::{self, Config};
-use crate::domain::key::Pepper;
-use crate::store::{Store, pepper, sqlite};
+use crate::store::{Store, sqlite};
 
 /// The options that every verb which touches state takes.
 #[derive(Clone, Debug, Args)]
@@ -35,14 +34,19 @@ impl Place {
         config::state_dir(&file).map_err(|problems| Failure::Config { file: file.display().to_string(), problems })
     }
 
+    /// The config file, when there is one.
+    #[must_use]
+    pub fn config_file(&self) -> Option<PathBuf> {
+        match &self.state {
+            Some(dir) => Some(dir.join("doorward.toml")).filter(|file| file.exists()),
+            None => find(self.config.as_deref()).ok(),
+        }
+    }
+
     /// The whole config, when there is one that loads: for advice, never for decisions.
     #[must_use]
     pub fn config_if_any(&self) -> Option<Config> {
-        let file = match &self.state {
-            Some(dir) => dir.join("doorward.toml"),
-            None => find(self.config.as_deref()).ok()?,
-        };
-        config::load(&file, &environment).ok()
+        config::load(&self.config_file()?, &environment).ok()
     }
 
     /// The store, opened for changes.
@@ -68,18 +72,6 @@ impl Place {
             ));
         }
         Store::open(&dir).map_err(Failure::new)
-    }
-
-    /// The store, with the pepper that its keys are hashed under.
-    ///
-    /// # Errors
-    ///
-    /// When either cannot be read.
-    pub fn store_and_pepper(&self) -> Result<(Store, Pepper), Failure> {
-        let dir = self.state_dir()?;
-        let mut store = Store::open(&dir).map_err(Failure::new)?;
-        let pepper = pepper::load(&dir, &mut store).map_err(Failure::new)?;
-        Ok((store, pepper))
     }
 }
 

@@ -12,9 +12,11 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use crate::admin::Admin;
+use crate::admin::api::operators::Tls;
 use crate::backend::Upstream;
 use crate::ca::authority::Authority;
 use crate::ca::plan::SERVER_TTL;
+use crate::cli::admin_api::{self, AdminApi, Prepared};
 use crate::cli::ca;
 use crate::cli::output::Failure;
 use crate::clock::Clock;
@@ -57,6 +59,7 @@ pub struct Server {
     workers: Workers,
     admin_address: SocketAddr,
     admin: JoinHandle<()>,
+    admin_api: AdminApi,
     watcher: Watcher,
     store_writer: Writer,
     writer: RecordWriter,
@@ -77,10 +80,13 @@ impl Server {
         let seen = fingerprints(&config);
         let state_dir = config.state_dir.clone();
         let (admin_address, record) = (config.admin, config.record.clone());
+        let api_address = config.admin_api;
+        let operators = admin_api::prepare(&config, &options.clock)?;
         let address = config.listen.address;
         let mut store = Store::open(&state_dir).map_err(Failure::new)?;
         let pepper = pepper::load(&state_dir, &mut store).map_err(Failure::new)?;
         let (settings, renew_at) = settings(config, 1, &options.clock)?;
+        let (operators, renew_at) = earliest(operators, renew_at);
         let (records, writer) = Records::start(&record, records::log)
             .map_err(|error| Failure::new(format!("the records cannot be written: {error}")))?;
         let metrics = Arc::new(Metrics::default());
@@ -96,10 +102,23 @@ impl Server {
             .await
             .map_err(|error| cannot_listen(admin_address, &error))?;
         let admin_address = admin.address()?;
+        let admin_api = AdminApi::start(&gateway, &state_dir, api_address, operators).await?;
         let workers = Workers::start(&gateway, address, options.workers, options.patience)
             .map_err(|error| cannot_listen(address, &error))?;
         let admin = tokio::spawn(admin.run());
-        Ok(Self { gateway, options, workers, admin_address, admin, watcher, store_writer, writer, renew_at, seen })
+        Ok(Self {
+            gateway,
+            options,
+            workers,
+            admin_address,
+            admin,
+            admin_api,
+            watcher,
+            store_writer,
+            writer,
+            renew_at,
+            seen,
+        })
     }
 
     /// Where callers are served.
@@ -112,6 +131,12 @@ impl Server {
     #[must_use]
     pub const fn admin_address(&self) -> SocketAddr {
         self.admin_address
+    }
+
+    /// The admin API.
+    #[must_use]
+    pub const fn admin_api(&self) -> &AdminApi {
+        &self.admin_api
     }
 
     /// What the request path shares.
@@ -147,11 +172,14 @@ impl Server {
         }
         let mut seen = fingerprints(&config);
         seen.extend(before.into_iter().filter(|(file, _)| config.watched.contains(file) || *file == config.file));
+        let operators = admin_api::prepare(&config, &self.options.clock)?;
         let (settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
+        let (operators, renew_at) = earliest(operators, renew_at);
         // Only what is in force is watched: else a config that fails here is tried every second.
         self.seen = seen;
         self.renew_at = renew_at;
         self.gateway.publish_settings(settings);
+        self.admin_api.replace(operators);
         Ok(())
     }
 
@@ -172,7 +200,7 @@ impl Server {
 
     /// Takes no new connection, lets requests in flight finish within the configured drain time,
     /// writes the last records, and stops.
-    pub async fn shut_down(self) {
+    pub async fn shut_down(mut self) {
         self.gateway.drain();
         let workers = self.workers;
         if tokio::task::spawn_blocking(move || workers.join()).await.is_err() {
@@ -186,7 +214,14 @@ impl Server {
             tracing::error!(lost, "records could not be written in time");
         }
         self.admin.abort();
+        self.admin_api.stop().await;
     }
+}
+
+/// Takes apart what was prepared for operators, and tells when the first certificate is due.
+fn earliest(operators: Prepared, renew_at: Option<Timestamp>) -> (Option<Tls>, Option<Timestamp>) {
+    let (tls, due) = operators.unzip();
+    (tls, due.into_iter().chain(renew_at).min())
 }
 
 pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
@@ -263,7 +298,7 @@ fn open_authority(config: &Config, domain: &str) -> Result<Authority, Failure> {
 
 /// What the internal certificate is good for: the `api` names, and the addresses at which clients
 /// without a name reach the listener.
-fn server_names(config: &Config) -> Vec<String> {
+pub(super) fn server_names(config: &Config) -> Vec<String> {
     let mut names = config.listen.names.api.clone();
     let address = config.listen.address.ip().to_canonical();
     let addresses = if address.is_unspecified() {

@@ -64,18 +64,32 @@ pub(super) fn read_listen(section: &Value<'_>, authority: Authority) -> Option<L
     })
 }
 
-/// Reads `[admin]`.
-pub(super) fn read_admin(section: Option<&Value<'_>>) -> Option<SocketAddr> {
+/// Reads `[admin]`: where metrics are, and where the admin API is.
+pub(super) fn read_admin(
+    section: Option<&Value<'_>>,
+    authority: Authority,
+) -> Option<(SocketAddr, Option<SocketAddr>)> {
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8444));
-    let Some(section) = section else { return Some(default) };
+    let Some(section) = section else { return Some((default, None)) };
     section.table(|table| {
-        table.later("api_address", |_| false);
-        let Some(value) = table.get("address") else { return Some(default) };
-        let address = read_address(&value)?;
-        if !address.ip().to_canonical().is_loopback() {
-            value.place.warn("not a loopback address: whoever reaches it reads the metrics, without a credential");
-        }
-        Some(address)
+        let address = table.get("address").map_or(Some(default), |value| {
+            let address = read_address(&value)?;
+            if !address.ip().to_canonical().is_loopback() {
+                value.place.warn("not a loopback address: whoever reaches it reads the metrics, without a credential");
+            }
+            Some(address)
+        });
+        let api = table.get("api_address").map_or(Some(None), |value| {
+            let api = read_address(&value)?;
+            if !authority.built_in {
+                return value.refuse("needs a [ca]: only the built-in authority makes operators");
+            }
+            if Some(api) == address && api.port() != 0 {
+                return value.refuse("is that of admin.address too");
+            }
+            Some(Some(api))
+        });
+        Some((address?, api?))
     })
 }
 

@@ -14,6 +14,7 @@ use crate::config::models::read_models;
 use crate::config::process::{DEFAULT_STATE_DIR, read_gateway_id, read_log, read_record, read_state_dir, read_store};
 use crate::config::trust::{Authorities, read_ca, read_identities, read_trust};
 use crate::config::{Config, Problem};
+use crate::domain::grant::Grant;
 
 /// Where the config is looked for when nobody names it.
 const PLACES: [&str; 2] = ["./doorward.toml", "/etc/doorward/doorward.toml"];
@@ -87,6 +88,33 @@ pub fn state_dir(file: &Path) -> Result<PathBuf, Vec<Problem>> {
     Ok(file.parent().unwrap_or(Path::new("/")).join(named))
 }
 
+/// The grants that a config file lists, whatever else is in the file: as [`state_dir`], for verbs
+/// that keep to them.
+///
+/// # Errors
+///
+/// When the file cannot be read, is not TOML, or a grant in it is wrong.
+pub fn grants(file: &Path) -> Result<Vec<Grant>, Vec<Problem>> {
+    let failed = |why: String| vec![whole(why)];
+    let bytes = read_bounded(file).map_err(|error| failed(format!("cannot read {}: {error}", file.display())))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| failed("is not UTF-8".to_owned()))?;
+    let root = DeTable::parse(text).map_err(|error| failed(error.message().to_owned()))?;
+    let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
+    // What is not a grant may need secrets, and is not looked at.
+    let document = Document::new(text, directory, &|_| None);
+    let grants = document.read(root.get_ref(), |root| {
+        read_grants(&root.get("grant").map(|value| value.sections()).unwrap_or_default())
+            .map(|grants| grants.into_iter().map(|placed| placed.grant).collect())
+    });
+    let mut problems = document.into_findings().problems;
+    problems.retain(|problem| problem.path.starts_with("grant[") || problem.path == "grant");
+    match grants {
+        Some(grants) if problems.is_empty() => Ok(grants),
+        None if problems.is_empty() => Err(failed("the grants were refused without a reason".to_owned())),
+        Some(_) | None => Err(problems),
+    }
+}
+
 /// Checks the text of a config file. `file` is what it was read from: relative paths start there.
 ///
 /// # Errors
@@ -132,9 +160,9 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     let listen_section = root.require("listen", "[listen] with address, names and client_auth");
     let authority = Authority { built_in: root.has("ca"), external: !trust_sections.is_empty() };
     let listen = listen_section.as_ref().and_then(|value| read_listen(value, authority));
-    let admin = read_admin(root.get("admin").as_ref());
-    if let (Some(listen), Some(section)) = (&listen, &listen_section)
-        && admin == Some(listen.address)
+    let admin = read_admin(root.get("admin").as_ref(), authority);
+    if let (Some(listen), Some(section), Some((admin, api))) = (&listen, &listen_section, admin)
+        && (admin == listen.address || api == Some(listen.address))
         && listen.address.port() != 0
     {
         section.wrong("address is that of [admin] too");
@@ -154,7 +182,8 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         state_dir: state_dir?,
         gateway_id: gateway_id?,
         listen,
-        admin: admin?,
+        admin: admin?.0,
+        admin_api: admin?.1,
         log: log?,
         record: record?,
         trust_domain: trust_domain?,

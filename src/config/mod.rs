@@ -18,7 +18,7 @@ mod suggest;
 mod trust;
 mod values;
 
-pub use load::{find, load, parse, state_dir};
+pub use load::{find, grants, load, parse, state_dir};
 pub use restart::needs_restart;
 pub(crate) use suggest::did_you_mean;
 
@@ -51,6 +51,8 @@ pub struct Config {
     pub listen: Listen,
     /// The admin listener: metrics and health.
     pub admin: SocketAddr,
+    /// The admin API over TLS; `None` when it is on the Unix socket only.
+    pub admin_api: Option<SocketAddr>,
     /// The process log.
     pub log: Log,
     /// The record of requests.

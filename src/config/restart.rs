@@ -19,6 +19,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
             old.listen.max_connections_per_address != new.listen.max_connections_per_address,
         ),
         ("admin.address", old.admin != new.admin),
+        ("admin.api_address", old.admin_api != new.admin_api),
         ("log.level", old.log.level != new.log.level),
         ("log.format", old.log.json != new.log.json),
         ("record.file", old.record.file != new.record.file),
@@ -51,6 +52,7 @@ max_connections_per_address = 256
 drain = "30s"
 [admin]
 address = "127.0.0.1:8444"
+api_address = "127.0.0.1:8445"
 [log]
 level = "info"
 format = "text"
@@ -72,6 +74,7 @@ trust_domain = "corp.example"
         check("20_000", "20_001", &["listen.max_connections"]);
         check("256", "257", &["listen.max_connections_per_address"]);
         check(":8444", ":9444", &["admin.address"]);
+        check(":8445", ":9445", &["admin.api_address"]);
         check("info", "debug", &["log.level"]);
         check("text", "json", &["log.format"]);
         check("records.jsonl", "stdout", &["record.file"]);

@@ -266,6 +266,12 @@ impl Endpoints {
         self.bits & endpoint.bit() != 0
     }
 
+    /// True when every endpoint of `narrower` is in this set.
+    #[must_use]
+    pub const fn cover(&self, narrower: &Self) -> bool {
+        narrower.bits & !self.bits == 0
+    }
+
     /// The words that the set was written in.
     #[must_use]
     pub fn entries(&self) -> Vec<String> {

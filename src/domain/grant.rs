@@ -52,6 +52,15 @@ impl Models {
         self.0.iter().any(|glob| glob.matches(alias))
     }
 
+    /// True when whatever fits a pattern of `narrower` fits one of these. Patterns that only together
+    /// hold one of `narrower`'s do not count.
+    #[must_use]
+    pub fn cover(&self, narrower: &Self) -> bool {
+        // A pattern whose text fits another as it stands, its stars taken as characters, fits it
+        // with whatever the stars stand for: a literal of the other is never a star.
+        narrower.0.iter().all(|narrow| self.admit(narrow.as_str()))
+    }
+
     /// The patterns as written.
     #[must_use]
     pub fn entries(&self) -> Vec<String> {

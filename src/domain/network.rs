@@ -53,6 +53,19 @@ impl Networks {
         }
     }
 
+    /// True when every address of `narrower` lies in one of these ranges. Ranges that only
+    /// together hold one of `narrower`'s do not count.
+    #[must_use]
+    pub fn cover(&self, narrower: &Self) -> bool {
+        match (self, narrower) {
+            (Self::Any, _) => true,
+            (Self::Listed(_), Self::Any) => false,
+            (Self::Listed(wide), Self::Listed(narrow)) => {
+                narrow.iter().all(|net| wide.iter().any(|wide| wide.contains(net)))
+            }
+        }
+    }
+
     /// The entries as they would be written in config.
     #[must_use]
     pub fn entries(&self) -> Vec<String> {

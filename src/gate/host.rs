@@ -39,7 +39,7 @@ pub fn check(connection: &Connection, head: &Parts, names: &Names) -> Result<(),
 const MALFORMED: Refusal = Refusal::InvalidHost("The Host header is malformed.");
 
 /// The host without port and brackets.
-fn host_name(text: &str) -> Result<&str, Refusal> {
+pub(crate) fn host_name(text: &str) -> Result<&str, Refusal> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => rest.split_once(']').ok_or(MALFORMED)?,
         None => text.split_at(text.find(':').unwrap_or(text.len())),

@@ -57,6 +57,12 @@ impl Store {
         engine.list_keys()
     }
 
+    /// The next keys after one of this age and id, oldest first: at most `count`.
+    pub fn keys_after(&self, place: Option<(Timestamp, KeyId)>, count: usize) -> Result<Vec<KeyRecord>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.keys_after(place, count)
+    }
+
     /// The key of this id.
     pub fn key(&self, id: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
         let Self::Sqlite(engine) = self;

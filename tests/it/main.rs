@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed set-up is a failed test")]
 
+mod admin_api;
 mod alias;
 mod config_corpus;
 mod declared;
@@ -10,6 +11,7 @@ mod headers;
 mod identity;
 mod keys;
 mod listener;
+mod manage;
 mod networks;
 mod order;
 mod promises;

@@ -1,6 +1,7 @@
 //! Callers: HTTP/1.1 and HTTP/2 over TLS, with what credentials they are given.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -152,6 +153,14 @@ impl Caller {
         Line { sender: Sender::H2(sender), caller: self.clone() }
     }
 
+    /// An HTTP/1.1 connection over a Unix socket, without TLS.
+    pub(crate) async fn unix(&self, path: &Path) -> Line {
+        let stream = UnixStream::connect(path).await.unwrap();
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Line { sender: Sender::H1(sender), caller: self.clone() }
+    }
+
     /// One connection of each kind.
     pub(crate) async fn both(&self) -> [Line; 2] {
         [self.h1().await, self.h2().await]
@@ -249,6 +258,13 @@ impl Line {
 
     pub(crate) async fn get(&mut self, path: &str) -> Whole {
         self.fetch(Method::GET, path).await
+    }
+
+    /// Sends a request with a JSON body, and waits for the whole answer.
+    pub(crate) async fn ask(&mut self, method: Method, path: &str, body: &str) -> Whole {
+        let mut request = self.json(path, body);
+        *request.method_mut() = method;
+        Whole::of(self.send(request).await.unwrap()).await
     }
 
     pub(crate) async fn fetch(&mut self, method: Method, path: &str) -> Whole {

@@ -9,7 +9,7 @@ mod process;
 mod stub;
 mod world;
 
-pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole};
+pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole, full};
 pub(crate) use client::{ChannelBody, RawLine};
 pub(crate) use process::Process;
 pub(crate) use stub::{Exchange, Stub, TlsFiles, chunk, dead_port, json_reply};

@@ -31,7 +31,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Caller, LONG, Leaf, Stub, until, within};
+use super::{Caller, LONG, Leaf, Line, Stub, until, within};
 
 /// The trust domain of the built-in authority.
 pub(crate) const DOMAIN: &str = "corp.test";
@@ -43,6 +43,8 @@ pub(crate) struct Setup {
     pub(crate) client_auth: &'static str,
     /// More settings of `[listen]`.
     pub(crate) listen: String,
+    /// More settings of `[admin]`.
+    pub(crate) admin: String,
     /// `[[grant]]` and `[[identity]]`.
     pub(crate) grants: String,
     /// `[[backend]]` and `[[model]]`.
@@ -77,6 +79,7 @@ impl Setup {
             address: "127.0.0.1:0",
             client_auth: "optional",
             listen: String::new(),
+            admin: String::new(),
             grants: OPEN.to_owned(),
             backends: backends(stub, ""),
             more: String::new(),
@@ -103,6 +106,12 @@ impl Setup {
         self
     }
 
+    /// The admin API over TLS too.
+    pub(crate) fn admin_api(mut self) -> Self {
+        "api_address = \"127.0.0.1:0\"".clone_into(&mut self.admin);
+        self
+    }
+
     /// A clock that stands at the time of now until it is moved.
     pub(crate) fn manual_clock(mut self) -> Self {
         self.clock = Clock::manual(Clock::System.now());
@@ -111,7 +120,7 @@ impl Setup {
 
     /// The text of the config file.
     pub(crate) fn text(&self) -> String {
-        let Self { address, client_auth, listen, grants, backends, more, .. } = self;
+        let Self { address, client_auth, listen, admin, grants, backends, more, .. } = self;
         format!(
             r#"
 state_dir = "state"
@@ -124,6 +133,7 @@ client_auth = "{client_auth}"
 
 [admin]
 address = "127.0.0.1:0"
+{admin}
 
 [ca]
 trust_domain = "{DOMAIN}"
@@ -316,6 +326,16 @@ impl World {
     /// A caller that trusts this gateway and has no credential yet.
     pub(crate) fn caller(&self) -> Caller {
         Caller::new(self.address(), self.authority.roots())
+    }
+
+    /// Somebody who reaches the admin API over TLS and has no certificate yet.
+    pub(crate) fn operator(&self) -> Caller {
+        Caller::new(self.server.admin_api().address().unwrap(), self.authority.roots()).named("localhost")
+    }
+
+    /// A connection to the admin API's Unix socket.
+    pub(crate) async fn socket(&self) -> Line {
+        self.caller().named("localhost").unix(self.server.admin_api().socket()).await
     }
 
     /// A key of `owner`, in force.

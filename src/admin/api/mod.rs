@@ -1,0 +1,299 @@
+//! The admin API: what operators change, over a Unix socket and over TLS.
+//!
+//! Invariant: a request reaches [`crate::manage`] only from the gateway's own uid or root over the
+//! socket, or with an operator's certificate of the built-in authority that holds *now*: it is
+//! looked up again for every request, so that revoking an operator ends open connections' rights.
+//! There are no operator keys, nothing is taken from web pages, and every change leaves a line in
+//! the log that says who made it.
+
+pub mod openapi;
+pub mod operators;
+pub mod problem;
+mod read;
+pub mod route;
+mod serve;
+pub mod socket;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::admin::api::operators::Operators;
+use crate::admin::api::problem::Refusal;
+use crate::admin::api::route::{Done, Fields, Route};
+use crate::config::is_address_name;
+use crate::gate::{Gateway, host};
+use crate::manage::fault::{Code, Fault};
+use crate::manage::operation::Method;
+use crate::manage::{Manager, Policy};
+use crate::store::Store;
+
+const JSON: &str = "application/json";
+/// A body is small and comes at once.
+const BODY: Duration = Duration::from_secs(30);
+/// How long and how much of a refused body is read and thrown away.
+const REST: Duration = Duration::from_secs(2);
+const MAX_REST: usize = 256 * 1024;
+/// Longer than the store waits for another process.
+const OPERATION: Duration = Duration::from_secs(30);
+
+/// What all connections of the API share.
+#[derive(Debug)]
+pub struct Api {
+    gateway: Arc<Gateway>,
+    state_dir: PathBuf,
+    store: Mutex<Store>,
+    /// One operation at a time: there is one connection to the store, and threads that wait for it
+    /// would only be threads.
+    turn: Arc<Semaphore>,
+}
+
+/// Who is at the other end of a connection, before it has said a word of HTTP.
+#[derive(Clone, Debug)]
+pub(super) enum Peer {
+    /// Someone on the Unix socket whose uid was checked.
+    Local {
+        /// The uid.
+        uid: u32,
+    },
+    /// Someone with a certificate.
+    Remote {
+        /// Where the certificate is judged.
+        operators: Arc<Operators>,
+        /// What was presented, leaf first.
+        chain: Arc<[rustls_pki_types::CertificateDer<'static>]>,
+        /// Where the connection comes from.
+        address: IpAddr,
+        /// Where it goes to.
+        local: IpAddr,
+    },
+}
+
+impl Api {
+    /// An API that changes `store`, which is the one in `state_dir`.
+    #[must_use]
+    pub fn new(gateway: Arc<Gateway>, state_dir: PathBuf, store: Store) -> Self {
+        Self { gateway, state_dir, store: Mutex::new(store), turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Answers one request.
+    pub(super) async fn answer(self: &Arc<Self>, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (head, mut body) = request.into_parts();
+        match self.handle(peer, &head, &mut body).await {
+            Ok((status, body)) => response(status, JSON, body),
+            Err(refusal) => {
+                // Who is still sending when the connection closes may never see the answer.
+                drop(timeout(REST, rest_of(&mut body)).await);
+                refused(&refusal)
+            }
+        }
+    }
+
+    async fn handle(
+        self: &Arc<Self>,
+        peer: &Peer,
+        head: &Parts,
+        body: &mut Incoming,
+    ) -> Result<(u16, Vec<u8>), Refusal> {
+        let who = self.identify(peer)?;
+        if head.headers.contains_key(ORIGIN) {
+            return Err(Refusal::Origin);
+        }
+        self.check_host(peer, head)?;
+        if head.uri.path() == openapi::PATH {
+            return if head.method == http::Method::GET {
+                Ok((200, openapi::document().as_bytes().to_vec()))
+            } else {
+                Err(Refusal::Method("GET".to_owned()))
+            };
+        }
+        let (route, mut fields) = find(head)?;
+        if !route.method.has_body() && !body.is_end_stream() {
+            return Err(Fault::new(Code::InvalidRequest, format!("{} has no body", route.name)).into());
+        }
+        if route.method.has_body() {
+            let body = whole(route, head, body).await?;
+            read::body_fields(&body, &mut fields)?;
+            if head.uri.query().is_some() {
+                return Err(Fault::new(Code::InvalidRequest, format!("{} has no query", route.name)).into());
+            }
+        } else {
+            read::query_fields(route, head.uri.query(), &mut fields)?;
+        }
+        read::refuse_unknown(route, &fields)?;
+        let answer = timeout(OPERATION, self.run(route, fields, who)).await.map_err(|_| Refusal::TimedOut)??;
+        Ok((route.status, answer))
+    }
+
+    /// Who asks, as the log calls them.
+    fn identify(&self, peer: &Peer) -> Result<String, Refusal> {
+        match peer {
+            Peer::Local { uid } => Ok(format!("uid {uid}")),
+            Peer::Remote { operators, chain, address, .. } => {
+                let identified = operators.identify(chain, &self.gateway.view().snapshot);
+                if let Err(refusal) = &identified {
+                    tracing::warn!(%address, ?refusal, "admin API: refused");
+                }
+                identified.map(|operator| format!("{operator} at {address}"))
+            }
+        }
+    }
+
+    /// A browser that was led to this listener by a name of somebody else's says so here.
+    fn check_host(&self, peer: &Peer, head: &Parts) -> Result<(), Refusal> {
+        let mut hosts = head.headers.get_all(HOST).iter();
+        let header = match (hosts.next(), hosts.next()) {
+            (_, Some(_)) => return Err(Refusal::InvalidHost),
+            (header, None) => header.map(|value| value.to_str().map_err(|_| Refusal::InvalidHost)).transpose()?,
+        };
+        let authority = head.uri.authority().map(http::uri::Authority::as_str);
+        let name = match (authority, header) {
+            (Some(authority), Some(header)) if !authority.eq_ignore_ascii_case(header) => {
+                return Err(Refusal::InvalidHost);
+            }
+            (Some(name), _) | (None, Some(name)) => host::host_name(name).map_err(|_| Refusal::InvalidHost)?,
+            (None, None) => return Err(Refusal::InvalidHost),
+        };
+        let ours = match peer {
+            Peer::Local { .. } => name.eq_ignore_ascii_case("localhost"),
+            Peer::Remote { local, .. } => {
+                let view = self.gateway.view();
+                let mut names = view.settings.config.listen.names.api.iter();
+                names.any(|ours| ours.eq_ignore_ascii_case(name))
+                    || is_address_name(name, *local)
+                    || (local.is_loopback() && name.eq_ignore_ascii_case("localhost"))
+            }
+        };
+        if ours { Ok(()) } else { Err(Refusal::Misdirected) }
+    }
+
+    /// Runs an operation where it may block. It runs to its end, and is logged, even when nobody
+    /// waits for it any more.
+    async fn run(self: &Arc<Self>, route: &'static Route, fields: Fields, who: String) -> Result<Vec<u8>, Refusal> {
+        let gone = || Refusal::Fault(Fault::new(Code::Failed, "the operation broke off"));
+        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| gone())?;
+        let api = Arc::clone(self);
+        let done = spawn_blocking(move || {
+            let _turn = turn;
+            let asked = logged(route, &fields);
+            let result = api.perform(route, fields);
+            if route.method != Method::Get {
+                match &result {
+                    Ok(done) => {
+                        let id = done.id.as_deref().unwrap_or_default();
+                        tracing::info!(who, operation = route.name, asked, id, "admin API: done");
+                    }
+                    Err(fault) => tracing::info!(
+                        who,
+                        operation = route.name,
+                        asked,
+                        code = fault.code.as_str(),
+                        "admin API: not done: {}",
+                        fault.message
+                    ),
+                }
+            }
+            result
+        });
+        Ok(done.await.map_err(|_| gone())??.answer)
+    }
+
+    fn perform(&self, route: &Route, fields: Fields) -> Result<Done, Fault> {
+        let settings = Arc::clone(&self.gateway.view().settings);
+        let config = &settings.config;
+        let policy = Policy { grants: Ok(config.grants.clone()), trust_domain: config.trust_domain.clone() };
+        // Each operation is a transaction of the store, so a panic in one leaves nothing half done.
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut manager =
+            Manager { store: &mut store, state_dir: &self.state_dir, policy: &policy, now: self.gateway.clock.now() };
+        (route.run)(fields, &mut manager)
+    }
+}
+
+/// The request as the log shows it.
+fn logged(route: &Route, fields: &Fields) -> String {
+    if route.logged_whole { serde_json::to_string(fields).unwrap_or_default() } else { "(not shown)".to_owned() }
+}
+
+/// The route of a request, with the fields in its path.
+fn find(head: &Parts) -> Result<(&'static Route, Fields), Refusal> {
+    let mut methods: Vec<&str> = Vec::new();
+    // A path without fields is nearer than one with: /v1/keys/import is no key's.
+    let mut matching: Vec<_> =
+        route::all().iter().filter_map(|route| Some((route, read::path_fields(route, head.uri.path())?))).collect();
+    matching.sort_by_key(|(_, fields)| fields.len());
+    for (route, fields) in matching {
+        if head.method == route.method.as_str() {
+            return Ok((route, fields));
+        }
+        methods.push(route.method.as_str());
+    }
+    if methods.is_empty() { Err(Refusal::UnknownPath) } else { Err(Refusal::Method(methods.join(", "))) }
+}
+
+/// Reads a body that nobody wants, to its end or to a bound.
+async fn rest_of(body: &mut Incoming) {
+    let mut length = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        length += frame.data_ref().map_or(0, Bytes::len);
+        if length > MAX_REST {
+            return;
+        }
+    }
+}
+
+async fn whole(route: &Route, head: &Parts, body: &mut Incoming) -> Result<Bytes, Refusal> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case(JSON) {
+        return Err(Refusal::MediaType);
+    }
+    let most = route.max_body;
+    if body.size_hint().lower() > most as u64 {
+        return Err(Refusal::BodyTooLarge(most));
+    }
+    match timeout(BODY, Limited::new(body, most).collect()).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::BodyTooLarge(most)),
+        Ok(Err(_)) | Err(_) => Err(Refusal::BodyBroken),
+    }
+}
+
+fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {
+    let problem = refusal.problem();
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    let mut response = response(problem.status, problem::CONTENT_TYPE, body);
+    if let Refusal::Method(methods) = refusal
+        && let Ok(methods) = HeaderValue::from_str(methods)
+    {
+        response.headers_mut().insert(ALLOW, methods);
+    }
+    response
+}
+
+fn response(status: u16, content_type: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
+    let length = HeaderValue::from(body.len());
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CONTENT_LENGTH, length);
+    // Answers can hold a key that is shown once.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
