@@ -18,7 +18,8 @@
 //! | [`backend`] | connections to direct backends | callers |
 //! | [`store`] | keys, owners, grants, certificates, revocations; the snapshot that the gate reads, the writer that counts uses | HTTP, decisions |
 //! | [`ca`] | the built-in authority: plan, then issue | the gate |
-//! | [`admin`] | `/metrics`, `/healthz`, `/readyz` | changes |
+//! | [`manage`] | what operators change: one operation for each verb | HTTP, the command line |
+//! | [`admin`] | `/metrics`, `/healthz`, `/readyz`; [`admin::api`]: the operations over a Unix socket and TLS | requests |
 //! | [`telemetry`] | log, metrics, records | decisions |
 //! | [`cli`] | one file for each verb; puts the parts together | nothing; nothing imports it |
 //! | [`clock`] | the only reader of the wall clock | |

@@ -87,6 +87,7 @@ pub struct ListCertificates {
     pub cursor: Option<String>,
     /// Most entries of a page: 1 to 1000, 100 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
     pub limit: Option<u32>,
 }
 

@@ -49,6 +49,7 @@ impl Code {
 
 /// Something wrong with one field of a request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "FieldError")]
 pub struct Wrong {
     /// The field, as it is called in requests: `networks`; of an imported key: `keys[3].networks`.
     pub field: String,

@@ -42,6 +42,7 @@ pub struct Grant {
 /// Where a grant is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "GrantSource")]
 pub enum Source {
     /// In the config file, which alone changes it.
     Config,
@@ -112,6 +113,7 @@ pub struct ListGrants {
     pub cursor: Option<String>,
     /// Most entries of a page: 1 to 1000, 100 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
     pub limit: Option<u32>,
 }
 

@@ -48,6 +48,7 @@ pub struct ListOwners {
     pub cursor: Option<String>,
     /// Most entries of a page: 1 to 1000, 100 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
     pub limit: Option<u32>,
 }
 
@@ -68,6 +69,7 @@ impl Operation for ListOwners {
 
 /// An owner that was switched off or on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "SwitchedOwner")]
 pub struct Switched {
     /// Its path.
     pub owner: String,

@@ -14,6 +14,7 @@ const DEFAULT_LIMIT: u32 = 100;
 
 /// A part of a list.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "{T}Page")]
 pub struct Page<T> {
     /// The entries, in the order of the list.
     pub items: Vec<T>,

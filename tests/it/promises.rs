@@ -478,7 +478,8 @@ async fn promise_11_a_bad_reload_changes_nothing() {
 }
 
 /// Only two places open connections: the one that reaches backends, and the verbs that ask a
-/// backend for its models or a gateway for its health because somebody typed them.
+/// backend for its models or a gateway for its health, or to do something, because somebody typed
+/// them. And at its start a gateway looks whether another one answers on its own socket.
 #[test]
 fn promise_12_nothing_else_opens_connections() {
     let mut dialling = BTreeSet::new();
@@ -492,8 +493,11 @@ fn promise_12_nothing_else_opens_connections() {
         }
     }
     let expected = [
+        ("admin/api/socket.rs", "UnixStream::connect"),
         ("backend/connect.rs", "TcpStream::connect"),
         ("cli/discover.rs", "reqwest::"),
+        ("cli/remote.rs", "TcpStream::connect"),
+        ("cli/remote.rs", "UnixStream::connect"),
         ("cli/status.rs", "reqwest::"),
     ];
     let expected: BTreeSet<_> = expected.into_iter().map(|(file, word)| (file.to_owned(), word)).collect();

@@ -7,7 +7,7 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream as StdStream;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ impl Socket {
                     "there is a file of that name, which is no socket",
                 ));
             }
-            Ok(_) if reach(&path, |path| StdStream::connect(path)).is_ok() => {
+            Ok(_) if reach(&path, |path| UnixStream::connect(path)).is_ok() => {
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, "another gateway answers there"));
             }
             Ok(_) => {}
@@ -170,7 +170,7 @@ mod tests {
         let socket = Socket::bind(dir.path()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing beside it");
-        StdStream::connect(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
 
         assert_eq!(Socket::bind(dir.path()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(socket);
@@ -198,7 +198,7 @@ mod tests {
         let deep = dir.path().join("a".repeat(60)).join("b".repeat(60));
         fs::create_dir_all(&deep).unwrap();
         let socket = Socket::bind(&deep).unwrap();
-        assert!(reach(socket.path(), |path| StdStream::connect(path)).is_ok());
+        assert!(reach(socket.path(), |path| UnixStream::connect(path)).is_ok());
         let path = socket.path().to_owned();
         drop(socket);
         assert!(!path.exists());

@@ -64,6 +64,7 @@ pub struct Key {
 /// What a key is good for. Of several reasons against it the most final is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "KeyState")]
 pub enum State {
     /// It can be used.
     Active,

@@ -128,6 +128,7 @@ pub struct ImportedKey {
 /// What became of an imported key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "ImportOutcome")]
 pub enum Outcome {
     /// It is there from now on.
     Created,
