@@ -1,8 +1,10 @@
 //! The only reader of the wall clock. Everything else takes `now` as an argument or a [`Clock`].
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
 
 use crate::domain::timestamp::Timestamp;
 
@@ -32,6 +34,16 @@ impl Clock {
                 Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
             }
             Self::Manual(millis) => Timestamp::from_millis(millis.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// How long something has been running: for spans, which a clock that is set must not change.
+    #[must_use]
+    pub fn steady(&self) -> Duration {
+        static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        match self {
+            Self::System => BEGIN.elapsed(),
+            Self::Manual(_) => self.now().since(Timestamp::from_millis(0)),
         }
     }
 

@@ -26,8 +26,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::gate::connection::Patience;
 use crate::gate::worker::Workers;
 use crate::gate::{Gateway, Parts, Settings};
-use crate::store::snapshot::Snapshot;
-use crate::store::watch::Watcher;
+use crate::store::watch::{News, Watcher};
 use crate::store::writer::Writer;
 use crate::store::{Store, pepper};
 use crate::telemetry::metrics::Metrics;
@@ -80,7 +79,7 @@ impl Server {
         let seen = fingerprints(&config);
         let state_dir = config.state_dir.clone();
         let (admin_address, record) = (config.admin, config.record.clone());
-        let api_address = config.admin_api;
+        let (api_address, state_stale_max) = (config.admin_api, config.state_stale_max);
         let operators = admin_api::prepare(&config, &options.clock)?;
         let address = config.listen.address;
         let mut store = Store::open(&state_dir).map_err(Failure::new)?;
@@ -93,11 +92,16 @@ impl Server {
         let store_writer = Writer::start(&state_dir).map_err(Failure::new)?;
         let (clock, claims) = (options.clock.clone(), store_writer.claims());
         let gateway = Arc::new(Gateway::new(settings, Parts { clock, pepper, claims, records, metrics }));
-        let publish = {
+        let tell = {
             let gateway = Arc::clone(&gateway);
-            move |snapshot: Snapshot| gateway.publish_snapshot(&snapshot)
+            move |news: News| match news {
+                News::State(snapshot) => gateway.publish_snapshot(&snapshot),
+                News::Unreadable => gateway.metrics.store_readable(false),
+                News::Readable => gateway.metrics.store_readable(true),
+                News::Stale => gateway.publish_stale(),
+            }
         };
-        let watcher = Watcher::start(&state_dir, publish).map_err(Failure::new)?;
+        let watcher = Watcher::start(&state_dir, state_stale_max, options.clock.clone(), tell).map_err(Failure::new)?;
         let admin = Admin::bind(admin_address, Arc::clone(&gateway))
             .await
             .map_err(|error| cannot_listen(admin_address, &error))?;

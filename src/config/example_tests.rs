@@ -72,6 +72,7 @@ fn the_commented_defaults_are_the_defaults() {
     assert_eq!((spelled_out.log, &spelled_out.record), (plain.log, &plain.record));
     assert_eq!((&spelled_out.state_dir, &spelled_out.gateway_id), (&plain.state_dir, &plain.gateway_id));
     assert_eq!(spelled_out.models, plain.models);
+    assert_eq!(spelled_out.state_stale_max, plain.state_stale_max);
     for (spelled_out, plain) in spelled_out.backends.iter().zip(&plain.backends) {
         assert_eq!(spelled_out.timeouts, plain.timeouts);
         assert_eq!(spelled_out.forward_identity, plain.forward_identity);
@@ -99,6 +100,15 @@ fn the_example_names_every_setting() {
         "format",
         "file",
         "when_full",
+        "state_stale_max",
+        "default_key_ttl",
+        "max_key_ttl",
+        "sha256",
+        "not_before",
+        "disabled",
+        "bound_to",
+        "labels",
+        "note",
         "max_bytes",
         "keep",
         "engine",

@@ -146,9 +146,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     let gateway_id = read_gateway_id(root);
     let log = read_log(root.get("log").as_ref());
     let record = read_record(root.get("record").as_ref(), state_dir.as_deref());
-    if let Some(store) = root.get("store") {
-        read_store(&store);
-    }
+    let state_stale_max = read_store(root.get("store").as_ref());
 
     let mut authorities = Authorities::new();
     let trust_domain = read_ca(root.get("ca").as_ref(), &mut authorities);
@@ -186,6 +184,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         admin_api: admin?.1,
         log: log?,
         record: record?,
+        state_stale_max: state_stale_max?,
         trust_domain: trust_domain?,
         trust: trust?,
         identities,

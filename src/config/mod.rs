@@ -57,6 +57,8 @@ pub struct Config {
     pub log: Log,
     /// The record of requests.
     pub record: Record,
+    /// How long the last state of a store that cannot be read stays in force.
+    pub state_stale_max: Duration,
     /// Trust domain of the built-in authority; `None` when there is no `[ca]` section.
     pub trust_domain: Option<TrustDomain>,
     /// External authorities.

@@ -1,6 +1,7 @@
 //! Settings of the process itself: `state_dir`, `gateway_id`, `[log]`, `[record]`, `[store]`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tracing::Level;
 
@@ -78,14 +79,17 @@ pub(super) fn read_record(section: Option<&Value<'_>>, state_dir: Option<&Path>)
     })
 }
 
-/// Reads `[store]`, which has nothing to say yet: there is one engine.
-pub(super) fn read_store(section: &Value<'_>) {
-    let _: Option<()> = section.table(|table| {
-        let engine = table.get("engine")?;
-        let later = engine.choice(&[("sqlite", false), ("postgres", true)])?;
-        if later {
+/// Reads `[store]`: how long its last state stays in force when it cannot be read.
+pub(super) fn read_store(section: Option<&Value<'_>>) -> Option<Duration> {
+    let default = Duration::from_secs(60);
+    let Some(section) = section else { return Some(default) };
+    section.table(|table| {
+        if let Some(engine) = table.get("engine")
+            && engine.choice(&[("sqlite", false), ("postgres", true)]) == Some(true)
+        {
             engine.wrong("\"postgres\" is not available in this version");
         }
-        None
-    });
+        let bounds = Duration::from_secs(1)..=Duration::from_secs(86_400);
+        table.get("state_stale_max").map_or(Some(default), |value| value.span(bounds))
+    })
 }

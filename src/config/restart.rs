@@ -26,6 +26,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("record.when_full", old.record.when_full != new.record.when_full),
         ("record.max_bytes", old.record.max_bytes != new.record.max_bytes),
         ("record.keep", old.record.keep != new.record.keep),
+        ("store.state_stale_max", old.state_stale_max != new.state_stale_max),
         // Every identity and every certificate of the built-in authority hangs on it.
         ("ca.trust_domain", old.trust_domain != new.trust_domain),
     ];
@@ -61,6 +62,8 @@ file = "records.jsonl"
 when_full = "block"
 max_bytes = 4096
 keep = 10
+[store]
+state_stale_max = "60s"
 [ca]
 trust_domain = "corp.example"
 "#;
@@ -80,6 +83,7 @@ trust_domain = "corp.example"
         check("records.jsonl", "stdout", &["record.file"]);
         check("block", "drop", &["record.when_full"]);
         check("4096", "4097", &["record.max_bytes"]);
+        check("60s", "61s", &["store.state_stale_max"]);
         check("keep = 10", "keep = 11", &["record.keep"]);
         check("= \"corp.example\"", "= \"corp2.example\"", &["ca.trust_domain"]);
         check("llm.corp.example", "llm2.corp.example", &[]);

@@ -4,6 +4,7 @@
 //! [`Endpoint`], so no grant, glob or group can ever reach it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::domain::glob::Glob;
 
@@ -232,7 +233,7 @@ const LATER: [&str; 2] = ["openai.transcriptions", "openai.translations"];
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Endpoints {
     bits: u64,
-    words: Box<[Box<str>]>,
+    words: Arc<[Box<str>]>,
 }
 
 impl Endpoints {

@@ -21,7 +21,7 @@ use crate::domain::timestamp::Timestamp;
 
 /// Which models may be named: patterns over public aliases.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Models(Box<[Glob]>);
+pub struct Models(Arc<[Glob]>);
 
 impl Models {
     /// Reads a list of aliases and patterns.

@@ -1,6 +1,7 @@
 //! Where a caller may come from.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -10,7 +11,7 @@ pub enum Networks {
     /// The word `*`: every address.
     Any,
     /// One of these ranges.
-    Listed(Box<[IpNet]>),
+    Listed(Arc<[IpNet]>),
 }
 
 impl Networks {

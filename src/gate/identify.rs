@@ -32,7 +32,8 @@ pub struct Caller {
 /// # Errors
 ///
 /// The uniform 401 when no credential, a malformed, unknown or wrong one, or two different ones
-/// came; also for a certificate of another role than `client`.
+/// came; also for a certificate of another role than `client`. `store_unavailable` when what the
+/// store said last is too old.
 pub fn identify(
     gateway: &Gateway,
     view: &View,
@@ -85,8 +86,9 @@ impl Caller {
     /// # Errors
     ///
     /// The uniform 401 when the certificate's authority is not trusted any more, or the key is
-    /// gone.
+    /// gone; `store_unavailable` when nobody knows whether they still stand.
     pub fn credentials(&self, view: &View) -> Result<Credentials, Refusal> {
+        view.check_fresh()?;
         let refused = |fault| Err(Refusal::InvalidCredentials(fault));
         let key = match &self.key {
             None => None,
@@ -135,6 +137,8 @@ fn prove_key(gateway: &Gateway, view: &View, text: &[u8]) -> Result<(KeyId, KeyD
     let Some(presented) = PresentedKey::parse(text) else {
         return refused(CredentialFault::Malformed);
     };
+    // That a key is unknown cannot be said either.
+    view.check_fresh()?;
     let id = presented.id();
     let record = view.key(&id);
     // An unknown id costs the same hashing as a wrong secret.

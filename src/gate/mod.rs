@@ -35,6 +35,7 @@ use crate::domain::grant::{Credentials, GrantTree, OwnerTree, Standing};
 use crate::domain::identity::Identity;
 use crate::domain::key::{KeyId, KeyRecord, Pepper};
 use crate::domain::owner::OwnerPath;
+use crate::domain::refusal::Refusal;
 use crate::store::snapshot::Snapshot;
 use crate::store::writer::Claims;
 use crate::telemetry::metrics::Metrics;
@@ -82,6 +83,8 @@ pub struct View {
     pub settings: Arc<Settings>,
     /// From the store.
     pub snapshot: Snapshot,
+    /// True when `snapshot` is too old to be relied on: who is revoked since is not known.
+    pub stale: bool,
 }
 
 impl View {
@@ -95,6 +98,18 @@ impl View {
             Some(listed) => Some(listed),
             None => stored,
         }
+    }
+
+    /// What the store says is known well enough to decide by.
+    ///
+    /// # Errors
+    ///
+    /// `store_unavailable`.
+    pub const fn check_fresh(&self) -> Result<(), Refusal> {
+        if self.stale {
+            return Err(Refusal::StoreUnavailable("the store cannot be read, and what it said last is too old"));
+        }
+        Ok(())
     }
 
     /// Keys that the config and the store both have.
@@ -153,7 +168,7 @@ impl Gateway {
     #[must_use]
     pub fn new(settings: Settings, parts: Parts) -> Self {
         let Parts { clock, pepper, claims, records, metrics } = parts;
-        let view = View { generation: 1, settings: Arc::new(settings), snapshot: Snapshot::default() };
+        let view = View { generation: 1, settings: Arc::new(settings), snapshot: Snapshot::default(), stale: false };
         Self {
             view: ArcSwap::from_pointee(view),
             clock,
@@ -179,8 +194,14 @@ impl Gateway {
             generation: view.generation + 1,
             settings: Arc::clone(&view.settings),
             snapshot: snapshot.clone(),
+            stale: false,
         });
         self.tell_twofold_keys();
+    }
+
+    /// What the store said last is not to be relied on any more, until it says something again.
+    pub fn publish_stale(&self) {
+        self.view.rcu(|view| View { generation: view.generation + 1, stale: true, ..View::clone(view) });
     }
 
     /// Puts new settings in force.
@@ -190,6 +211,7 @@ impl Gateway {
             generation: view.generation + 1,
             settings: Arc::clone(&settings),
             snapshot: view.snapshot.clone(),
+            stale: view.stale,
         });
         self.tell_twofold_keys();
     }

@@ -3,7 +3,8 @@
 //! Invariant: a row is read whole or not at all. A narrowing that cannot be understood must not
 //! become no narrowing, so it is an error that names the row.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rusqlite::Row;
@@ -73,7 +74,26 @@ pub(super) fn name_of(identity: &Identity) -> &str {
     identity.path().rsplit('/').next().unwrap_or_default()
 }
 
-pub(super) fn key(row: &Row<'_>) -> Result<KeyRecord, StoreError> {
+/// Lists that were read before: many keys have the same ones, and then share them.
+#[derive(Default)]
+pub(super) struct Lists {
+    networks: Known<Networks>,
+    endpoints: Known<Endpoints>,
+    models: Known<Models>,
+}
+
+/// Lists by the text that they were stored as; bounded.
+struct Known<T>(RefCell<HashMap<Box<str>, T>>);
+
+impl<T> Default for Known<T> {
+    fn default() -> Self {
+        Self(RefCell::default())
+    }
+}
+
+const MAX_KNOWN: usize = 1024;
+
+pub(super) fn key(row: &Row<'_>, lists: &Lists) -> Result<KeyRecord, StoreError> {
     let read = Reader { row, kind: "key", columns: &KEY };
     let hashing = read.with("hashing", |text: String| {
         Hashing::ALL.into_iter().find(|way| way.as_str() == text).ok_or_else(|| format!("{text:?} is not known"))
@@ -85,9 +105,9 @@ pub(super) fn key(row: &Row<'_>) -> Result<KeyRecord, StoreError> {
         owner: read.with("owner", |text: String| OwnerPath::parse(&text))?,
         digest: read.with("digest", |bytes| Ok(KeyDigest::new(bytes, hashing)))?,
         narrowing: Narrowing {
-            networks: read.list("networks", Networks::parse::<String>)?,
-            endpoints: read.list("endpoints", Endpoints::parse::<String>)?,
-            models: read.list("models", Models::parse::<String>)?,
+            networks: read.list("networks", &lists.networks, Networks::parse::<String>)?,
+            endpoints: read.list("endpoints", &lists.endpoints, Endpoints::parse::<String>)?,
+            models: read.list("models", &lists.models, Models::parse::<String>)?,
         },
         created_at: read.time("created_at")?,
         not_before: read.maybe_time("not_before")?,
@@ -113,12 +133,13 @@ fn labels_of(text: &str) -> Result<Labels, String> {
 
 pub(super) fn grant(row: &Row<'_>) -> Result<Grant, StoreError> {
     let read = Reader { row, kind: "the grant of", columns: &GRANT };
+    let lists = Lists::default();
     Ok(Grant {
         owner: read.with("owner", |text: String| OwnerPath::parse(&text))?,
         require: read.maybe("require", Require::parse)?,
-        networks: read.list("networks", Networks::parse::<String>)?,
-        endpoints: read.list("endpoints", Endpoints::parse::<String>)?,
-        models: read.list("models", Models::parse::<String>)?,
+        networks: read.list("networks", &lists.networks, Networks::parse::<String>)?,
+        endpoints: read.list("endpoints", &lists.endpoints, Endpoints::parse::<String>)?,
+        models: read.list("models", &lists.models, Models::parse::<String>)?,
         expires_at: read.maybe_time("expires_at")?,
         default_key_ttl: read.maybe_span("default_key_ttl")?,
         max_key_ttl: read.maybe_span("max_key_ttl")?,
@@ -187,15 +208,24 @@ impl Reader<'_> {
         self.with(column, |text: Option<String>| text.map(|text| parse(&text)).transpose())
     }
 
-    fn list<T>(
+    fn list<T: Clone>(
         &self,
         column: &str,
+        known: &Known<T>,
         parse: impl FnOnce(&[String]) -> Result<T, Vec<(usize, String)>>,
     ) -> Result<Option<T>, StoreError> {
-        self.with(column, |text: Option<String>| {
+        self.with(column, |text: Option<Box<str>>| {
             let Some(text) = text else { return Ok(None) };
+            if let Some(list) = known.0.borrow().get(&text) {
+                return Ok(Some(list.clone()));
+            }
             let entries: Vec<String> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-            parse(&entries).map(Some).map_err(joined)
+            let list = parse(&entries).map_err(joined)?;
+            let mut known = known.0.borrow_mut();
+            if known.len() < MAX_KNOWN {
+                known.insert(text, list.clone());
+            }
+            Ok(Some(list))
         })
     }
 

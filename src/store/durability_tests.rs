@@ -5,10 +5,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
+use std::time::Duration;
 use std::{fs, io, thread};
 
 use super::*;
-use crate::store::conformance_tests::{Fixture, at, new_key};
+use crate::clock::Clock;
+use crate::store::conformance_tests::{Fixture, at, new_key, uses};
 
 /// Set for a child process: where its store is, and the number of its first key.
 const CHILD: &str = "DOORWARD_TEST_CHILD";
@@ -29,9 +31,71 @@ fn child_process_writes_keys() {
     }
 }
 
+const CHANGING_TEST: &str = "store::durability_tests::child_process_changes_keys";
+
+/// Not a test of its own: makes keys, claims uses of them, and revokes them.
+#[test]
+fn child_process_changes_keys() {
+    let Some(argument) = std::env::var_os(CHILD) else { return };
+    let argument = argument.into_string().unwrap();
+    let (first, state_dir) = argument.split_once(':').unwrap();
+    let first: u64 = first.parse().unwrap();
+    let mut store = Store::open(Path::new(state_dir)).unwrap();
+    let tell = |what: &str, number: u64| writeln!(io::stdout(), "ack {what} {number}").unwrap();
+    for number in first..first + 100_000 {
+        let key = KeyRecord { uses: uses(9), ..new_key(number) };
+        store.create_key(&key).unwrap();
+        tell("create", number);
+        for _ in 0..3 {
+            assert_eq!(store.claim_uses(&[key.id]).unwrap(), [Claimed::Claimed]);
+            tell("claim", number);
+        }
+        store.revoke_key(&key.id, at(5)).unwrap();
+        tell("revoke", number);
+    }
+}
+
+/// Every claim that was acknowledged is counted, every revocation holds; at most the one step that
+/// was under way may have been done unacknowledged.
+#[test]
+fn kill_9_loses_no_claim_and_no_revocation() {
+    let fixture = Fixture::new();
+    for (round, after) in [1usize, 3, 5, 44, 203].into_iter().enumerate() {
+        let mut child = spawn(CHANGING_TEST, fixture.dir(), round as u64 * 1_000_000);
+        let mut acknowledged = Vec::new();
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            if let Some((_, step)) = line.unwrap().split_once("ack ")
+                && let Some((what, number)) = step.split_once(' ')
+                && let Ok(number) = number.parse::<u64>()
+            {
+                acknowledged.push((what.to_owned(), number));
+            }
+            if acknowledged.len() == after {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        assert!(acknowledged.len() >= after);
+        let store = fixture.open();
+        let last = acknowledged.last().unwrap().1;
+        for number in acknowledged.iter().map(|(_, number)| *number) {
+            let key = store.key(&new_key(number).id).unwrap().unwrap_or_else(|| panic!("key {number} is gone"));
+            let steps = |step: &str| acknowledged.iter().filter(|(what, n)| what == step && *n == number).count();
+            let claimed = 9 - usize::try_from(key.uses.unwrap().left).unwrap();
+            let slack = usize::from(number == last);
+            assert!((steps("claim")..=steps("claim") + slack).contains(&claimed), "{claimed} of key {number}");
+            assert!(steps("revoke") == 0 || key.revoked_at == Some(at(5)), "key {number} lives again");
+        }
+    }
+}
+
 fn spawn_writer(state_dir: &Path, first: u64) -> Child {
+    spawn(CHILD_TEST, state_dir, first)
+}
+
+fn spawn(test: &str, state_dir: &Path, first: u64) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", CHILD_TEST, "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env(CHILD, format!("{first}:{}", state_dir.display()))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -265,8 +329,9 @@ fn a_hundred_thousand_keys_load() {
     filling.commit().unwrap();
     let begin = tokio::time::Instant::now();
     let (publish, published) = std::sync::mpsc::channel();
-    let watcher = watch::Watcher::start(fixture.dir(), move |snapshot| publish.send(snapshot).unwrap()).unwrap();
-    let snapshot = published.try_recv().unwrap();
+    let (minute, clock) = (Duration::from_secs(60), Clock::System);
+    let watcher = watch::Watcher::start(fixture.dir(), minute, clock, move |news| publish.send(news).unwrap()).unwrap();
+    let Ok(watch::News::State(snapshot)) = published.try_recv() else { panic!("the first state comes at once") };
     eprintln!("{KEYS} keys loaded in {:?}", begin.elapsed());
     drop(watcher);
     assert_eq!(snapshot.key_count(), KEYS);

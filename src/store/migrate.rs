@@ -129,6 +129,31 @@ mod tests {
         assert_eq!((tables, version(&connection).unwrap()), (0, 0));
     }
 
+    /// What the first version kept is there, narrows as it did, and has none of what is new.
+    #[test]
+    fn a_store_of_the_first_version_keeps_its_keys() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        run_all(&mut connection, &MIGRATIONS[..1]).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO keys VALUES ('0123456789ab', 'acme', zeroblob(32), '[\"10.0.0.0/8\"]', NULL, NULL, 5, 9, NULL, 1);
+                 UPDATE meta SET revision = 7, pepper_id = 'p'",
+            )
+            .unwrap();
+        run(&mut connection).unwrap();
+        let sql = "SELECT hashing, networks, expires_at, disabled, refund_on_failure,
+                       coalesce(not_before, uses_left, bound_to, labels, note, rotated_from, external_id) IS NULL,
+                       (SELECT revision || ' ' || denied_revision || ' ' || forgotten || pepper_id FROM meta)
+                   FROM keys";
+        let row = connection.query_row(sql, [], |row| {
+            let kept: (String, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let new: (bool, bool, bool, String) = (row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?);
+            Ok((kept, new))
+        });
+        let kept = ("hmac-sha256".to_owned(), "[\"10.0.0.0/8\"]".to_owned(), 9);
+        assert_eq!(row.unwrap(), (kept, (false, false, true, "7 7 0p".to_owned())));
+    }
+
     /// Published migrations are frozen: add a new one instead of editing.
     #[test]
     fn published_migrations_are_frozen() {

@@ -1,6 +1,7 @@
 //! Publishes a new [`Snapshot`] within a moment of every change, whichever process made it.
 //!
-//! Invariants: what is published was in force at one moment; a failure keeps the last snapshot;
+//! Invariants: what is published was in force at one moment; a failure keeps the last snapshot, and
+//! after `state_stale_max` of failures it is said to be stale, until the store can be read again;
 //! `data_version` is read before the rows, so a change that comes in between is seen twice and
 //! never missed.
 
@@ -11,8 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
+use crate::clock::Clock;
 use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::snapshot::Snapshot;
@@ -37,17 +37,35 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     stopping: bool,
-    last_ok: Instant,
+}
+
+/// What the watcher tells.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// This is what the store says, from now on.
+    State(Snapshot),
+    /// The store cannot be read; what it said last stays in force for a while.
+    Unreadable,
+    /// What it said last is too old to be relied on.
+    Stale,
+    /// The store can be read again. If it was stale, a [`News::State`] has come before.
+    Readable,
 }
 
 impl Watcher {
     /// Loads the store of `state_dir`, and from then on hands every later state of it to
-    /// `publish`: the first here and now, the others on the watcher's thread.
+    /// `publish`: the first here and now, the others on the watcher's thread. A state that could
+    /// not be read anew for `stale_max` is said to be stale.
     ///
     /// # Errors
     ///
     /// When the store cannot be opened or read.
-    pub fn start(state_dir: &Path, publish: impl Fn(Snapshot) + Send + 'static) -> Result<Self, StoreError> {
+    pub fn start(
+        state_dir: &Path,
+        stale_max: Duration,
+        clock: Clock,
+        publish: impl Fn(News) + Send + 'static,
+    ) -> Result<Self, StoreError> {
         // Makes a store where there is none; a later look must not.
         Sqlite::open(state_dir)?;
         let mut view = View {
@@ -59,23 +77,15 @@ impl Watcher {
         };
         view.look()?;
         // Before the thread is there: a later state must not be overtaken by the first.
-        publish(view.snapshot.clone());
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State { stopping: false, last_ok: Instant::now() }),
-            stop: Condvar::new(),
-        });
+        publish(News::State(view.snapshot.clone()));
+        let health = Health { last_ok: clock.steady(), failing: false, stale: false };
+        let shared = Arc::new(Shared { state: Mutex::new(State { stopping: false }), stop: Condvar::new() });
         let theirs = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("store-watch".to_owned())
-            .spawn(move || theirs.run(view, publish))
+            .spawn(move || theirs.run(view, health, stale_max, &clock, publish))
             .map_err(|source| StoreError::file(state_dir, source))?;
         Ok(Self { shared, thread: Some(thread) })
-    }
-
-    /// When the store was last read without an error.
-    #[must_use]
-    pub fn last_ok(&self) -> Instant {
-        self.shared.lock().last_ok
     }
 }
 
@@ -92,26 +102,11 @@ impl Drop for Watcher {
 }
 
 impl Shared {
-    fn run(&self, mut view: View, publish: impl Fn(Snapshot)) {
-        let mut failing = false;
+    fn run(&self, mut view: View, mut health: Health, stale_max: Duration, clock: &Clock, publish: impl Fn(News)) {
         while !self.pause() {
-            match view.look() {
-                Ok(changed) => {
-                    self.lock().last_ok = Instant::now();
-                    if failing {
-                        tracing::info!("the store can be read again");
-                    }
-                    failing = false;
-                    if changed {
-                        publish(view.snapshot.clone());
-                    }
-                }
-                Err(error) => {
-                    if !failing {
-                        tracing::warn!(%error, "the store cannot be read; its last state stays in force");
-                    }
-                    failing = true;
-                }
+            let looked = view.look();
+            for news in health.after(looked, stale_max, clock.steady(), &view.snapshot) {
+                publish(news);
             }
         }
     }
@@ -124,6 +119,54 @@ impl Shared {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How reading goes. Each change of it is told and logged once.
+#[derive(Clone, Copy, Debug)]
+struct Health {
+    /// When the store was last read.
+    last_ok: Duration,
+    failing: bool,
+    stale: bool,
+}
+
+impl Health {
+    /// What there is to tell after a look at `now`: whether it failed, and whether the snapshot has
+    /// changed.
+    fn after(
+        &mut self,
+        looked: Result<bool, StoreError>,
+        stale_max: Duration,
+        now: Duration,
+        snapshot: &Snapshot,
+    ) -> Vec<News> {
+        let mut news = Vec::new();
+        match looked {
+            Ok(changed) => {
+                if changed || self.stale {
+                    news.push(News::State(snapshot.clone()));
+                }
+                if self.failing {
+                    tracing::info!("the store can be read again");
+                    news.push(News::Readable);
+                }
+                *self = Self { last_ok: now, failing: false, stale: false };
+            }
+            Err(error) => {
+                if !self.failing {
+                    tracing::warn!(%error, "the store cannot be read; its last state stays in force for {stale_max:?}");
+                    news.push(News::Unreadable);
+                }
+                self.failing = true;
+                if !self.stale && now.saturating_sub(self.last_ok) >= stale_max {
+                    tracing::error!(%error, "the store could not be read for {stale_max:?}: requests are refused");
+                    news.push(News::Stale);
+                    self.stale = true;
+                }
+            }
+        }
+        news
     }
 }
 

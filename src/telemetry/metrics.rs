@@ -35,6 +35,7 @@ pub struct Metrics {
     records_dropped: Gauge<u64, AtomicU64>,
     records_written: Gauge<u64, AtomicU64>,
     keys: Gauge,
+    store_readable: Gauge,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -151,6 +152,13 @@ impl Default for Metrics {
         registry.register("records_written", "Records that were written", records_written.clone());
         let keys = Gauge::default();
         registry.register("keys", "Keys in the store, revoked ones included", keys.clone());
+        let store_readable = Gauge::default();
+        store_readable.set(1);
+        registry.register(
+            "store_readable",
+            "1 while the store can be read; 0 while its last state is relied on",
+            store_readable.clone(),
+        );
         Self {
             registry,
             requests,
@@ -167,6 +175,7 @@ impl Default for Metrics {
             records_dropped,
             records_written,
             keys,
+            store_readable,
         }
     }
 }
@@ -226,6 +235,11 @@ impl Metrics {
     /// The config was read anew, and put in force or not.
     pub fn reloaded(&self, applied: bool) {
         self.reloads.get_or_create(&ReloadLabels { result: if applied { "applied" } else { "refused" } }).inc();
+    }
+
+    /// The store can be read again, or not any more.
+    pub fn store_readable(&self, readable: bool) {
+        self.store_readable.set(i64::from(readable));
     }
 
     /// Writes all figures in the text format that Prometheus scrapes.

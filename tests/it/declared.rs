@@ -100,7 +100,7 @@ async fn a_grant_in_the_store_is_in_force_beside_the_configs() {
 /// Switching an owner off ends live streams of its keys and of its certificates, and of nobody
 /// else; switching it on lets them call again.
 #[tokio::test]
-async fn a_disabled_owner_is_refused_at_once_and_its_streams_end() {
+async fn promise_02_a_disabled_owner_is_refused_at_once_and_its_streams_end() {
     let stub = Stub::by_hand().await;
     let world = World::open(&stub).await;
     let key = world.key("acme/people/x").await;

@@ -16,7 +16,9 @@ use doorward::domain::refusal::Code;
 use doorward::telemetry::records::MAX_PLACES;
 use http::Method;
 
-use crate::support::{CHAT, ChannelBody, LONG, OPEN, Setup, Stub, Whole, World, chat, chat_stream, dead_port, until};
+use crate::support::{
+    CHAT, ChannelBody, LONG, OPEN, Setup, Stub, Whole, World, chat, chat_stream, dead_port, live, until,
+};
 
 /// The table in the documentation, the enum, and the tests in this file know the same codes.
 #[test]
@@ -136,6 +138,82 @@ async fn key_bound_elsewhere() {
     for _renewed in 0..2 {
         caller.clone().certificate(&world.certificate("alice")).chat(&chat("llama")).await.assert_served();
     }
+}
+
+/// The store is gone: what it said last holds for a minute, then nobody passes until it is back.
+#[tokio::test]
+async fn store_unavailable() {
+    for garbage in [false, true] {
+        let stub = Stub::chatty().await;
+        let world = Setup::new(&stub).manual_clock().start().await;
+        let with_key = world.caller().key(&world.key("acme/x").await);
+        let with_certificate = world.caller().certificate(&world.certificate("alice"));
+        let unknown = world.caller().key(&World::open(&stub).await.key("acme/x").await);
+        let (path, away) = (world.state.join("doorward.db"), world.state.join("away"));
+        // All that was written is in the one file then: what is left beside it would be read.
+        let raw = rusqlite::Connection::open(&path).unwrap();
+        raw.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        drop(raw);
+        fs::rename(&path, &away).unwrap();
+        if garbage {
+            fs::write(&path, "not a store".repeat(999)).unwrap();
+        }
+        world.metric_becomes("doorward_store_readable", 0.0).await;
+        world.clock.advance(Duration::from_millis(59_000));
+        for caller in [&with_key, &with_certificate] {
+            caller.chat(&chat("llama")).await.assert_served();
+        }
+        let (seen, before) = (stub.seen().len(), world.generation());
+        world.clock.advance(Duration::from_secs(2));
+        world.changed_since(before).await;
+        for caller in [&with_key, &with_certificate, &unknown] {
+            let answer = caller.chat(&chat("llama")).await;
+            assert_eq!(answer.header("retry-after"), Some("1"));
+            answer.assert_refused(&world, 503, "store_unavailable").await;
+        }
+        // What proves nothing, whatever the store says, is what it always was.
+        world.caller().chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
+        assert_eq!(stub.seen().len(), seen);
+        let before = world.generation();
+        fs::rename(&away, &path).unwrap();
+        world.changed_since(before).await;
+        world.metric_becomes("doorward_store_readable", 1.0).await;
+        with_key.chat(&chat("llama")).await.assert_served();
+        unknown.chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
+    }
+}
+
+/// A store that cannot be written is no free pass for keys of limited use; others do not notice.
+#[tokio::test]
+async fn store_unavailable_for_claims() {
+    let stub = Stub::chatty().await;
+    let world = World::open(&stub).await;
+    let uses = Some(Uses { left: 2, refund_on_failure: false });
+    let limited = world.caller().key(&world.key_like("acme/x", |key| KeyRecord { uses, ..key }).await);
+    let free = world.caller().key(&world.key("acme/x").await);
+    limited.chat(&chat("llama")).await.assert_served();
+    let locking = rusqlite::Connection::open(world.state.join("doorward.db")).unwrap();
+    locking.execute_batch("BEGIN IMMEDIATE").unwrap();
+    limited.chat(&chat("llama")).await.assert_refused(&world, 503, "store_unavailable").await;
+    assert_eq!(stub.seen().len(), 1);
+    free.chat(&chat("llama")).await.assert_served();
+    locking.execute_batch("ROLLBACK").unwrap();
+    // The refused request took nothing.
+    limited.chat(&chat("llama")).await.assert_served();
+    limited.chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
+}
+
+/// Live streams end when nobody knows any more whether they may go on.
+#[tokio::test]
+async fn store_unavailable_ends_live_streams() {
+    let stub = Stub::by_hand().await;
+    let world = Setup::new(&stub).manual_clock().start().await;
+    let (flow, exchange) = live(&mut world.caller().key(&world.key("acme/x").await).h2().await, &stub).await;
+    fs::rename(world.state.join("doorward.db"), world.state.join("away")).unwrap();
+    world.metric_becomes("doorward_store_readable", 0.0).await;
+    world.clock.advance(Duration::from_secs(60));
+    let ((text, broke), _) = tokio::join!(flow.end(), exchange.closed());
+    assert!(broke.is_some() && text.contains("store_unavailable"), "{text:?}");
 }
 
 #[tokio::test]

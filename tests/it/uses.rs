@@ -6,8 +6,11 @@ use doorward::domain::key::{KeyChange, KeyId, KeyRecord, Uses};
 use doorward::store::rows::Updated;
 use futures_util::future::join_all;
 use http::HeaderValue;
+use tokio::sync::watch;
 
-use crate::support::{CHAT, Caller, Key, LONG, Line, Setup, Stub, Whole, World, chat, json_reply, live, until};
+use crate::support::{
+    CHAT, Caller, Key, LONG, Line, Process, Setup, Stub, Whole, World, chat, json_reply, live, until, within,
+};
 
 const RACERS: usize = 200;
 
@@ -54,7 +57,7 @@ async fn race(lines: &mut [Line], key: &Key) -> usize {
 
 /// 200 requests race for one use, 50 times, over four threads' connections of both kinds.
 #[tokio::test]
-async fn one_use_is_one_use_however_many_race_for_it() {
+async fn promise_05_one_use_is_one_use_however_many_race_for_it() {
     let stub = Stub::chatty().await;
     let mut setup = Setup::new(&stub).listen("max_connections_per_address = 1000");
     setup.workers = 4;
@@ -74,7 +77,7 @@ async fn one_use_is_one_use_however_many_race_for_it() {
 
 /// What was claimed stays claimed over a restart, and what was left can still be had.
 #[tokio::test]
-async fn uses_are_counted_over_restarts() {
+async fn promise_05_uses_are_counted_over_restarts() {
     let stub = Stub::chatty().await;
     let mut setup = Setup::new(&stub).listen("max_connections_per_address = 1000");
     setup.workers = 2;
@@ -92,6 +95,39 @@ async fn uses_are_counted_over_restarts() {
     let mut line = world.caller().key(&once).h1().await;
     let record = line.chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
     assert_eq!(record["detail"], format!("key {} is spent", once.id));
+}
+
+/// A gateway that is killed in the middle has counted every use that it has let pass.
+#[tokio::test]
+async fn promise_05_kill_9_gives_no_use_twice() {
+    const CALLERS: usize = 8;
+    let stub = Stub::chatty().await;
+    let process = Process::serve(&Setup::new(&stub)).await;
+    let uses = Some(Uses { left: 1000, refund_on_failure: false });
+    let key = process.files.make_key_like("acme/x", |key| KeyRecord { uses, ..key });
+    let mut first = process.caller().key(&key).h1().await;
+    within(LONG, "the key is in force", async { while first.get("/v1/models").await.status != 200 {} }).await;
+    let (served, mut counted) = watch::channel(0u32);
+    for _ in 0..CALLERS {
+        let (caller, served) = (process.caller().key(&key), served.clone());
+        tokio::spawn(async move {
+            let mut line = caller.h2().await;
+            // Until the gateway is gone.
+            while let Ok(answer) = line.send(line.json(CHAT, &chat("llama"))).await {
+                assert_eq!(answer.status(), 200);
+                served.send_modify(|count| *count += 1);
+            }
+        });
+    }
+    assert!(within(LONG, "requests are served", counted.wait_for(|count| *count >= 100)).await.is_ok());
+    process.signal("KILL");
+    drop(served);
+    let over = async { while counted.changed().await.is_ok() {} };
+    within(LONG, "the callers notice", over).await;
+    let (served, seen) = (*counted.borrow(), u32::try_from(stub.seen().len()).unwrap());
+    let claimed = 1000 - process.files.store().key(&key.id).unwrap().unwrap().uses.unwrap().left;
+    assert!(served <= seen && seen <= claimed, "{served} served, {seen} forwarded, {claimed} claimed");
+    assert!(claimed as usize <= served as usize + CALLERS, "{served} served, {claimed} claimed");
 }
 
 /// A request that an earlier check refuses takes nothing: the last of them is the model.

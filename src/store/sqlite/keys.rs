@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, ffi, params};
 
 use crate::domain::key::{KeyChange, KeyDetails, KeyId, KeyRecord, KeyState, Uses};
 use crate::domain::timestamp::Timestamp;
-use crate::store::codec;
+use crate::store::codec::{self, Lists};
 use crate::store::error::StoreError;
 use crate::store::rows::{Imported, KeyImport, Revoked, Rotated, Rotation, Updated};
 use crate::store::sqlite::{Sqlite, all, next_revision, note_deletion};
@@ -31,7 +31,8 @@ impl Sqlite {
     /// When the store cannot be read.
     pub fn list_keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
         let sql = format!("SELECT {} FROM keys ORDER BY created_at, id", columns());
-        all(&self.connection, &sql, &[], codec::key)
+        let lists = Lists::default();
+        all(&self.connection, &sql, &[], |row| codec::key(row, &lists))
     }
 
     /// The next keys after one of this age and id (from the beginning: `None`), oldest first: at
@@ -49,7 +50,8 @@ impl Sqlite {
             None => (i64::MIN, ""),
         };
         let count = i64::try_from(count).unwrap_or(i64::MAX);
-        all(&self.connection, &sql, &[&created_at, &id, &count], codec::key)
+        let lists = Lists::default();
+        all(&self.connection, &sql, &[&created_at, &id, &count], |row| codec::key(row, &lists))
     }
 
     /// The key of this id.
@@ -195,12 +197,13 @@ fn columns() -> String {
 
 pub(super) fn since(connection: &Connection, revision: i64) -> Result<Vec<Arc<KeyRecord>>, StoreError> {
     let sql = format!("SELECT {} FROM keys WHERE revision > ?1", columns());
-    all(connection, &sql, &[&revision], |row| codec::key(row).map(Arc::new))
+    let lists = Lists::default();
+    all(connection, &sql, &[&revision], |row| codec::key(row, &lists).map(Arc::new))
 }
 
 fn by(connection: &Connection, column: &str, value: &str) -> Result<Option<KeyRecord>, StoreError> {
     let sql = format!("SELECT {} FROM keys WHERE {column} = ?1", columns());
-    Ok(all(connection, &sql, &[&value], codec::key)?.pop())
+    Ok(all(connection, &sql, &[&value], |row| codec::key(row, &Lists::default()))?.pop())
 }
 
 /// The key that an import means.
