@@ -94,6 +94,8 @@ fn the_example_names_every_setting() {
         "max_connections",
         "max_connections_per_address",
         "drain",
+        "proxy_protocol",
+        "trusted_proxies",
         "level",
         "format",
         "file",

@@ -1,7 +1,7 @@
 //! One accepted connection: what is known of its peer, and the hand that can end it.
 //!
 //! Invariant: nothing in here is told by the caller's requests. Address, names and certificate come
-//! from the socket and the TLS session only.
+//! from the socket (or the PROXY header of a trusted proxy) and the TLS session only.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -22,7 +22,7 @@ use crate::tls::peer::PeerCertificate;
 pub struct Connection {
     /// Where it comes from; never IPv4 in IPv6 clothes.
     pub address: IpAddr,
-    /// The address that it reached us at.
+    /// The address that it reached us at; behind a proxy, the proxy's.
     pub local: SocketAddr,
     /// The server name that it asked for, lower-case.
     pub sni: Option<Box<str>>,

@@ -2,6 +2,7 @@
 
 pub mod admit;
 pub mod answer;
+pub mod arrival;
 pub mod body;
 pub mod connection;
 pub mod forward;

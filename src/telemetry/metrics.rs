@@ -80,6 +80,10 @@ pub enum HandshakeFailure {
     PeerLeft,
     /// It took too long.
     TimedOut,
+    /// PROXY headers are required, and the peer is no trusted proxy.
+    UntrustedProxy,
+    /// A trusted proxy sent something else than a PROXY header that is taken.
+    ProxyHeader,
 }
 
 impl HandshakeFailure {
@@ -91,6 +95,8 @@ impl HandshakeFailure {
             Self::Protocol => "protocol",
             Self::PeerLeft => "peer_left",
             Self::TimedOut => "timed_out",
+            Self::UntrustedProxy => "untrusted_proxy",
+            Self::ProxyHeader => "proxy_header",
         }
     }
 }

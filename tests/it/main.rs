@@ -10,6 +10,7 @@ mod identity;
 mod listener;
 mod order;
 mod promises;
+mod proxied;
 mod refusals;
 mod revocation;
 mod streaming;
