@@ -6,6 +6,7 @@
 
 pub mod endpoint;
 pub mod event;
+pub mod failures;
 pub mod glob;
 pub mod grant;
 pub mod identity;

@@ -126,6 +126,7 @@ fn bearer_token(value: &HeaderValue) -> Option<&[u8]> {
 fn prove_key(gateway: &Gateway, view: &View, text: &[u8]) -> Result<(KeyId, KeyDigest), Refusal> {
     let refused = |fault| Err(Refusal::InvalidCredentials(fault));
     let Some(presented) = PresentedKey::parse(text) else {
+        gateway.pepper.verifies_nothing(text);
         return refused(CredentialFault::Malformed);
     };
     let id = presented.id();

@@ -4,7 +4,9 @@ pub mod admit;
 pub mod answer;
 pub mod arrival;
 pub mod body;
+pub mod callers;
 pub mod connection;
+pub mod failures;
 pub mod forward;
 pub mod headers;
 pub mod host;
@@ -20,6 +22,7 @@ pub mod stream;
 pub mod worker;
 
 use std::collections::HashMap;
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -29,10 +32,12 @@ use rustls::ServerConfig;
 use crate::backend::Upstream;
 use crate::clock::Clock;
 use crate::config::{Config, IdentityEntry};
+use crate::domain::failures::Failures;
 use crate::domain::grant::GrantTree;
 use crate::domain::identity::Identity;
 use crate::domain::key::Pepper;
 use crate::domain::owner::OwnerPath;
+use crate::gate::callers::Callers;
 use crate::store::snapshot::Snapshot;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::Records;
@@ -46,6 +51,10 @@ pub struct Gateway {
     pub clock: Clock,
     /// What keys are hashed under.
     pub pepper: Pepper,
+    /// Secrets that were wrong, by address.
+    pub failures: Failures,
+    /// Where callers come from.
+    pub callers: Callers,
     /// Where records go.
     pub records: Records,
     /// What is counted.
@@ -113,6 +122,8 @@ impl Gateway {
             view: ArcSwap::from_pointee(view),
             clock,
             pepper,
+            failures: Failures::new(RandomState::new()),
+            callers: Callers::default(),
             records,
             metrics,
             buffered: AtomicU64::new(0),

@@ -30,7 +30,7 @@ use crate::gate::record::Record;
 use crate::gate::route::route;
 use crate::gate::stream::ReplyBody;
 use crate::gate::worker::Worker;
-use crate::gate::{body, host, respond};
+use crate::gate::{body, failures, host, respond};
 
 /// Answers one request. Never fails: a refusal is a response too.
 pub async fn handle(worker: &Worker, connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ReplyBody> {
@@ -80,10 +80,12 @@ async fn serve(
     if query.is_some_and(paths::has_credential) {
         return Err(Refusal::CredentialInQuery);
     }
-    let caller = identify(gateway, &view, connection, &head.headers)?;
+    let caller = identify(gateway, &view, connection, &head.headers)
+        .map_err(|refusal| failures::limited(gateway, connection, refusal))?;
     // 3, 4, 5: the credentials stand, are the required ones, and come from an allowed network
     let credentials = caller.credentials(&view)?;
     record.identified(&credentials);
+    gateway.callers.seen(connection.address, &credentials);
     let present = Present::check(caller, credentials, &view, &head.headers, record.received_at())?;
     // 6: the path is an endpoint's, and the caller may use it
     let found = paths::find(&head.method, head.uri.path())?;

@@ -18,6 +18,11 @@ use crate::gate::headers::{X_DOORWARD_ORIGIN, X_REQUEST_ID};
 use crate::gate::record::Record;
 use crate::gate::stream::ReplyBody;
 
+/// `Retry-After` in milliseconds, as SDKs read it.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+/// Whether a client's own retries can help.
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
 /// Turns a refusal into a response in the dialect of the path.
 #[must_use]
 pub fn refuse(refusal: &Refusal, shape: Shape, head: &Parts, mut record: Option<Record>) -> Response<ReplyBody> {
@@ -31,14 +36,12 @@ pub fn refuse(refusal: &Refusal, shape: Shape, head: &Parts, mut record: Option<
     match refusal.retry() {
         Retry::AsTheClientLikes => {}
         Retry::After(wait) => {
-            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
-            headers.insert(
-                HeaderName::from_static("retry-after-ms"),
-                HeaderValue::from(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
-            );
+            let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000).max(1)));
+            headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
         }
         Retry::Never => {
-            headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
+            headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
         }
     }
     if let Refusal::MethodNotAllowed { allow } = refusal {

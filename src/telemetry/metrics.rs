@@ -33,6 +33,7 @@ pub struct Metrics {
     records_dropped: Gauge<u64, AtomicU64>,
     records_written: Gauge<u64, AtomicU64>,
     keys: Gauge,
+    shared_address: Gauge,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -148,6 +149,12 @@ impl Default for Metrics {
         registry.register("records_written", "Records that were written", records_written.clone());
         let keys = Gauge::default();
         registry.register("keys", "Keys in the store, revoked ones included", keys.clone());
+        let shared_address = Gauge::default();
+        registry.register(
+            "callers_share_an_address",
+            "1 when different callers came and all of them from one address",
+            shared_address.clone(),
+        );
         Self {
             registry,
             requests,
@@ -163,6 +170,7 @@ impl Default for Metrics {
             records_dropped,
             records_written,
             keys,
+            shared_address,
         }
     }
 }
@@ -227,6 +235,7 @@ impl Metrics {
         self.records_dropped.set(figures.records_dropped);
         self.records_written.set(figures.records_written);
         self.keys.set(i64::try_from(figures.keys).unwrap_or(i64::MAX));
+        self.shared_address.set(i64::from(figures.callers_share_an_address));
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => text,
@@ -244,6 +253,8 @@ pub struct Figures {
     pub records_written: u64,
     /// Keys in the store.
     pub keys: usize,
+    /// Different callers came, all from one address.
+    pub callers_share_an_address: bool,
 }
 
 /// An open connection, as far as counting goes.

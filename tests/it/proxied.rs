@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::support::{CHAT, LONG, OPEN, Setup, Stub, World, chat, dead_port, within};
+use crate::support::{CHAT, Caller, LONG, OPEN, Process, Setup, Stub, World, chat, dead_port, within};
 
 /// A gateway behind the proxy 127.0.0.1, whose callers may come from these networks.
 fn behind_proxy(stub: &Stub, networks: &str) -> Setup {
@@ -236,6 +236,22 @@ async fn a_silent_proxy_connection_has_its_place() {
     caller.chat(&chat("llama")).await.assert_served();
 }
 
+/// Failures count for the address in the header: one bad caller does not use up the proxy's share.
+#[tokio::test]
+async fn failures_count_for_the_address_in_the_header() {
+    let stub = Stub::chatty().await;
+    let world = behind_proxy(&stub, "\"*\"").manual_clock().start().await;
+    let guessing = world.caller().header("authorization", "Bearer nonsense");
+    let mut line = guessing.clone().announced(from("203.0.113.7")).h1().await;
+    for _ in 0..20 {
+        line.chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
+    }
+    line.chat(&chat("llama")).await.assert_refused(&world, 429, "too_many_failures").await;
+    let mut other = guessing.announced(from("203.0.113.8")).h1().await;
+    other.chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
+    stub.assert_untouched();
+}
+
 /// Without a server name, the address that the caller dialled is a host: the proxy's, not ours.
 #[tokio::test]
 async fn an_address_as_host_is_the_one_at_the_proxy() {
@@ -357,4 +373,47 @@ async fn haproxy_hands_callers_on() {
         metrics.lines().filter(|line| line.starts_with("doorward_handshake_failures_total{")).collect();
     assert_eq!(failures, [format!("{UNTRUSTED} 1")], "health checks are silent");
     world.all_records(3).await;
+}
+
+/// `doorward status` says when callers' addresses seem to be hidden, and takes it back.
+#[tokio::test]
+async fn status_warns_when_all_callers_share_an_address() {
+    let stub = Stub::chatty().await;
+    let process = Process::serve(&Setup::new(&stub)).await;
+    // The verb reads the address from the config, where port 0 stands for any.
+    let config = process.files.file.with_file_name("status.toml");
+    let text = fs::read_to_string(&process.files.file).unwrap();
+    let admin = format!("[admin]\naddress = \"{}\"", process.admin);
+    fs::write(&config, text.replace("[admin]\naddress = \"127.0.0.1:0\"", &admin)).unwrap();
+    let status = |format: &str| {
+        let done = Command::new(env!("CARGO_BIN_EXE_doorward"))
+            .args(["status", "--output", format, "--config"])
+            .arg(&config)
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{done:?}");
+        (String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap())
+    };
+    let shared = || {
+        let (report, said) = status("json");
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        let shared = report["callers_share_an_address"].as_bool().unwrap();
+        assert_eq!(said.starts_with("warning: all callers come from one address"), shared, "{said}");
+        assert_eq!(said.contains("\nhint: docs/addresses.md"), shared, "{said}");
+        shared
+    };
+    let served = async |caller: Caller| {
+        // A new key is in force within a second.
+        within(LONG, "the key is in force", async { while caller.chat(&chat("llama")).await.status != 200 {} }).await;
+    };
+    let one = process.caller().key(&process.files.make_key("acme/one", None, &[], &[], &[]));
+    let two = process.caller().key(&process.files.make_key("acme/two", None, &[], &[], &[]));
+    assert!(!shared());
+    served(one).await;
+    assert!(!shared(), "one caller has one address");
+    served(two.clone()).await;
+    assert!(shared());
+    assert_eq!(status("table").1.lines().count(), 2);
+    served(two.calling_from("127.0.0.2".parse().unwrap())).await;
+    assert!(!shared());
 }
