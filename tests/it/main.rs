@@ -4,6 +4,7 @@
 
 mod alias;
 mod config_corpus;
+mod credentials;
 mod direction;
 mod headers;
 mod identity;
