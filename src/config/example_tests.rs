@@ -114,6 +114,7 @@ fn the_example_names_every_setting() {
         "networks",
         "endpoints",
         "models",
+        "cors_origins",
         "expires_at",
         "url",
         "dialects",

@@ -13,6 +13,7 @@ use crate::domain::glob::Glob;
 use crate::domain::identity::Identity;
 use crate::domain::key::{KeyId, KeyRecord, Narrowing};
 use crate::domain::network::Networks;
+use crate::domain::origin::Origins;
 use crate::domain::owner::OwnerPath;
 use crate::domain::refusal::{CredentialFault, Refusal};
 use crate::domain::timestamp::Timestamp;
@@ -100,6 +101,8 @@ pub struct Grant {
     pub endpoints: Option<Endpoints>,
     /// Which models they may name.
     pub models: Option<Models>,
+    /// Which web pages may call and read the answers.
+    pub cors_origins: Option<Origins>,
     /// From this moment on everything below the node is refused.
     pub expires_at: Option<Timestamp>,
 }
@@ -117,6 +120,12 @@ impl GrantTree {
     /// The grants on the path of `owner`, root first.
     pub fn on_path(&self, owner: &OwnerPath) -> impl Iterator<Item = &Arc<Grant>> {
         owner.lineage().filter_map(|node| self.0.get(node))
+    }
+
+    /// True when any grant lists the origin: all that can be known of a page before its caller is.
+    #[must_use]
+    pub fn lists_origin(&self, origin: &str) -> bool {
+        self.0.values().filter_map(|grant| grant.cors_origins.as_ref()).any(|origins| origins.admit(origin))
     }
 }
 
@@ -290,6 +299,17 @@ impl<'a> Standing<'a> {
     pub fn check_model(&self, alias: &str) -> Result<(), Refusal> {
         self.intersect(|grant| grant.models.as_ref(), |key| key.models.as_ref(), |models| models.admit(alias))
             .map_err(|by| Refusal::ModelNotFound { by: Some(by) })
+    }
+
+    /// Beside check 4: the web page that the request comes from is in every list of origins that
+    /// applies, and in one at least.
+    ///
+    /// # Errors
+    ///
+    /// `origin_not_allowed`, with who decided.
+    pub fn check_origin(&self, origin: &str) -> Result<(), Refusal> {
+        self.intersect(|grant| grant.cors_origins.as_ref(), |_| None, |origins| origins.admit(origin))
+            .map_err(|by| Refusal::OriginNotAllowed { by })
     }
 
     fn grants(&self) -> impl Iterator<Item = &'a Grant> {

@@ -8,7 +8,15 @@ fn owner(path: &str) -> OwnerPath {
 }
 
 fn grant(path: &str) -> Grant {
-    Grant { owner: owner(path), require: None, networks: None, endpoints: None, models: None, expires_at: None }
+    Grant {
+        owner: owner(path),
+        require: None,
+        networks: None,
+        endpoints: None,
+        models: None,
+        cors_origins: None,
+        expires_at: None,
+    }
 }
 
 fn open(path: &str) -> Grant {
@@ -205,5 +213,50 @@ proptest! {
         for (index, (before, after)) in admits(&narrow).into_iter().zip(admits(&narrower)).enumerate() {
             prop_assert!(!named[index] || before || !after, "check {index} was opened by a child grant");
         }
+    }
+}
+
+fn origins(path: &str, list: &[&str]) -> Grant {
+    Grant { cors_origins: Some(Origins::parse(list).unwrap()), ..grant(path) }
+}
+
+#[test]
+fn origins_intersect_and_absent_means_none() {
+    let (one, two) = ("https://one.example", "https://two.example");
+    let check = |grants: &[Grant], credentials: &Credentials, origin: &str, expected: &str| {
+        let tree = GrantTree::new(grants.to_vec());
+        assert_eq!(code(Standing::new(&tree, credentials).check_origin(origin)), expected);
+    };
+    check(&[origins("a", &[one, two])], &with_key("a/b"), one, "ok");
+    check(&[origins("a", &[one, two]), origins("a/b", &[two])], &with_key("a/b"), one, "origin_not_allowed");
+    check(&[origins("a", &[one]), origins("a/b", &[one, two])], &with_key("a/b"), two, "origin_not_allowed");
+    check(&[origins("a", &[one]), origins("a/b", &[two])], &with_key("a/b"), two, "origin_not_allowed");
+    check(&[open("a")], &with_key("a/b"), one, "origin_not_allowed");
+    check(&[origins("a/c", &[one])], &with_key("a/b"), one, "origin_not_allowed");
+    check(&[origins("a", &[one, two]), origins("z", &[one])], &with_both("a", Some("z")), two, "origin_not_allowed");
+    check(&[origins("a", &[one, two]), origins("z", &[one])], &with_both("a", Some("z")), one, "ok");
+    // Before a caller is known, any grant's page may ask.
+    let tree = GrantTree::new([origins("a", &[one]), origins("z/y", &[two]), open("b")]);
+    assert!(tree.lists_origin(one) && tree.lists_origin(two) && !tree.lists_origin("https://three.example"));
+    assert!(!GrantTree::new([open("b")]).lists_origin(one));
+}
+
+proptest! {
+    /// A page that a caller's own grants let in was let ask, and a further grant on a path that
+    /// names origins lets in no more.
+    #[test]
+    fn a_page_that_may_call_may_ask(
+        root in prop::sample::subsequence(vec!["https://a", "https://b", "https://c"], 1..=3),
+        child in prop::sample::subsequence(vec!["https://a", "https://b", "https://d"], 0..=3),
+        origin in prop::sample::select(vec!["https://a", "https://b", "https://c", "https://d", "null"]),
+    ) {
+        let before = GrantTree::new([origins("a", &root)]);
+        let further = (!child.is_empty()).then(|| origins("a/b", &child));
+        let after = GrantTree::new([Some(origins("a", &root)), further].into_iter().flatten());
+        let credentials = with_key("a/b");
+        let calls = |tree: &GrantTree| Standing::new(tree, &credentials).check_origin(origin).is_ok();
+        prop_assert!(calls(&before) || !calls(&after));
+        prop_assert!(after.lists_origin(origin) || !calls(&after));
+        prop_assert_eq!(calls(&before), root.contains(&origin));
     }
 }

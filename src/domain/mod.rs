@@ -12,6 +12,7 @@ pub mod grant;
 pub mod identity;
 pub mod key;
 pub mod network;
+pub mod origin;
 pub mod owner;
 pub mod proxy_header;
 pub mod refusal;

@@ -62,9 +62,12 @@ pub enum Refusal {
         /// Who said no.
         by: DecidedBy,
     },
-    /// A page of a foreign origin tried to use an installed certificate.
-    #[error("a request with an Origin came with a certificate only")]
-    OriginNotAllowed,
+    /// A page of a foreign origin tried to use an installed certificate, or asked whether it may call.
+    #[error("origin of a page: {by}")]
+    OriginNotAllowed {
+        /// Who said no.
+        by: DecidedBy,
+    },
     /// The Host or authority is missing, repeated or malformed.
     #[error("{0}")]
     InvalidHost(&'static str),
@@ -330,7 +333,7 @@ impl Refusal {
             Self::NoGrant { .. } => Code::NoGrant,
             Self::NetworkNotAllowed { .. } => Code::NetworkNotAllowed,
             Self::EndpointNotAllowed { .. } => Code::EndpointNotAllowed,
-            Self::OriginNotAllowed => Code::OriginNotAllowed,
+            Self::OriginNotAllowed { .. } => Code::OriginNotAllowed,
             Self::InvalidHost(_) => Code::InvalidHost,
             Self::Misdirected => Code::Misdirected,
             Self::CredentialInQuery => Code::CredentialInQuery,
@@ -365,7 +368,7 @@ impl Refusal {
             Self::NoGrant { .. } => "Nothing is granted to this caller.".to_owned(),
             Self::NetworkNotAllowed { address, .. } => format!("Requests from {address} are not allowed for this caller."),
             Self::EndpointNotAllowed { endpoint, .. } => format!("{endpoint} is not allowed for this caller."),
-            Self::OriginNotAllowed => "Requests from this origin are not allowed.".to_owned(),
+            Self::OriginNotAllowed { .. } => "Requests from this origin are not allowed.".to_owned(),
             Self::InvalidHost(why) | Self::InvalidPath(why) | Self::NotFound(why) | Self::UnsupportedMediaType(why) | Self::Overloaded(why) => {
                 (*why).to_owned()
             }

@@ -12,9 +12,6 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-use http::header::ORIGIN;
-
 use crate::dialect::body::Request;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::grant::{Credentials, Standing};
@@ -22,6 +19,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::View;
 use crate::gate::connection::Connection;
+use crate::gate::cors::Page;
 use crate::gate::identify::Caller;
 use crate::gate::live::{LiveGuard, LiveRequests};
 
@@ -31,6 +29,8 @@ use crate::gate::live::{LiveGuard, LiveRequests};
 pub struct Present {
     caller: Caller,
     credentials: Credentials,
+    /// The page that asks with nothing but the certificate.
+    lent_to: Option<Arc<str>>,
 }
 
 /// Proof of checks 3 to 6: the caller may use the endpoint. Only now a body byte may be read.
@@ -56,8 +56,13 @@ pub struct Admitted {
 #[derive(Debug)]
 pub struct Facts {
     caller: Caller,
+    lent_to: Option<Arc<str>>,
     endpoint: Endpoint,
     model: Arc<str>,
+}
+
+fn check_origin(standing: &Standing<'_>, lent_to: Option<&str>) -> Result<(), Refusal> {
+    lent_to.map_or(Ok(()), |origin| standing.check_origin(origin))
 }
 
 impl Present {
@@ -70,18 +75,17 @@ impl Present {
         caller: Caller,
         credentials: Credentials,
         view: &View,
-        headers: &HeaderMap,
+        page: &Page,
         now: Timestamp,
     ) -> Result<Self, Refusal> {
         let standing = Standing::new(&view.settings.grants, &credentials);
         standing.check_status(now)?;
         standing.check_required()?;
-        if credentials.key.is_none() && headers.contains_key(ORIGIN) {
-            // A web page must not lend itself the certificate that its reader installed.
-            return Err(Refusal::OriginNotAllowed);
-        }
+        // A web page must not lend itself the certificate that its reader installed.
+        let lent_to = page.origin().filter(|_| credentials.key.is_none()).map(Arc::from);
+        check_origin(&standing, lent_to.as_deref())?;
         standing.check_network(caller.connection().address)?;
-        Ok(Self { caller, credentials })
+        Ok(Self { caller, credentials, lent_to })
     }
 
     /// Check 6.
@@ -123,8 +127,8 @@ impl Cleared {
         request: Request,
         live: &LiveRequests,
     ) -> Result<Admitted, Refusal> {
-        let Self { present: Present { caller, .. }, endpoint } = self;
-        let facts = Facts { caller, endpoint, model: request.model.as_str().into() };
+        let Self { present: Present { caller, lent_to, .. }, endpoint } = self;
+        let facts = Facts { caller, lent_to, endpoint, model: request.model.as_str().into() };
         let expires_at = facts.decide(view, now)?;
         Ok(Admitted { endpoint, request, live: live.enter(facts, expires_at) })
     }
@@ -148,6 +152,7 @@ impl Facts {
         let standing = Standing::new(&view.settings.grants, &credentials);
         standing.check_status(now)?;
         standing.check_required()?;
+        check_origin(&standing, self.lent_to.as_deref())?;
         standing.check_network(self.connection().address)?;
         standing.check_endpoint(self.endpoint)?;
         standing.check_model(&self.model)?;

@@ -6,6 +6,7 @@ pub mod arrival;
 pub mod body;
 pub mod callers;
 pub mod connection;
+pub mod cors;
 pub mod failures;
 pub mod forward;
 pub mod headers;

@@ -63,6 +63,15 @@ pub fn answer(content_type: &'static str, body: Bytes, head: &Parts, mut record:
     made_here(StatusCode::OK, content_type, body, head, Some(record))
 }
 
+/// An answer that has nothing to say: leave to call.
+#[must_use]
+pub fn nothing(head: &Parts, mut record: Record) -> Response<ReplyBody> {
+    record.answered(StatusCode::NO_CONTENT.as_u16());
+    let mut response = made_here(StatusCode::NO_CONTENT, "", Bytes::new(), head, Some(record));
+    response.headers_mut().remove(CONTENT_TYPE);
+    response
+}
+
 /// The record ends here, before the first byte is sent. A caller that never reads its refusal would
 /// otherwise hold a place in the queue of records, and its connection busy, for as long as it likes;
 /// callers that are nobody yet could so take all places.

@@ -10,6 +10,7 @@ mod headers;
 mod identity;
 mod listener;
 mod order;
+mod pages;
 mod promises;
 mod proxied;
 mod refusals;
