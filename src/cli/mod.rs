@@ -84,7 +84,7 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Up(verb) => verb.run(out, err),
         Verb::Serve(verb) => verb.run(out, err),
         Verb::Check(verb) => verb.run(out, err),
-        Verb::Status(verb) => verb.run(out),
+        Verb::Status(verb) => verb.run(out, err),
         Verb::Ca(verb) => verb.run(out, err),
         Verb::Cert(verb) => verb.run(out, err),
         Verb::Key(verb) => verb.run(out, err),

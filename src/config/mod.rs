@@ -35,6 +35,7 @@ use crate::domain::endpoint::Dialect;
 use crate::domain::grant::Grant;
 use crate::domain::identity::{IdentityMatch, TrustDomain};
 use crate::domain::key::KeyRecord;
+use crate::domain::network::Networks;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
 
@@ -120,6 +121,9 @@ pub struct Listen {
     pub max_connections: u32,
     /// Most connections at once from one address (IPv6: from one /64).
     pub max_connections_per_address: u32,
+    /// The proxies that tell where callers come from, each connection with a PROXY header; `None`
+    /// when callers connect themselves. Never every address.
+    pub proxies: Option<Networks>,
     /// How long requests in flight may go on after a SIGTERM.
     pub drain: Duration,
 }

@@ -10,6 +10,7 @@ use crate::domain::endpoint::{Endpoint, Endpoints};
 use crate::domain::grant::{DecidedBy, Grant, Models, Standing};
 use crate::domain::key::Narrowing;
 use crate::domain::network::Networks;
+use crate::domain::origin::Origins;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 
@@ -18,6 +19,8 @@ use crate::domain::timestamp::Timestamp;
 pub struct Question<'q> {
     /// Where the caller comes from.
     pub address: IpAddr,
+    /// The web page that calls with nothing but a certificate, if one does.
+    pub lent_to: Option<&'q str>,
     /// What it calls.
     pub endpoint: Endpoint,
     /// The alias that it names; `None` where an endpoint takes none.
@@ -35,6 +38,8 @@ pub enum Check {
     Uses,
     /// 4: the required credentials are there, and a bound key comes with its identity.
     Credentials,
+    /// Beside 4: the page that a certificate is lent to.
+    Origin,
     /// 5: the caller's address.
     Network,
     /// 6: the endpoint.
@@ -45,17 +50,18 @@ pub enum Check {
 
 impl Check {
     /// The checks of a new request, in the published order.
-    pub const NEW: [Self; 6] =
-        [Self::Status, Self::Uses, Self::Credentials, Self::Network, Self::Endpoint, Self::Model];
+    pub const NEW: [Self; 7] =
+        [Self::Status, Self::Uses, Self::Credentials, Self::Origin, Self::Network, Self::Endpoint, Self::Model];
     /// The checks of a request in flight: what it has claimed is its own.
-    pub const LIVE: [Self; 5] = [Self::Status, Self::Credentials, Self::Network, Self::Endpoint, Self::Model];
+    pub const LIVE: [Self; 6] =
+        [Self::Status, Self::Credentials, Self::Origin, Self::Network, Self::Endpoint, Self::Model];
 
     /// Its number in the published order.
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
             Self::Status | Self::Uses => 3,
-            Self::Credentials => 4,
+            Self::Credentials | Self::Origin => 4,
             Self::Network => 5,
             Self::Endpoint => 6,
             Self::Model => 8,
@@ -69,6 +75,7 @@ impl Check {
             Self::Status => "status",
             Self::Uses => "uses",
             Self::Credentials => "credentials",
+            Self::Origin => "origin",
             Self::Network => "network",
             Self::Endpoint => "endpoint",
             Self::Model => "model",
@@ -85,6 +92,7 @@ impl Check {
             (Self::Status, _) => standing.check_status(now),
             (Self::Uses, _) => standing.check_uses(),
             (Self::Credentials, _) => standing.check_required(),
+            (Self::Origin, _) => question.lent_to.map_or(Ok(()), |origin| standing.check_origin(origin)),
             (Self::Network, _) => standing.check_network(question.address),
             (Self::Endpoint, _) => standing.check_endpoint(question.endpoint),
             (Self::Model, None) => Ok(()),
@@ -123,6 +131,15 @@ impl Check {
                     .and_then(|key| Some(says("bound_to", DecidedBy::Key(key.id), vec![key.bound_to()?.to_string()])));
                 grants().filter_map(require).chain(bound).collect()
             }
+            Self::Origin => match question.lent_to {
+                None => Vec::new(),
+                Some(origin) => lists(
+                    standing,
+                    "cors_origins",
+                    (|grant| grant.cors_origins.as_ref(), |_| None),
+                    |origins: &Origins| (origins.entries(), origins.admit(origin)),
+                ),
+            },
             Self::Network => lists(
                 standing,
                 "networks",

@@ -15,6 +15,7 @@ use crate::domain::glob::Glob;
 use crate::domain::identity::Identity;
 use crate::domain::key::{Binding, KeyId, KeyRecord, KeyState, Narrowing};
 use crate::domain::network::Networks;
+use crate::domain::origin::Origins;
 use crate::domain::owner::{DisabledOwners, OwnerPath};
 use crate::domain::refusal::{CredentialFault, Refusal};
 use crate::domain::timestamp::Timestamp;
@@ -123,6 +124,8 @@ pub struct Grant {
     pub endpoints: Option<Endpoints>,
     /// Which models they may name.
     pub models: Option<Models>,
+    /// Which web pages may call and read the answers.
+    pub cors_origins: Option<Origins>,
     /// From this moment on everything below the node is refused.
     pub expires_at: Option<Timestamp>,
     /// How long a key lives that is made without an expiry.
@@ -141,6 +144,7 @@ impl Grant {
             networks: None,
             endpoints: None,
             models: None,
+            cors_origins: None,
             expires_at: None,
             default_key_ttl: None,
             max_key_ttl: None,
@@ -196,6 +200,13 @@ impl<'a> OwnerTree<'a> {
     pub fn on_path<'o>(&self, owner: &'o OwnerPath) -> impl Iterator<Item = &'a Grant> + use<'a, 'o> {
         let Self { config, store, .. } = *self;
         owner.lineage().flat_map(move |node| [config.0.get(node), store.0.get(node)]).flatten().map(Arc::as_ref)
+    }
+
+    /// True when any grant lists the origin: all that can be known of a page before its caller is.
+    #[must_use]
+    pub fn lists_origin(&self, origin: &str) -> bool {
+        let grants = self.config.iter().chain(self.store.iter());
+        grants.filter_map(|grant| grant.cors_origins.as_ref()).any(|origins| origins.admit(origin))
     }
 }
 
@@ -411,6 +422,17 @@ impl<'a> Standing<'a> {
     pub fn check_model(&self, alias: &str) -> Result<(), Refusal> {
         self.intersect(|grant| grant.models.as_ref(), |key| key.models.as_ref(), |models| models.admit(alias))
             .map_err(|by| Refusal::ModelNotFound { by: Some(by) })
+    }
+
+    /// Beside check 4: the web page that the request comes from is in every list of origins that
+    /// applies, and in one at least.
+    ///
+    /// # Errors
+    ///
+    /// `origin_not_allowed`, with who decided.
+    pub fn check_origin(&self, origin: &str) -> Result<(), Refusal> {
+        self.intersect(|grant| grant.cors_origins.as_ref(), |_| None, |origins| origins.admit(origin))
+            .map_err(|by| Refusal::OriginNotAllowed { by })
     }
 
     /// The key that the caller presented.

@@ -51,6 +51,12 @@ fn on<'a>(tree: &'a GrantTree, credentials: &'a Credentials) -> Standing<'a> {
     Standing::new(OwnerTree { config: tree, store, disabled }, credentials)
 }
 
+/// Whether any grant of a tree that is the config's alone lists the page.
+fn lists_origin(tree: &GrantTree, origin: &str) -> bool {
+    let (store, disabled) = Default::default();
+    OwnerTree { config: tree, store: &store, disabled: &disabled }.lists_origin(origin)
+}
+
 /// The same credentials with another key record.
 fn with_record(credentials: &Credentials, change: impl FnOnce(KeyRecord) -> KeyRecord) -> Credentials {
     let record = KeyRecord::clone(credentials.key.as_ref().unwrap());
@@ -428,7 +434,7 @@ proptest! {
         let tree = GrantTree::new([root.unwrap(), child.unwrap()]);
         let standing = on(&tree, &credentials);
         let address = address.parse().unwrap();
-        let question = Question { address, endpoint, model: Some(model), model_exists: true };
+        let question = Question { address, lent_to: None, endpoint, model: Some(model), model_exists: true };
         for check in [Check::Network, Check::Endpoint, Check::Model] {
             let voices = check.voices(&standing, &question);
             let by = match check.decide(&standing, &question, Timestamp::from_seconds(0)) {
@@ -448,5 +454,50 @@ proptest! {
         }
         let live: Vec<_> = Check::NEW.into_iter().filter(|check| *check != Check::Uses).collect();
         prop_assert_eq!(live, Check::LIVE);
+    }
+}
+
+fn origins(path: &str, list: &[&str]) -> Grant {
+    Grant { cors_origins: Some(Origins::parse(list).unwrap()), ..grant(path) }
+}
+
+#[test]
+fn origins_intersect_and_absent_means_none() {
+    let (one, two) = ("https://one.example", "https://two.example");
+    let check = |grants: &[Grant], credentials: &Credentials, origin: &str, expected: &str| {
+        let tree = GrantTree::new(grants.to_vec());
+        assert_eq!(code(on(&tree, credentials).check_origin(origin)), expected);
+    };
+    check(&[origins("a", &[one, two])], &with_key("a/b"), one, "ok");
+    check(&[origins("a", &[one, two]), origins("a/b", &[two])], &with_key("a/b"), one, "origin_not_allowed");
+    check(&[origins("a", &[one]), origins("a/b", &[one, two])], &with_key("a/b"), two, "origin_not_allowed");
+    check(&[origins("a", &[one]), origins("a/b", &[two])], &with_key("a/b"), two, "origin_not_allowed");
+    check(&[open("a")], &with_key("a/b"), one, "origin_not_allowed");
+    check(&[origins("a/c", &[one])], &with_key("a/b"), one, "origin_not_allowed");
+    check(&[origins("a", &[one, two]), origins("z", &[one])], &with_both("a", Some("z")), two, "origin_not_allowed");
+    check(&[origins("a", &[one, two]), origins("z", &[one])], &with_both("a", Some("z")), one, "ok");
+    // Before a caller is known, any grant's page may ask.
+    let tree = GrantTree::new([origins("a", &[one]), origins("z/y", &[two]), open("b")]);
+    assert!(lists_origin(&tree, one) && lists_origin(&tree, two) && !lists_origin(&tree, "https://three.example"));
+    assert!(!lists_origin(&GrantTree::new([open("b")]), one));
+}
+
+proptest! {
+    /// A page that a caller's own grants let in was let ask, and a further grant on a path that
+    /// names origins lets in no more.
+    #[test]
+    fn a_page_that_may_call_may_ask(
+        root in prop::sample::subsequence(vec!["https://a", "https://b", "https://c"], 1..=3),
+        child in prop::sample::subsequence(vec!["https://a", "https://b", "https://d"], 0..=3),
+        origin in prop::sample::select(vec!["https://a", "https://b", "https://c", "https://d", "null"]),
+    ) {
+        let before = GrantTree::new([origins("a", &root)]);
+        let further = (!child.is_empty()).then(|| origins("a/b", &child));
+        let after = GrantTree::new([Some(origins("a", &root)), further].into_iter().flatten());
+        let credentials = with_key("a/b");
+        let calls = |tree: &GrantTree| on(tree, &credentials).check_origin(origin).is_ok();
+        prop_assert!(calls(&before) || !calls(&after));
+        prop_assert!(lists_origin(&after, origin) || !calls(&after));
+        prop_assert_eq!(calls(&before), root.contains(&origin));
     }
 }

@@ -107,6 +107,12 @@ impl Caller {
     }
 }
 
+/// True when the headers carry something in a place of keys, right or wrong.
+#[must_use]
+pub fn carries_credential(headers: &HeaderMap) -> bool {
+    headers.contains_key(AUTHORIZATION) || KEY_HEADERS.iter().any(|name| headers.contains_key(name))
+}
+
 /// The one credential that the headers carry. The same one in several headers is fine.
 fn presented(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
     let bearer = headers.get_all(AUTHORIZATION).iter().map(bearer_token);
@@ -135,6 +141,7 @@ fn bearer_token(value: &HeaderValue) -> Option<&[u8]> {
 fn prove_key(gateway: &Gateway, view: &View, text: &[u8]) -> Result<(KeyId, KeyDigest), Refusal> {
     let refused = |fault| Err(Refusal::InvalidCredentials(fault));
     let Some(presented) = PresentedKey::parse(text) else {
+        gateway.pepper.verifies_nothing(text);
         return refused(CredentialFault::Malformed);
     };
     // That a key is unknown cannot be said either.

@@ -2,9 +2,13 @@
 
 pub mod admit;
 pub mod answer;
+pub mod arrival;
 pub mod body;
+pub mod callers;
 pub mod claim;
 pub mod connection;
+pub mod cors;
+pub mod failures;
 pub mod forward;
 pub mod headers;
 pub mod host;
@@ -21,6 +25,7 @@ pub mod used;
 pub mod worker;
 
 use std::collections::HashSet;
+use std::hash::RandomState;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,11 +36,13 @@ use rustls::ServerConfig;
 use crate::backend::Upstream;
 use crate::clock::Clock;
 use crate::config::{Config, IdentityEntry};
+use crate::domain::failures::Failures;
 use crate::domain::grant::{Credentials, GrantTree, OwnerTree, Standing};
 use crate::domain::identity::Identity;
 use crate::domain::key::{KeyId, KeyRecord, Pepper};
 use crate::domain::owner::OwnerPath;
 use crate::domain::refusal::Refusal;
+use crate::gate::callers::Callers;
 use crate::store::snapshot::Snapshot;
 use crate::store::writer::Claims;
 use crate::telemetry::metrics::Metrics;
@@ -52,6 +59,10 @@ pub struct Gateway {
     pub pepper: Pepper,
     /// Claims uses of keys, durably.
     pub claims: Claims,
+    /// Secrets that were wrong, by address.
+    pub failures: Failures,
+    /// Where callers come from.
+    pub callers: Callers,
     /// Where records go.
     pub records: Records,
     /// What is counted.
@@ -120,12 +131,17 @@ impl View {
     /// Where a caller stands: the grants of config and store, and the owners that are disabled.
     #[must_use]
     pub fn standing<'v>(&'v self, credentials: &'v Credentials) -> Standing<'v> {
-        let tree = OwnerTree {
+        Standing::new(self.owners(), credentials)
+    }
+
+    /// All that lies on the owner tree.
+    #[must_use]
+    pub fn owners(&self) -> OwnerTree<'_> {
+        OwnerTree {
             config: &self.settings.grants,
             store: self.snapshot.grants(),
             disabled: self.snapshot.disabled_owners(),
-        };
-        Standing::new(tree, credentials)
+        }
     }
 }
 
@@ -174,6 +190,8 @@ impl Gateway {
             clock,
             pepper,
             claims,
+            failures: Failures::new(RandomState::new()),
+            callers: Callers::default(),
             records,
             metrics,
             buffered: AtomicU64::new(0),

@@ -246,6 +246,7 @@ impl SetGrant {
         let now = manager.now;
         let owner = reading.value("owner", &self.owner, OwnerPath::parse);
         let grant = grant::Grant {
+            cors_origins: None,
             owner: owner?,
             require: reading.optional("require", self.require.as_deref(), Require::parse),
             networks: reading.list("networks", self.networks.as_ref(), Networks::parse),

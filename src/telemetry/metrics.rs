@@ -36,6 +36,7 @@ pub struct Metrics {
     records_written: Gauge<u64, AtomicU64>,
     keys: Gauge,
     store_readable: Gauge,
+    shared_address: Gauge,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -89,6 +90,10 @@ pub enum HandshakeFailure {
     PeerLeft,
     /// It took too long.
     TimedOut,
+    /// PROXY headers are required, and the peer is no trusted proxy.
+    UntrustedProxy,
+    /// A trusted proxy sent something else than a PROXY header that is taken.
+    ProxyHeader,
 }
 
 impl HandshakeFailure {
@@ -100,6 +105,8 @@ impl HandshakeFailure {
             Self::Protocol => "protocol",
             Self::PeerLeft => "peer_left",
             Self::TimedOut => "timed_out",
+            Self::UntrustedProxy => "untrusted_proxy",
+            Self::ProxyHeader => "proxy_header",
         }
     }
 }
@@ -152,6 +159,12 @@ impl Default for Metrics {
         registry.register("records_written", "Records that were written", records_written.clone());
         let keys = Gauge::default();
         registry.register("keys", "Keys in the store, revoked ones included", keys.clone());
+        let shared_address = Gauge::default();
+        registry.register(
+            "callers_share_an_address",
+            "1 when different callers came and all of them from one address",
+            shared_address.clone(),
+        );
         let store_readable = Gauge::default();
         store_readable.set(1);
         registry.register(
@@ -176,6 +189,7 @@ impl Default for Metrics {
             records_written,
             keys,
             store_readable,
+            shared_address,
         }
     }
 }
@@ -248,6 +262,7 @@ impl Metrics {
         self.records_dropped.set(figures.records_dropped);
         self.records_written.set(figures.records_written);
         self.keys.set(i64::try_from(figures.keys).unwrap_or(i64::MAX));
+        self.shared_address.set(i64::from(figures.callers_share_an_address));
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => text,
@@ -265,6 +280,8 @@ pub struct Figures {
     pub records_written: u64,
     /// Keys in the store.
     pub keys: usize,
+    /// Different callers came, all from one address.
+    pub callers_share_an_address: bool,
 }
 
 /// An open connection, as far as counting goes.

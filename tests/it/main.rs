@@ -5,6 +5,7 @@
 mod admin_api;
 mod alias;
 mod config_corpus;
+mod credentials;
 mod declared;
 mod direction;
 mod headers;
@@ -14,7 +15,9 @@ mod listener;
 mod manage;
 mod networks;
 mod order;
+mod pages;
 mod promises;
+mod proxied;
 mod refusals;
 mod revocation;
 mod streaming;
