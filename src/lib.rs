@@ -17,6 +17,7 @@
 //! | [`gate`] | the request path, from accept to record | SQL, [`ca`], [`admin`], [`cli`] |
 //! | [`backend`] | connections to direct backends | callers |
 //! | [`store`] | keys, certificates, revocations; the snapshot that the gate reads | HTTP, decisions |
+//! | [`token`] | tokens of issuers: reading, keys, proofs; keeping keys fresh | the gate |
 //! | [`ca`] | the built-in authority: plan, then issue | the gate |
 //! | [`admin`] | `/metrics`, `/healthz`, `/readyz` | changes |
 //! | [`telemetry`] | log, metrics, records | decisions |
@@ -44,3 +45,4 @@ pub mod gate;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod token;

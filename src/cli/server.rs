@@ -31,6 +31,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::{self, RecordWriter, Records};
 use crate::tls::server::{CurrentCertificate, api_config, certified_key, provider, refusing_config};
 use crate::tls::verify::CallerVerifier;
+use crate::token::refresh::{Errand, News, Publish, Refresher};
 
 /// How the environment is read.
 pub type Environment = fn(&str) -> Option<String>;
@@ -57,6 +58,7 @@ pub struct Server {
     admin_address: SocketAddr,
     admin: JoinHandle<()>,
     watcher: Watcher,
+    refresher: Refresher,
     writer: RecordWriter,
     renew_at: Option<Timestamp>,
     seen: HashMap<PathBuf, Option<Fingerprint>>,
@@ -78,6 +80,7 @@ impl Server {
         let address = config.listen.address;
         let mut store = Store::open(&state_dir).map_err(Failure::new)?;
         let pepper = pepper::load(&state_dir, &mut store).map_err(Failure::new)?;
+        let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
         let (settings, renew_at) = settings(config, 1, &options.clock)?;
         let (records, writer) = Records::start(&record, records::log)
             .map_err(|error| Failure::new(format!("the records cannot be written: {error}")))?;
@@ -96,7 +99,9 @@ impl Server {
         let workers = Workers::start(&gateway, address, options.workers, options.patience)
             .map_err(|error| cannot_listen(address, &error))?;
         let admin = tokio::spawn(admin.run());
-        Ok(Self { gateway, options, workers, admin_address, admin, watcher, writer, renew_at, seen })
+        let mut refresher = Refresher::new(publish_keys(&gateway));
+        refresher.follow(errands, &gateway.view().issuers);
+        Ok(Self { gateway, options, workers, admin_address, admin, watcher, refresher, writer, renew_at, seen })
     }
 
     /// Where callers are served.
@@ -144,11 +149,13 @@ impl Server {
         }
         let mut seen = fingerprints(&config);
         seen.extend(before.into_iter().filter(|(file, _)| config.watched.contains(file) || *file == config.file));
+        let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
         let (settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
         // Only what is in force is watched: else a config that fails here is tried every second.
         self.seen = seen;
         self.renew_at = renew_at;
         self.gateway.publish_settings(settings);
+        self.refresher.follow(errands, &self.gateway.view().issuers);
         Ok(())
     }
 
@@ -176,12 +183,24 @@ impl Server {
             tracing::error!("the workers could not be waited for");
         }
         drop(self.watcher);
+        drop(self.refresher);
         let lost = self.writer.finish(LAST_RECORDS);
         if lost > 0 {
             tracing::error!(lost, "records could not be written in time");
         }
         self.admin.abort();
     }
+}
+
+/// Puts issuers' keys in force as they come.
+fn publish_keys(gateway: &Arc<Gateway>) -> Publish {
+    let gateway = Arc::clone(gateway);
+    Arc::new(move |news: News<'_>| {
+        gateway.metrics.keys_fetched(news.issuer, news.keys.is_some());
+        if let Some(keys) = news.keys {
+            gateway.publish_keys(news.location, keys, gateway.clock.now());
+        }
+    })
 }
 
 pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {

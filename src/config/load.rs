@@ -8,6 +8,7 @@ use crate::config::backends::read_backends;
 use crate::config::document::{Document, Findings, NOT_AVAILABLE, Table, Value, line_at};
 use crate::config::files::read_bounded;
 use crate::config::grants::{self, read_grants};
+use crate::config::issuers::read_issuers;
 use crate::config::listen::{Authority, read_admin, read_listen};
 use crate::config::models::read_models;
 use crate::config::process::{DEFAULT_STATE_DIR, read_gateway_id, read_log, read_record, read_state_dir, read_store};
@@ -139,6 +140,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         section.wrong("address is that of [admin] too");
     }
 
+    let issuers = read_issuers(&sections("issuer"));
     let grants = read_grants(&sections("grant"));
     let (backends, declared) = read_backends(&sections("backend"));
     let models = read_models(&sections("model"), &declared);
@@ -158,6 +160,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         trust_domain: trust_domain?,
         trust: trust?,
         identities,
+        issuers: issuers?,
         grants: grants.into_iter().map(|placed| placed.grant).collect(),
         backends: backends?,
         models,
@@ -166,9 +169,9 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     })
 }
 
-/// `[[issuer]]`, `[[key]]` and `[webhook.*]`: each section is named, its inside is not looked at.
+/// `[[key]]` and `[webhook.*]`: each section is named, its inside is not looked at.
 fn refuse_later_sections(root: &Table<'_>) {
-    for name in ["issuer", "key", "webhook"] {
+    for name in ["key", "webhook"] {
         let Some(value) = root.get_later(name) else { continue };
         let sections = if value.raw().is_array() { value.sections() } else { value.named() };
         let is_section = |section: &Value<'_>| section.raw().is_table();

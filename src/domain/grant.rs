@@ -16,6 +16,7 @@ use crate::domain::network::Networks;
 use crate::domain::owner::OwnerPath;
 use crate::domain::refusal::{CredentialFault, Refusal};
 use crate::domain::timestamp::Timestamp;
+use crate::domain::token::Vouched;
 
 /// Which models may be named: patterns over public aliases.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -127,6 +128,17 @@ pub struct Credentials {
     pub certificate: Option<Certified>,
     /// The key whose secret was proven.
     pub key: Option<Arc<KeyRecord>>,
+    /// The token that an issuer vouches for. It stands in a key's place: there are never both.
+    pub token: Option<Vouched>,
+}
+
+impl Credentials {
+    /// The owner of the key, or of the token in its place.
+    #[must_use]
+    pub fn bearer_owner(&self) -> Option<&OwnerPath> {
+        let token = || self.token.as_ref().map(|vouched| &vouched.token.owner);
+        self.key.as_ref().map(|key| &key.owner).or_else(token)
+    }
 }
 
 /// What a client certificate proved.
@@ -162,7 +174,7 @@ impl<'a> Standing<'a> {
         };
         Self {
             credentials,
-            key_path: grants(credentials.key.as_ref().map(|key| &key.owner)),
+            key_path: grants(credentials.bearer_owner()),
             certificate_path: grants(credentials.certificate.as_ref().and_then(|c| c.owner.as_ref())),
         }
     }
@@ -174,7 +186,8 @@ impl<'a> Standing<'a> {
         let grants = self.grants().filter_map(|grant| grant.expires_at);
         let key = self.credentials.key.as_ref().and_then(|key| key.expires_at);
         let certificate = self.credentials.certificate.as_ref().map(|c| c.not_after);
-        grants.chain(key).chain(certificate).min().unwrap_or(Timestamp::FAR_FUTURE)
+        let token = self.credentials.token.as_ref().map(Vouched::ends_at);
+        grants.chain(key).chain(token).chain(certificate).min().unwrap_or(Timestamp::FAR_FUTURE)
     }
 
     /// Check 3: nothing that the caller stands on is revoked or over.
@@ -190,6 +203,9 @@ impl<'a> Standing<'a> {
             if key.expires_at.is_some_and(|end| now >= end) {
                 return Err(Refusal::InvalidCredentials(CredentialFault::KeyExpired(key.id)));
             }
+        }
+        if let Some(token) = &self.credentials.token {
+            token.check(now)?;
         }
         if let Some(certificate) = &self.credentials.certificate {
             if certificate.revoked {
@@ -213,7 +229,7 @@ impl<'a> Standing<'a> {
     /// missing. A certificate counts for a node only if its owner is at or below that node.
     pub fn check_required(&self) -> Result<(), Refusal> {
         let paths = [
-            self.credentials.key.as_ref().map(|key| (&key.owner, &self.key_path)),
+            self.credentials.bearer_owner().map(|owner| (owner, &self.key_path)),
             self.credentials
                 .certificate
                 .as_ref()
@@ -235,7 +251,7 @@ impl<'a> Standing<'a> {
     }
 
     fn check_credential_kinds(&self, grant: &Grant) -> Result<(), Refusal> {
-        let key = self.credentials.key.is_some();
+        let key = self.credentials.bearer_owner().is_some();
         let certificate = self
             .credentials
             .certificate

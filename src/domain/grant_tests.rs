@@ -31,7 +31,7 @@ fn with_key(path: &str) -> Credentials {
         expires_at: None,
         revoked_at: None,
     };
-    Credentials { key: Some(Arc::new(key)), certificate: None }
+    Credentials { key: Some(Arc::new(key)), certificate: None, token: None }
 }
 
 fn with_certificate(path: Option<&str>) -> Credentials {
@@ -41,11 +41,11 @@ fn with_certificate(path: Option<&str>) -> Credentials {
         not_after: Timestamp::from_seconds(1000),
         revoked: false,
     };
-    Credentials { key: None, certificate: Some(certificate) }
+    Credentials { key: None, certificate: Some(certificate), token: None }
 }
 
 fn with_both(key: &str, certificate: Option<&str>) -> Credentials {
-    Credentials { key: with_key(key).key, certificate: with_certificate(certificate).certificate }
+    Credentials { key: with_key(key).key, certificate: with_certificate(certificate).certificate, token: None }
 }
 
 fn code<T: fmt::Debug>(result: Result<T, Refusal>) -> &'static str {
@@ -152,7 +152,7 @@ fn what_is_revoked_stays_refused() {
     credentials.certificate = credentials.certificate.map(|certificate| Certified { revoked: true, ..certificate });
     assert_eq!(code(Standing::new(&tree, &credentials).check_status(now)), "invalid_credentials");
     let record = KeyRecord { revoked_at: Some(now), ..KeyRecord::clone(with_key("a").key.as_ref().unwrap()) };
-    let credentials = Credentials { key: Some(Arc::new(record)), certificate: None };
+    let credentials = Credentials { key: Some(Arc::new(record)), certificate: None, token: None };
     assert_eq!(code(Standing::new(&tree, &credentials).check_status(now)), "invalid_credentials");
 }
 

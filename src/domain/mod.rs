@@ -15,3 +15,4 @@ pub mod owner;
 pub mod refusal;
 pub mod route;
 pub mod timestamp;
+pub mod token;

@@ -13,6 +13,7 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::grant::DecidedBy;
 use crate::domain::key::KeyId;
 use crate::domain::owner::OwnerPath;
+use crate::domain::token::TokenFault;
 
 /// Why a request was refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -158,6 +159,15 @@ pub enum CredentialFault {
     /// The placeholder for "my certificate is my credential", without a certificate.
     #[error("the placeholder credential without a certificate")]
     PlaceholderWithoutCertificate,
+    /// Something about a token of an issuer.
+    #[error("{0}")]
+    Token(TokenFault),
+}
+
+impl From<TokenFault> for Refusal {
+    fn from(fault: TokenFault) -> Self {
+        Self::InvalidCredentials(CredentialFault::Token(fault))
+    }
 }
 
 /// A stable, machine-readable code: what callers and records see.

@@ -76,7 +76,7 @@ impl Present {
         let standing = Standing::new(&view.settings.grants, &credentials);
         standing.check_status(now)?;
         standing.check_required()?;
-        if credentials.key.is_none() && headers.contains_key(ORIGIN) {
+        if credentials.bearer_owner().is_none() && headers.contains_key(ORIGIN) {
             // A web page must not lend itself the certificate that its reader installed.
             return Err(Refusal::OriginNotAllowed);
         }

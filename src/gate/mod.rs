@@ -5,6 +5,7 @@ pub mod answer;
 pub mod body;
 pub mod connection;
 pub mod forward;
+pub mod fresh_keys;
 pub mod headers;
 pub mod host;
 pub mod identify;
@@ -32,10 +33,14 @@ use crate::domain::grant::GrantTree;
 use crate::domain::identity::Identity;
 use crate::domain::key::Pepper;
 use crate::domain::owner::OwnerPath;
+use crate::domain::timestamp::Timestamp;
 use crate::store::snapshot::Snapshot;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::Records;
 use crate::tls::verify::CallerVerifier;
+use crate::token::issuers::Issuers;
+use crate::token::keys::KeySet;
+use crate::token::location::Location;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -63,6 +68,8 @@ pub struct View {
     pub settings: Arc<Settings>,
     /// From the store.
     pub snapshot: Snapshot,
+    /// From the config file and from the issuers themselves.
+    pub issuers: Issuers,
 }
 
 /// A config in the form that the request path reads.
@@ -107,7 +114,8 @@ impl Gateway {
         records: Records,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let view = View { generation: 1, settings: Arc::new(settings), snapshot };
+        let issuers = Issuers::default().reconfigured(&settings.config.issuers);
+        let view = View { generation: 1, settings: Arc::new(settings), snapshot, issuers };
         Self {
             view: ArcSwap::from_pointee(view),
             clock,
@@ -131,6 +139,7 @@ impl Gateway {
             generation: view.generation + 1,
             settings: Arc::clone(&view.settings),
             snapshot: snapshot.clone(),
+            issuers: view.issuers.clone(),
         });
     }
 
@@ -141,6 +150,17 @@ impl Gateway {
             generation: view.generation + 1,
             settings: Arc::clone(&settings),
             snapshot: view.snapshot.clone(),
+            issuers: view.issuers.reconfigured(&settings.config.issuers),
+        });
+    }
+
+    /// Puts keys that were fetched from `location` in force.
+    pub fn publish_keys(&self, location: &Location, keys: &KeySet, now: Timestamp) {
+        self.view.rcu(|view| View {
+            generation: view.generation + 1,
+            settings: Arc::clone(&view.settings),
+            snapshot: view.snapshot.clone(),
+            issuers: view.issuers.with_keys(location, keys, now),
         });
     }
 

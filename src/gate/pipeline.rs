@@ -24,7 +24,7 @@ use crate::gate::admit::Present;
 use crate::gate::answer::{Answer, answer};
 use crate::gate::connection::Connection;
 use crate::gate::forward::{Forwarded, Outgoing, forward};
-use crate::gate::identify::identify;
+use crate::gate::fresh_keys::identify_with_fresh_keys;
 use crate::gate::meter::meter;
 use crate::gate::record::Record;
 use crate::gate::route::route;
@@ -80,7 +80,7 @@ async fn serve(
     if query.is_some_and(paths::has_credential) {
         return Err(Refusal::CredentialInQuery);
     }
-    let caller = identify(gateway, &view, connection, &head.headers)?;
+    let (view, caller) = identify_with_fresh_keys(gateway, view, connection, &head.headers).await?;
     // 3, 4, 5: the credentials stand, are the required ones, and come from an allowed network
     let credentials = caller.credentials(&view)?;
     record.identified(&credentials);

@@ -30,6 +30,7 @@ pub struct Metrics {
     reply_side: Histogram,
     panics: Counter,
     reloads: Family<ReloadLabels, Counter>,
+    key_fetches: Family<IssuerLabels, Counter>,
     records_dropped: Gauge<u64, AtomicU64>,
     records_written: Gauge<u64, AtomicU64>,
     keys: Gauge,
@@ -62,6 +63,12 @@ struct BackendLabels {
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct ReloadLabels {
+    result: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct IssuerLabels {
+    issuer: String,
     result: &'static str,
 }
 
@@ -132,6 +139,8 @@ impl Default for Metrics {
         registry.register("panics", "Connections that were lost to a defect", panics.clone());
         let reloads = Family::default();
         registry.register("reloads", "Reloads of the config by result", reloads.clone());
+        let key_fetches = Family::default();
+        registry.register("issuer_key_fetches", "Fetches of an issuer's keys by result", key_fetches.clone());
         let records_dropped = Gauge::default();
         registry.register(
             "records_dropped",
@@ -154,6 +163,7 @@ impl Default for Metrics {
             reply_side,
             panics,
             reloads,
+            key_fetches,
             records_dropped,
             records_written,
             keys,
@@ -213,6 +223,12 @@ impl Metrics {
     /// The config was read anew, and put in force or not.
     pub fn reloaded(&self, applied: bool) {
         self.reloads.get_or_create(&ReloadLabels { result: if applied { "applied" } else { "refused" } }).inc();
+    }
+
+    /// The keys of an issuer were fetched, or could not be.
+    pub fn keys_fetched(&self, issuer: &str, fetched: bool) {
+        let result = if fetched { "fetched" } else { "failed" };
+        self.key_fetches.get_or_create(&IssuerLabels { issuer: issuer.to_owned(), result }).inc();
     }
 
     /// Writes all figures in the text format that Prometheus scrapes.

@@ -15,3 +15,5 @@ mod revocation;
 mod streaming;
 mod support;
 mod targets;
+mod token_attacks;
+mod tokens;

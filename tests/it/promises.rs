@@ -495,6 +495,7 @@ fn promise_12_nothing_else_opens_connections() {
         ("backend/connect.rs", "TcpStream::connect"),
         ("cli/discover.rs", "reqwest::"),
         ("cli/status.rs", "reqwest::"),
+        ("token/fetch.rs", "reqwest::"),
     ];
     let expected: BTreeSet<_> = expected.into_iter().map(|(file, word)| (file.to_owned(), word)).collect();
     assert_eq!(dialling, expected);

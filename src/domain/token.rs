@@ -1,0 +1,557 @@
+//! Tokens of an issuer (JWT, RFC 7519), as far as decisions need to know them.
+//!
+//! Invariant: a claim can only ever fill one whole segment of an owner path, as it stands. What is
+//! no segment is refused and never repaired: two claims that differ must not meet on one path.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use crate::domain::owner::OwnerPath;
+use crate::domain::timestamp::Timestamp;
+
+/// A signature algorithm that an issuer may be allowed (RFC 7518, RFC 8037). Each has a public and
+/// a private key: with a shared secret, whoever can verify could also sign.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Algorithm {
+    /// ECDSA on P-256 with SHA-256.
+    Es256,
+    /// ECDSA on P-384 with SHA-384.
+    Es384,
+    /// RSA, PKCS #1 v1.5 with SHA-256.
+    Rs256,
+    /// RSA, PKCS #1 v1.5 with SHA-384.
+    Rs384,
+    /// RSA, PKCS #1 v1.5 with SHA-512.
+    Rs512,
+    /// RSA, PSS with SHA-256.
+    Ps256,
+    /// RSA, PSS with SHA-384.
+    Ps384,
+    /// RSA, PSS with SHA-512.
+    Ps512,
+    /// EdDSA on Ed25519.
+    EdDsa,
+}
+
+impl Algorithm {
+    /// Every algorithm that can be allowed.
+    pub const ALL: [Self; 9] = [
+        Self::Es256,
+        Self::Es384,
+        Self::Rs256,
+        Self::Rs384,
+        Self::Rs512,
+        Self::Ps256,
+        Self::Ps384,
+        Self::Ps512,
+        Self::EdDsa,
+    ];
+
+    /// The name in `alg`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::Rs256 => "RS256",
+            Self::Rs384 => "RS384",
+            Self::Rs512 => "RS512",
+            Self::Ps256 => "PS256",
+            Self::Ps384 => "PS384",
+            Self::Ps512 => "PS512",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+
+    /// The algorithm of this name, in its exact spelling.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == name)
+    }
+
+    /// Reads a name as it stands in config.
+    ///
+    /// # Errors
+    ///
+    /// Why the algorithm cannot be allowed.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        if let Some(algorithm) = Self::named(name) {
+            return Ok(algorithm);
+        }
+        if name.eq_ignore_ascii_case("none") {
+            return Err(format!("{name:?} is no signature: anybody could make such a token"));
+        }
+        if name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("HS")) {
+            return Err(format!(
+                "{name:?} is signed with a shared secret: whoever can verify it can make it; let the issuer sign with a private key"
+            ));
+        }
+        let known = Self::ALL.map(Self::as_str).join(", ");
+        Err(format!("{name:?} is not an algorithm that can be allowed (known: {known})"))
+    }
+}
+
+/// Where an issuer's callers sit on the owner tree: `acme/sso/{sub}`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OwnerTemplate(Box<[Segment]>);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Segment {
+    Literal(Box<str>),
+    Claim(Box<str>),
+    Hash(Box<str>),
+}
+
+/// What a token says of one claim.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Claim<'a> {
+    /// Nothing.
+    Absent,
+    /// Something else than text: an array, a number, an object.
+    NotText,
+    /// This text.
+    Text(&'a str),
+}
+
+impl OwnerTemplate {
+    /// Longest name of a claim in bytes.
+    const MAX_CLAIM_BYTES: usize = 128;
+
+    /// Reads a template: an owner path of which whole segments may be `{claim}` or `{claim:hash}`.
+    ///
+    /// # Errors
+    ///
+    /// When it could not become an owner path, or names no claim.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut segments = Vec::new();
+        let mut rest = text;
+        loop {
+            // A name of a claim may hold a slash: many providers use URLs.
+            let end = match rest.strip_prefix('{') {
+                None => rest.find('/').unwrap_or(rest.len()),
+                Some(inside) => {
+                    let close = inside.find('}').ok_or_else(|| format!("{text:?} has a {{ without its }}"))?;
+                    close + 2
+                }
+            };
+            let (segment, after) = rest.split_at_checked(end).unwrap_or((rest, ""));
+            segments.push(Segment::parse(segment)?);
+            rest = match (after.strip_prefix('/'), after.is_empty()) {
+                (Some(next), _) => next,
+                (None, true) => break,
+                (None, false) => return Err(format!("{text:?}: a claim fills a whole segment, as in acme/{{sub}}")),
+            };
+        }
+        let template = Self(segments.into());
+        // Whatever the claims will be: the literal segments must fit, and their number.
+        template.fill(|_| Claim::Text("x")).map_err(|_| {
+            let literal = template.0.iter().map(Segment::example).collect::<Vec<_>>().join("/");
+            OwnerPath::parse(&literal).err().unwrap_or_else(|| format!("{text:?} is not an owner path"))
+        })?;
+        if template.claims().next().is_none() {
+            return Err(format!(
+                "{text:?} names no claim, so that all callers would be one; write acme/sso/{{sub}} or acme/sso/{{sub:hash}}"
+            ));
+        }
+        Ok(template)
+    }
+
+    /// The claims that it names.
+    pub fn claims(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|segment| match segment {
+            Segment::Literal(_) => None,
+            Segment::Claim(name) | Segment::Hash(name) => Some(&**name),
+        })
+    }
+
+    /// True when the token alone says below which root its caller sits.
+    #[must_use]
+    pub fn begins_with_claim(&self) -> bool {
+        !matches!(self.0.first(), Some(Segment::Literal(_)))
+    }
+
+    /// The owner that a token with these claims belongs to.
+    ///
+    /// # Errors
+    ///
+    /// When a claim is absent, no text, or no owner segment.
+    pub fn fill<'c>(&self, claim: impl Fn(&str) -> Claim<'c>) -> Result<OwnerPath, TokenFault> {
+        let text = |name: &str| match claim(name) {
+            Claim::Text(text) => Ok(text),
+            Claim::Absent => Err(TokenFault::ClaimAbsent(name.into())),
+            Claim::NotText => Err(TokenFault::ClaimNotText(name.into())),
+        };
+        let mut path = String::new();
+        for (index, segment) in self.0.iter().enumerate() {
+            if index > 0 {
+                path.push('/');
+            }
+            match segment {
+                Segment::Literal(literal) => path.push_str(literal),
+                Segment::Hash(name) => path.push_str(&hashed(text(name)?)),
+                Segment::Claim(name) => {
+                    let text = text(name)?;
+                    // Alone it must be a path of one segment: "a/b" would be two, "" none.
+                    if text.contains('/') || OwnerPath::parse(text).is_err() {
+                        return Err(TokenFault::ClaimNoSegment(name.clone()));
+                    }
+                    path.push_str(text);
+                }
+            }
+        }
+        OwnerPath::parse(&path).map_err(|_| TokenFault::OwnerTooLong)
+    }
+}
+
+impl Segment {
+    fn parse(text: &str) -> Result<Self, String> {
+        let Some(inside) = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
+            if text.contains(['{', '}']) {
+                return Err(format!("{text:?}: a claim fills a whole segment, as in acme/{{sub}}"));
+            }
+            return Ok(Self::Literal(text.into()));
+        };
+        let (name, hash) = inside.strip_suffix(":hash").map_or((inside, false), |name| (name, true));
+        let fits = (1..=OwnerTemplate::MAX_CLAIM_BYTES).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'{' | b'}' | b'"'));
+        if !fits {
+            return Err(format!("{text:?} does not name a claim; write {{sub}} or {{sub:hash}}"));
+        }
+        Ok(if hash { Self::Hash(name.into()) } else { Self::Claim(name.into()) })
+    }
+
+    fn example(&self) -> &str {
+        match self {
+            Self::Literal(literal) => literal,
+            Self::Claim(_) | Self::Hash(_) => "x",
+        }
+    }
+}
+
+/// `h-` and 26 characters of lower-case base32 (RFC 4648, without padding): the first 130 bits of
+/// SHA-256. For claims whose alphabet is not that of segments, such as e-mail addresses.
+fn hashed(text: &str) -> String {
+    const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    const CHARACTERS: usize = 26;
+    let digest = digest(&SHA256, text.as_bytes());
+    let bits = digest.as_ref().iter().flat_map(|byte| (0..8).rev().map(move |at| usize::from(byte >> at & 1)));
+    let bits: Vec<usize> = bits.take(CHARACTERS * 5).collect();
+    let letter = |five: &[usize]| BASE32.get(five.iter().fold(0, |number, bit| number * 2 + bit)).copied();
+    let letters = bits.chunks(5).filter_map(letter).map(char::from);
+    "h-".chars().chain(letters).collect()
+}
+
+/// What a token proved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Token {
+    /// Name of the `[[issuer]]` that vouches for it.
+    pub issuer: Arc<str>,
+    /// Its `sub`, if it has one. Of the issuer's making: for logs and headers only where it fits.
+    pub subject: Option<Box<str>>,
+    /// Where its caller sits.
+    pub owner: OwnerPath,
+    /// Its `exp`, with the leeway that the issuer's clock is given.
+    pub expires_at: Timestamp,
+}
+
+impl Token {
+    /// `<issuer>/<subject>` where every character is visible ASCII: for headers.
+    #[must_use]
+    pub fn visible_subject(&self) -> Option<String> {
+        let subject = self.subject.as_deref().filter(|text| text.bytes().all(|b| b.is_ascii_graphic()))?;
+        Some(format!("{}/{subject}", self.issuer))
+    }
+}
+
+/// A token as it stands now: its signature was proven once, its issuer still has the key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Vouched {
+    /// What it proved.
+    pub token: Arc<Token>,
+    /// Until when the issuer's keys may be relied on without hearing from it.
+    pub keys_until: Timestamp,
+}
+
+impl Vouched {
+    /// The moment from which [`Self::check`] refuses, if nothing changes.
+    #[must_use]
+    pub fn ends_at(&self) -> Timestamp {
+        self.token.expires_at.min(self.keys_until)
+    }
+
+    /// The token is not over, and its issuer was heard from.
+    ///
+    /// # Errors
+    ///
+    /// Which of them it is.
+    pub fn check(&self, now: Timestamp) -> Result<(), TokenFault> {
+        if now >= self.token.expires_at {
+            return Err(TokenFault::Expired(Arc::clone(&self.token.issuer)));
+        }
+        if now >= self.keys_until {
+            return Err(TokenFault::StaleKeys(Arc::clone(&self.token.issuer)));
+        }
+        Ok(())
+    }
+}
+
+/// What was wrong with a token. For the log only: nothing in here is of the caller's making.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TokenFault {
+    /// In another header than `Authorization: Bearer`.
+    #[error("a token is presented as Authorization: Bearer only")]
+    WrongHeader,
+    /// Longer than any token that is read.
+    #[error("the token is too long")]
+    TooLong,
+    /// Not three parts of strict base64url.
+    #[error("not the form of a token: three parts of base64url without padding")]
+    Malformed,
+    /// A part is not one JSON object that every reader would read alike.
+    #[error("the token's {0} is not strict JSON")]
+    NotJson(&'static str),
+    /// A field of the header or a registered claim has another type than it must have.
+    #[error("the token's {0} is absent or of a wrong type")]
+    Field(&'static str),
+    /// A field of the header that asks for what is never done.
+    #[error("the token's header has {0}")]
+    ForbiddenHeader(&'static str),
+    /// `typ` says that it is something else than an access or identity token.
+    #[error("the token's typ is not that of a JWT")]
+    WrongType,
+    /// `alg` is no algorithm that could be allowed.
+    #[error("the token's algorithm is none that can be allowed")]
+    UnknownAlgorithm,
+    /// `alg` is not on the issuer's list.
+    #[error("issuer {0}: {algorithm} is not in its algorithms", algorithm = .1.as_str())]
+    AlgorithmNotAllowed(Arc<str>, Algorithm),
+    /// No `[[issuer]]` has its `iss`.
+    #[error("no [[issuer]] has the token's iss")]
+    UnknownIssuer,
+    /// It is for somebody else.
+    #[error("the token's aud is not an audience that its issuer is configured with")]
+    WrongAudience,
+    /// It is for two `[[issuer]]` entries at once.
+    #[error("the token's aud fits more than one [[issuer]]")]
+    AmbiguousIssuer,
+    /// The issuer's keys were never fetched.
+    #[error("issuer {0}: its keys have not been fetched yet")]
+    NoKeys(Arc<str>),
+    /// The issuer was not heard from for too long.
+    #[error("issuer {0}: its keys were fetched too long ago")]
+    StaleKeys(Arc<str>),
+    /// The issuer has no such key, or not for this algorithm.
+    #[error("issuer {0}: it has no key with the token's kid and algorithm")]
+    UnknownKey(Arc<str>),
+    /// More keys fit than are tried.
+    #[error("issuer {0}: too many of its keys fit the token; it needs a kid")]
+    AmbiguousKey(Arc<str>),
+    /// Nobody signed this.
+    #[error("issuer {0}: wrong signature")]
+    WrongSignature(Arc<str>),
+    /// It is over.
+    #[error("issuer {0}: the token is expired")]
+    Expired(Arc<str>),
+    /// Its `nbf` is to come.
+    #[error("issuer {0}: the token is not valid yet")]
+    NotYetValid(Arc<str>),
+    /// Its `iat` is to come.
+    #[error("issuer {0}: the token was issued in the future")]
+    IssuedInFuture(Arc<str>),
+    /// The owner template names a claim that it does not have.
+    #[error("the token has no claim {0:?}, which its issuer's owner names")]
+    ClaimAbsent(Box<str>),
+    /// The owner template names a claim that is an array, a number or an object.
+    #[error("the token's claim {0:?} is not text")]
+    ClaimNotText(Box<str>),
+    /// The owner template names a claim whose text is no owner segment.
+    #[error("the token's claim {0:?} is not an owner segment")]
+    ClaimNoSegment(Box<str>),
+    /// All segments fit and the path does not.
+    #[error("the token's owner is not an owner path")]
+    OwnerTooLong,
+}
+
+impl TokenFault {
+    /// The issuer whose keys, fetched anew, could cure the fault.
+    #[must_use]
+    pub const fn cured_by_keys_of(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::NoKeys(issuer) | Self::StaleKeys(issuer) | Self::UnknownKey(issuer) => Some(issuer),
+            Self::WrongHeader
+            | Self::TooLong
+            | Self::Malformed
+            | Self::NotJson(_)
+            | Self::Field(_)
+            | Self::ForbiddenHeader(_)
+            | Self::WrongType
+            | Self::UnknownAlgorithm
+            | Self::AlgorithmNotAllowed(..)
+            | Self::UnknownIssuer
+            | Self::WrongAudience
+            | Self::AmbiguousIssuer
+            | Self::AmbiguousKey(_)
+            | Self::WrongSignature(_)
+            | Self::Expired(_)
+            | Self::NotYetValid(_)
+            | Self::IssuedInFuture(_)
+            | Self::ClaimAbsent(_)
+            | Self::ClaimNotText(_)
+            | Self::ClaimNoSegment(_)
+            | Self::OwnerTooLong => None,
+        }
+    }
+
+    /// True when nobody has proven to hold a token of the issuer: what guesses look like. False for
+    /// a token with a right signature that is expired, not valid yet, or placed nowhere, and for
+    /// the gateway's own lack of keys.
+    #[must_use]
+    pub const fn is_unproven(&self) -> bool {
+        match self {
+            Self::WrongHeader
+            | Self::TooLong
+            | Self::Malformed
+            | Self::NotJson(_)
+            | Self::Field(_)
+            | Self::ForbiddenHeader(_)
+            | Self::WrongType
+            | Self::UnknownAlgorithm
+            | Self::AlgorithmNotAllowed(..)
+            | Self::UnknownIssuer
+            | Self::WrongAudience
+            | Self::AmbiguousIssuer
+            | Self::UnknownKey(_)
+            | Self::AmbiguousKey(_)
+            | Self::WrongSignature(_) => true,
+            Self::NoKeys(_)
+            | Self::StaleKeys(_)
+            | Self::Expired(_)
+            | Self::NotYetValid(_)
+            | Self::IssuedInFuture(_)
+            | Self::ClaimAbsent(_)
+            | Self::ClaimNotText(_)
+            | Self::ClaimNoSegment(_)
+            | Self::OwnerTooLong => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn owner(template: &str, claims: &[(&str, Claim<'_>)]) -> Result<String, TokenFault> {
+        let find = |name: &str| claims.iter().find(|(known, _)| *known == name).map_or(Claim::Absent, |(_, c)| *c);
+        OwnerTemplate::parse(template).unwrap().fill(find).map(|owner| owner.to_string())
+    }
+
+    #[test]
+    fn claims_fill_whole_segments() {
+        let sub = [("sub", Claim::Text("alice")), ("https://acme/team", Claim::Text("red")), ("n", Claim::NotText)];
+        assert_eq!(owner("acme/sso/{sub}", &sub).unwrap(), "acme/sso/alice");
+        assert_eq!(owner("acme/{https://acme/team}/{sub}", &sub).unwrap(), "acme/red/alice");
+        assert_eq!(owner("{sub}", &sub).unwrap(), "alice");
+        assert_eq!(owner("acme/{email}", &sub), Err(TokenFault::ClaimAbsent("email".into())));
+        assert_eq!(owner("acme/{n}", &sub), Err(TokenFault::ClaimNotText("n".into())));
+        assert_eq!(owner("acme/{n:hash}", &sub), Err(TokenFault::ClaimNotText("n".into())));
+    }
+
+    #[test]
+    fn what_is_no_segment_is_refused() {
+        let long = "a".repeat(64);
+        for odd in ["", "/", "a/b", "/a", "a/", ".", "..", "../x", "Alice", "a b", "é", "a\u{0}", "-a", "_a", &long] {
+            let result = owner("acme/{sub}", &[("sub", Claim::Text(odd))]);
+            assert_eq!(result, Err(TokenFault::ClaimNoSegment("sub".into())), "{odd:?}");
+            // A hash of it is always a segment.
+            let hash = owner("acme/{sub:hash}", &[("sub", Claim::Text(odd))]).unwrap();
+            assert!(hash.starts_with("acme/h-") && hash.len() == 7 + 26, "{hash}");
+        }
+    }
+
+    #[test]
+    fn the_hash_is_base32_of_sha_256() {
+        // printf %s alice@corp.example | openssl sha256 -binary | base32 | tr A-Z a-z | cut -c1-26
+        assert_eq!(hashed("alice@corp.example"), "h-c2iat6yroso7aitk5nq2btiead");
+        assert_eq!(hashed(""), "h-4oymiquy7qobjgx36tejs35zeq");
+    }
+
+    #[test]
+    fn templates_that_could_not_become_paths_are_refused() {
+        for wrong in [
+            "",
+            "acme",
+            "acme/sso",
+            "acme//{sub}",
+            "/{sub}",
+            "{sub}/",
+            "acme/{}",
+            "acme/{:hash}",
+            "acme/{sub",
+            "acme/sub}",
+            "acme/x-{sub}",
+            "acme/{sub}-x",
+            "acme/{sub}{iss}",
+            "acme/{a b}",
+            "Acme/{sub}",
+            "a/b/c/d/e/f/g/h/{sub}",
+        ] {
+            assert!(OwnerTemplate::parse(wrong).is_err(), "{wrong}");
+        }
+        assert!(OwnerTemplate::parse("{tenant}/{sub}").unwrap().begins_with_claim());
+        assert!(!OwnerTemplate::parse("acme/{sub}").unwrap().begins_with_claim());
+    }
+
+    #[test]
+    fn algorithms_are_read_in_their_exact_spelling() {
+        for algorithm in Algorithm::ALL {
+            assert_eq!(Algorithm::parse(algorithm.as_str()), Ok(algorithm));
+            assert_eq!(Algorithm::named(&algorithm.as_str().to_ascii_lowercase()), None);
+        }
+        assert!(Algorithm::parse("none").unwrap_err().contains("no signature"));
+        assert!(Algorithm::parse("nOnE").unwrap_err().contains("no signature"));
+        assert!(Algorithm::parse("HS256").unwrap_err().contains("shared secret"));
+        assert!(Algorithm::parse("ES256K").is_err());
+    }
+
+    #[test]
+    fn a_subject_that_no_header_can_carry_is_not_shown() {
+        let token = |subject: Option<&str>| Token {
+            issuer: "sso".into(),
+            subject: subject.map(Into::into),
+            owner: OwnerPath::parse("a").unwrap(),
+            expires_at: Timestamp::FAR_FUTURE,
+        };
+        assert_eq!(token(Some("1234")).visible_subject().as_deref(), Some("sso/1234"));
+        for odd in [Some("a\r\nx-doorward-owner: root"), Some("a b"), Some("é"), None] {
+            assert_eq!(token(odd).visible_subject(), None);
+        }
+    }
+
+    proptest! {
+        /// Whatever claims say, they stay below the literal part, at their depth, unaltered.
+        #[test]
+        fn no_claim_leaves_its_place(a in "\\PC{0,12}|[a-z0-9._/-]{0,12}", b in "[a-zA-Z0-9._/-]{0,12}") {
+            let template = OwnerTemplate::parse("acme/{a}/x/{b}").unwrap();
+            let filled = template.fill(|name| Claim::Text(if name == "a" { &a } else { &b }));
+            match filled {
+                Ok(owner) => {
+                    let segments: Vec<&str> = owner.as_str().split('/').collect();
+                    prop_assert_eq!(segments, vec!["acme", &*a, "x", &*b]);
+                }
+                Err(fault) => prop_assert!(matches!(fault, TokenFault::ClaimNoSegment(_))),
+            }
+        }
+
+        /// No text of a template panics.
+        #[test]
+        fn any_template_is_read_or_refused(text in "[{}/a-z:]{0,20}|\\PC{0,20}") {
+            if let Ok(template) = OwnerTemplate::parse(&text) {
+                prop_assert!(template.fill(|_| Claim::Text("x")).is_ok());
+            }
+        }
+    }
+}
