@@ -37,7 +37,7 @@ fn read_issuer(entry: &Value<'_>, names: &mut HashMap<String, String>, taken: &m
     entry.table(|table| {
         let name = table.require("name", "what logs call this issuer, such as \"keycloak\"");
         let name = name.and_then(|value| value.unique_name(names));
-        let (issuer, source) = read_source(table).unzip();
+        let (issuer, source) = read_source(table);
         let audience = table.require("audience", "what the tokens' aud must name, such as \"doorward\"");
         let audience = audience.and_then(|value| read_audience(&value, issuer.as_deref(), taken));
         let how = "what tokens may be signed with, such as [\"ES256\", \"RS256\"]";
@@ -83,54 +83,54 @@ impl Source<'_> {
     }
 }
 
-/// The `iss`, and where the keys are: one of `url`, `jwks_url` and `jwks_file`.
-fn read_source<'d>(table: &Table<'d>) -> Option<(Box<str>, Source<'d>)> {
-    let settings = [table.get("url"), table.get("jwks_url"), table.get("jwks_file")];
+/// The `iss`, and where the keys are: one of `url`, `jwks_url` and `jwks_file`. Each as far as it
+/// could be read.
+fn read_source<'d>(table: &Table<'d>) -> (Option<Box<str>>, Option<Source<'d>>) {
+    let [url, jwks_url, jwks_file] = ["url", "jwks_url", "jwks_file"].map(|name| table.get(name));
     let issuer = table.get("issuer");
-    let fetching = read_fetching(table);
-    let written = settings.iter().flatten().count();
-    if written != 1 {
+    let written = || [&url, &jwks_url, &jwks_file].into_iter().flatten();
+    if let Some(second) = written().nth(1) {
+        second.wrong("one of url, jwks_url and jwks_file says where the keys are");
+    }
+    if written().count() == 0 {
         let how =
             "the issuer's URL, such as \"https://sso.corp.example/realms/llm\"; or jwks_url or jwks_file with issuer";
-        match settings.into_iter().flatten().nth(1) {
-            Some(second) => second.wrong("one of url, jwks_url and jwks_file says where the keys are"),
-            None => table.missing("url", how),
-        }
-        return None;
+        table.missing("url", how);
     }
-    let [url, jwks_url, jwks_file] = settings;
     if let Some(setting) = url {
         if let Some(issuer) = issuer {
             issuer.wrong("goes with jwks_url and jwks_file; with url, that is the iss of the tokens");
         }
+        let fetching = read_fetching(table);
         let url = setting.parsed(|text| {
             let url = KeyUrl::parse(text)?;
             if url.has_query() { Err("an issuer's URL has no query (?…)".to_owned()) } else { Ok(url) }
-        })?;
-        let issuer = url.as_str().into();
-        return Some((issuer, Source { setting, keys: fetching?.of(Location::Discovery(url)) }));
+        });
+        let issuer = url.as_ref().map(|url| url.as_str().into());
+        let keys = url.zip(fetching).map(|(url, fetching)| fetching.of(Location::Discovery(url)));
+        return (issuer, keys.map(|keys| Source { setting, keys }));
     }
-    let Some(issuer) = issuer else {
-        table.missing("issuer", "the iss of the tokens, to the letter; only url says it by itself");
-        return None;
-    };
-    let issuer = issuer.parsed(|text| exact(text, "the iss"));
     let source = match (jwks_url, jwks_file) {
         (Some(setting), _) => {
-            let url = setting.parsed(KeyUrl::parse);
-            url.zip(fetching).map(|(url, fetching)| Source { keys: fetching.of(Location::Keys(url)), setting })
+            let (url, fetching) = (setting.parsed(KeyUrl::parse), read_fetching(table));
+            let keys = url.zip(fetching).map(|(url, fetching)| fetching.of(Location::Keys(url)));
+            keys.map(|keys| Source { setting, keys })
         }
         (None, Some(setting)) => {
-            for name in ["ca_file", "refresh", "stale_max"] {
-                if table.has(name) {
-                    table.place_of(name).wrong("goes with url and jwks_url; a file is read again when it changes");
-                }
+            for useless in ["ca_file", "refresh", "stale_max"].into_iter().filter_map(|name| table.get(name)) {
+                useless.wrong("goes with url and jwks_url; a file is read again when it changes");
             }
             setting.key_set().map(|keys| Source { keys: KeySource::File(keys), setting })
         }
-        (None, None) => None,
+        (None, None) => {
+            read_fetching(table);
+            return (None, None);
+        }
     };
-    Some((issuer?, source?))
+    if issuer.is_none() {
+        table.missing("issuer", "the iss of the tokens, to the letter; only url says it by itself");
+    }
+    (issuer.and_then(|value| value.parsed(|text| exact(text, "the iss"))), source)
 }
 
 /// How keys are fetched.
