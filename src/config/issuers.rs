@@ -28,9 +28,26 @@ type Taken = HashMap<(Box<str>, Box<str>), String>;
 /// Reads every `[[issuer]]`.
 pub(super) fn read_issuers(sections: &[Value<'_>]) -> Option<Vec<Issuer>> {
     let (mut names, mut taken) = (HashMap::new(), Taken::new());
-    let issuers: Vec<Option<Issuer>> =
-        sections.iter().map(|entry| read_issuer(entry, &mut names, &mut taken)).collect();
-    issuers.into_iter().collect()
+    let read: Vec<Option<Issuer>> = sections.iter().map(|entry| read_issuer(entry, &mut names, &mut taken)).collect();
+    let issuers: Vec<Issuer> = read.into_iter().collect::<Option<_>>()?;
+    for (index, (issuer, section)) in issuers.iter().zip(sections).enumerate() {
+        let before = issuers.iter().take(index);
+        if let Some(other) = before.clone().find(|other| disagree(&other.keys, &issuer.keys)) {
+            let name = &other.rules.name;
+            section.wrong(format!("its keys are where issuer {name}'s are, which are fetched with another ca_file"));
+        }
+    }
+    Some(issuers)
+}
+
+/// True when one place would be fetched in two ways.
+fn disagree(one: &KeySource, other: &KeySource) -> bool {
+    match (one, other) {
+        (KeySource::Fetched { location: a, roots: x, .. }, KeySource::Fetched { location: b, roots: y, .. }) => {
+            a == b && x != y
+        }
+        (KeySource::File(_), _) | (_, KeySource::File(_)) => false,
+    }
 }
 
 fn read_issuer(entry: &Value<'_>, names: &mut HashMap<String, String>, taken: &mut Taken) -> Option<Issuer> {
@@ -201,5 +218,45 @@ impl Value<'_> {
     fn key_set(&self) -> Option<KeySet> {
         let (bytes, shown) = self.public_file()?;
         KeySet::parse(&bytes).map_err(|why| self.wrong(format!("{shown}: {why}"))).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    use crate::config::parse;
+
+    const REST: &str = "[listen]\naddress = \"127.0.0.1:0\"\nnames = { api = [\"llm.test\"] }\nclient_auth = \"off\"\n\
+                        [ca]\ntrust_domain = \"corp.test\"\n";
+
+    #[test]
+    fn one_place_is_not_fetched_in_two_ways() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut root = CertificateParams::default();
+        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = root.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+        fs::write(directory.path().join("roots.pem"), root).unwrap();
+        let entry = |name: &str, more: &str| {
+            format!(
+                "[[issuer]]\nname = \"{name}\"\nurl = \"https://sso.corp.test\"\naudience = \"{name}\"\n\
+                 algorithms = [\"ES256\"]\nowner = \"acme/{{sub}}\"\n{more}\n"
+            )
+        };
+        let load = |first: &str, second: &str| {
+            let text = format!("{REST}{}{}", entry("one", first), entry("two", second));
+            parse(&text, &directory.path().join("doorward.toml"), &|_| None)
+        };
+        let roots = "ca_file = \"roots.pem\"";
+        assert_eq!(load(roots, roots).unwrap().watched, [directory.path().join("roots.pem")]);
+        assert!(load("", "refresh = \"1m\"").is_ok());
+        let problems = load("", roots).unwrap_err();
+        let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            said,
+            ["line 14: issuer[1]: its keys are where issuer one's are, which are fetched with another ca_file"]
+        );
     }
 }

@@ -320,6 +320,10 @@ pub enum TokenFault {
     /// `typ` says that it is something else than an access or identity token.
     #[error("the token's typ is not that of a JWT")]
     WrongType,
+    /// `cnf`: it is good only with a proof that its holder has a certain key (RFC 7800), and taking
+    /// it without one would undo that.
+    #[error("the token is bound to a key (cnf), and such tokens are not available in this version")]
+    Bound,
     /// `alg` is no algorithm that could be allowed.
     #[error("the token's algorithm is none that can be allowed")]
     UnknownAlgorithm,
@@ -386,6 +390,7 @@ impl TokenFault {
             | Self::Field(_)
             | Self::ForbiddenHeader(_)
             | Self::WrongType
+            | Self::Bound
             | Self::UnknownAlgorithm
             | Self::AlgorithmNotAllowed(..)
             | Self::UnknownIssuer
@@ -416,6 +421,7 @@ impl TokenFault {
             | Self::Field(_)
             | Self::ForbiddenHeader(_)
             | Self::WrongType
+            | Self::Bound
             | Self::UnknownAlgorithm
             | Self::AlgorithmNotAllowed(..)
             | Self::UnknownIssuer

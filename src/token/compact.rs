@@ -133,6 +133,9 @@ fn is_jwt_type(typ: &str) -> bool {
 }
 
 fn read_claims(all: Map<String, Value>) -> Result<Claims, TokenFault> {
+    if all.contains_key("cnf") {
+        return Err(TokenFault::Bound);
+    }
     let issuer = text(&all, "iss")?.ok_or(TokenFault::Field("iss"))?.into();
     let subject = text(&all, "sub")?.map(Into::into);
     let one = |value: &Value| value.as_str().map(Into::into).ok_or(TokenFault::Field("aud"));

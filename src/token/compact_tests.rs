@@ -49,6 +49,13 @@ fn what_every_token_must_have() {
     }
 }
 
+#[test]
+fn what_is_bound_to_a_key_is_no_bearer_token() {
+    let bound = r#"{"iss":"i","aud":"a","exp":1,"cnf":{"jkt":"x"}}"#;
+    let fault = Presented::parse(token(r#"{"alg":"ES256"}"#, bound).as_bytes()).unwrap_err();
+    assert_eq!(fault, TokenFault::Bound);
+}
+
 /// A key has no dot, nor has the placeholder.
 #[test]
 fn tokens_are_told_from_keys() {

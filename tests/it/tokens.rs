@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::support::{
-    Caller, DISCOVERY, IssuerServer, KEYS, LONG, Line, OPEN, Reply, Setup, Signer, Stub, World, chat, claims,
+    Caller, DISCOVERY, IssuerServer, KEYS, LONG, Line, OPEN, Process, Reply, Setup, Signer, Stub, World, chat, claims,
     dead_port, jwks, live, until, within,
 };
 
@@ -69,6 +69,14 @@ async fn a_token_is_a_credential_like_a_key() {
             assert_eq!(record[absent], json!(null), "{record}");
         }
         assert_eq!(line.get("/v1/models").await.status, 200);
+    }
+    // As large as tokens may be, on both protocols.
+    let mut large = claims(&server.url(), "alice");
+    large["groups"] = json!("x".repeat(5800));
+    let large = signer.token(&large);
+    assert!((7900..=8192).contains(&large.len()), "{}", large.len());
+    for mut line in world.bearing(&large).both().await {
+        line.chat(&chat("llama")).await.assert_served();
     }
     // Nothing of it goes on to the backend.
     assert!(stub.seen().iter().all(|seen| seen.values("authorization").is_empty() && !seen.head.contains(&token)));
@@ -194,6 +202,37 @@ async fn refused_tokens_look_like_any_refused_credential() {
     certified.chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
     stub.assert_untouched();
     world.bearing(&token).chat(&chat("llama")).await.assert_served();
+}
+
+/// Not even at the finest level of the log.
+#[tokio::test]
+async fn promise_09_tokens_appear_nowhere() {
+    let stub = Stub::chatty().await;
+    let signer = Signer::new("canary-kid", Algorithm::ES256);
+    let server = IssuerServer::start(&[&signer]).await;
+    let process = Process::serve(&setup(&stub, &(discovered(&server, "") + "[log]\nlevel = \"trace\""))).await;
+    let good = claims(&server.url(), "canary-subject");
+    let mut expired = good.clone();
+    expired["exp"] = json!(1);
+    let unknown = Signer::new("canary-unknown", Algorithm::ES256).token(&good);
+    let tokens = [signer.token(&good), signer.token(&expired), unknown, signer.token(&good) + "x"];
+    for (token, status) in tokens.iter().zip([200, 401, 401, 401]) {
+        for mut line in process.caller().header("authorization", &format!("Bearer {token}")).both().await {
+            assert_eq!(line.chat(&chat("llama")).await.status, status);
+        }
+    }
+    let records = || fs::read_to_string(process.files.state.join("records.jsonl")).unwrap_or_default();
+    until(LONG, "the records are written", || (records().lines().count() >= 8).then_some(())).await;
+    assert!(records().contains("acme/sso/canary-subject"));
+    let said = process.log() + &records();
+    for token in &tokens {
+        for part in token.split('.') {
+            assert!(!said.contains(&part[..part.len().min(20)]), "{said}");
+        }
+    }
+    assert!(!said.contains("canary-kid") && !said.contains("canary-unknown"), "{said}");
+    // Owners are for records; a subject that nobody placed is in neither.
+    assert!(!process.log().contains("canary"), "{}", process.log());
 }
 
 /// Without an `[[issuer]]` there are no tokens.
