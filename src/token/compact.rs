@@ -4,6 +4,8 @@
 //! Invariant: what passes means the same to every reader. JSON with a member twice, base64 with a
 //! second spelling, and header fields that would have us take a key from the token are refused.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::dialect::json;
@@ -50,7 +52,7 @@ pub struct Header {
 }
 
 /// What a token says.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Claims {
     /// `iss`
     pub issuer: Box<str>,
@@ -64,16 +66,19 @@ pub struct Claims {
     pub not_before: Option<Timestamp>,
     /// `iat`
     pub issued_at: Option<Timestamp>,
-    all: Map<String, Value>,
+    /// Every claim at the top level; of those that are no text, that they are there. Lists of groups
+    /// can be long, and claims are remembered.
+    texts: BTreeMap<Box<str>, Option<Box<str>>>,
 }
 
 impl Claims {
     /// A top-level claim of this name.
     #[must_use]
     pub fn claim(&self, name: &str) -> Claim<'_> {
-        match self.all.get(name) {
+        match self.texts.get(name) {
             None => Claim::Absent,
-            Some(value) => value.as_str().map_or(Claim::NotText, Claim::Text),
+            Some(None) => Claim::NotText,
+            Some(Some(text)) => Claim::Text(text),
         }
     }
 }
@@ -98,7 +103,7 @@ impl<'t> Presented<'t> {
         let signed = token.get(..header.len() + 1 + payload.len()).ok_or(TokenFault::Malformed)?;
         let (header, payload, signature) = (decode(header)?, decode(payload)?, decode(signature)?);
         let header = read_header(&object(&header, "header")?)?;
-        let claims = read_claims(object(&payload, "payload")?)?;
+        let claims = read_claims(&object(&payload, "payload")?)?;
         Ok(Self { signed, signature, header, claims })
     }
 }
@@ -132,21 +137,22 @@ fn is_jwt_type(typ: &str) -> bool {
     matches!(typ.strip_prefix("application/").unwrap_or(&typ), "jwt" | "at+jwt")
 }
 
-fn read_claims(all: Map<String, Value>) -> Result<Claims, TokenFault> {
+fn read_claims(all: &Map<String, Value>) -> Result<Claims, TokenFault> {
     if all.contains_key("cnf") {
         return Err(TokenFault::Bound);
     }
-    let issuer = text(&all, "iss")?.ok_or(TokenFault::Field("iss"))?.into();
-    let subject = text(&all, "sub")?.map(Into::into);
+    let issuer = text(all, "iss")?.ok_or(TokenFault::Field("iss"))?.into();
+    let subject = text(all, "sub")?.map(Into::into);
     let one = |value: &Value| value.as_str().map(Into::into).ok_or(TokenFault::Field("aud"));
     let audience: Box<[Box<str>]> = match all.get("aud") {
         Some(Value::Array(values)) if !values.is_empty() => values.iter().map(one).collect::<Result<_, _>>()?,
         Some(value) => Box::new([one(value)?]),
         None => return Err(TokenFault::Field("aud")),
     };
-    let expires_at = time(&all, "exp")?.ok_or(TokenFault::Field("exp"))?;
-    let (not_before, issued_at) = (time(&all, "nbf")?, time(&all, "iat")?);
-    Ok(Claims { issuer, audience, subject, expires_at, not_before, issued_at, all })
+    let expires_at = time(all, "exp")?.ok_or(TokenFault::Field("exp"))?;
+    let (not_before, issued_at) = (time(all, "nbf")?, time(all, "iat")?);
+    let texts = all.iter().map(|(name, value)| (name.as_str().into(), value.as_str().map(Into::into))).collect();
+    Ok(Claims { issuer, audience, subject, expires_at, not_before, issued_at, texts })
 }
 
 fn text<'m>(object: &'m Map<String, Value>, name: &'static str) -> Result<Option<&'m str>, TokenFault> {
