@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::config::document::{Table, Value};
 use crate::config::{Issuer, KeySource};
-use crate::domain::token::{Algorithm, OwnerTemplate};
+use crate::domain::owner_template::OwnerTemplate;
+use crate::domain::token::Algorithm;
 use crate::token::issuers::Rules;
 use crate::token::keys::KeySet;
 use crate::token::location::{KeyUrl, Location};

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod key;
 pub mod network;
 pub mod owner;
+pub mod owner_template;
 pub mod refusal;
 pub mod route;
 pub mod timestamp;

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::dialect::json;
+use crate::domain::owner_template::Claim;
 use crate::domain::timestamp::Timestamp;
-use crate::domain::token::{Algorithm, Claim, TokenFault};
+use crate::domain::token::{Algorithm, TokenFault};
 use crate::token::base64url;
 
 /// Longest token that is read, in bytes.

@@ -10,8 +10,9 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::config::{Issuer, KeySource};
+use crate::domain::owner_template::OwnerTemplate;
 use crate::domain::timestamp::Timestamp;
-use crate::domain::token::{Algorithm, OwnerTemplate, Token, TokenFault, Vouched};
+use crate::domain::token::{Algorithm, Token, TokenFault, Vouched};
 use crate::token::compact::{Claims, Header, MAX_BYTES, Presented};
 use crate::token::desk::Desk;
 use crate::token::keys::{Fingerprint, KeySet, MAX_TRIED};

@@ -10,6 +10,9 @@
 //! | `desk` | how a request asks for fresh keys, and waits for them |
 //! | `fetch`, `refresh` | getting the keys, away from the request path |
 //!
+//! Signatures are verified by aws-lc-rs; the reading is ours, because a token must mean the same to
+//! every reader, and the usual libraries take JSON with a member twice.
+//!
 //! Invariant: a request never fetches anything. It decides by the keys that are there, and at most
 //! waits a moment for those who fetch.
 

@@ -2,7 +2,8 @@
 
 #![no_main]
 
-use doorward::domain::token::{Algorithm, Claim, OwnerTemplate};
+use doorward::domain::owner_template::{Claim, OwnerTemplate};
+use doorward::domain::token::Algorithm;
 use doorward::token::compact::{MAX_BYTES, Presented};
 use doorward::token::keys::{KeySet, MAX_KEYS};
 use libfuzzer_sys::fuzz_target;
