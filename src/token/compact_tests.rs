@@ -1,3 +1,6 @@
+use proptest::prelude::*;
+use serde_json::json;
+
 use super::*;
 
 fn encoded(text: &str) -> String {
@@ -61,4 +64,31 @@ fn what_is_bound_to_a_key_is_no_bearer_token() {
 fn tokens_are_told_from_keys() {
     assert!(is_token(b"a.b.c") && is_token(b"."));
     assert!(!is_token(b"dw_0123456789ab_xyz") && !is_token(b"certificate") && !is_token(b""));
+}
+
+proptest! {
+    /// What is read is what was said, in any script and with any escapes.
+    #[test]
+    fn claims_are_read_as_they_were_said(
+        issuer in "\\PC{0,12}",
+        subject in prop::option::of("\\PC{0,12}"),
+        audience in prop::collection::vec("\\PC{0,6}", 1..4),
+        seconds in 0..253_402_207_200_i64,
+        name in "[a-z]{4,8}",
+        text in any::<String>(),
+    ) {
+        let mut payload = json!({ "iss": issuer, "aud": audience, "exp": seconds });
+        payload[&name] = json!(text);
+        if let Some(subject) = &subject {
+            payload["sub"] = json!(subject);
+        }
+        let text_token = token(r#"{"alg":"PS256"}"#, &payload.to_string());
+        let read = Presented::parse(text_token.as_bytes()).unwrap();
+        prop_assert_eq!(&*read.claims.issuer, &*issuer);
+        prop_assert_eq!(read.claims.subject.as_deref(), subject.as_deref());
+        prop_assert_eq!(read.claims.audience.iter().map(|a| a.to_string()).collect::<Vec<_>>(), audience);
+        prop_assert_eq!(read.claims.expires_at, Timestamp::from_seconds(seconds));
+        prop_assert_eq!(read.claims.claim(&name), Claim::Text(&text));
+        prop_assert_eq!(read.claims.claim(&format!("{name}-")), Claim::Absent);
+    }
 }

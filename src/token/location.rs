@@ -26,7 +26,8 @@ impl KeyUrl {
     /// What is wrong. Messages never repeat the text: people put passwords into URLs.
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = || "is not a URL such as https://sso.corp.example/realms/llm".to_owned();
-        if text.len() > MAX_BYTES || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        // Readers differ on what a backslash is.
+        if text.len() > MAX_BYTES || !text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\') {
             return Err(wrong());
         }
         if text.contains('#') {
@@ -114,6 +115,13 @@ mod tests {
             "http://localhost.corp.example",
             "http://127.0.0.1.corp.example",
             "http://127.0.0.1@corp.example",
+            "http://127.0.0.1\\@corp.example",
+            "https://sso.corp.example\\.test/",
+            "http://127.1",
+            "http://0x7f.0.0.1",
+            "http://localhost%2ecorp.example",
+            "//sso.corp.example",
+            "HTTPS:sso.corp.example",
             "https://user:pass@sso.corp.example",
             "https://sso.corp.example/#keys",
             "https://sso.corp.example/a b",
