@@ -8,6 +8,7 @@ use crate::config::backends::read_backends;
 use crate::config::document::{Document, Findings, NOT_AVAILABLE, Table, Value, line_at};
 use crate::config::files::read_bounded;
 use crate::config::grants::{self, read_grants};
+use crate::config::issuers::read_issuers;
 use crate::config::keys::read_keys;
 use crate::config::listen::{Authority, read_admin, read_listen};
 use crate::config::models::read_models;
@@ -166,6 +167,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         section.wrong("address is that of [admin] too");
     }
 
+    let issuers = read_issuers(&sections("issuer"));
     let grants = read_grants(&sections("grant"));
     let keys = read_keys(&sections("key"), grants.as_deref());
     let (backends, declared) = read_backends(&sections("backend"));
@@ -189,6 +191,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         trust: trust?,
         identities,
         grant_lines: grants.iter().map(|placed| (placed.grant.owner.clone(), placed.lines.clone())).collect(),
+        issuers: issuers?,
         grants: grants.into_iter().map(|placed| placed.grant).collect(),
         keys: keys?,
         backends: backends?,
@@ -198,9 +201,9 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     })
 }
 
-/// `[[issuer]]` and `[webhook.*]`: each section is named, its inside is not looked at.
+/// `[webhook.*]`: each section is named, its inside is not looked at.
 fn refuse_later_sections(root: &Table<'_>) {
-    for name in ["issuer", "webhook"] {
+    for name in ["webhook"] {
         let Some(value) = root.get_later(name) else { continue };
         let sections = if value.raw().is_array() { value.sections() } else { value.named() };
         let is_section = |section: &Value<'_>| section.raw().is_table();

@@ -8,6 +8,7 @@ mod document;
 mod files;
 mod filesystem;
 mod grants;
+mod issuers;
 mod keys;
 mod listen;
 mod load;
@@ -26,6 +27,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -38,6 +40,9 @@ use crate::domain::key::KeyRecord;
 use crate::domain::network::Networks;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
+use crate::token::issuers::Rules;
+use crate::token::keys::KeySet;
+use crate::token::location::Location;
 
 /// Everything that `doorward.toml` says, checked. Paths are absolute.
 #[derive(Debug)]
@@ -66,6 +71,8 @@ pub struct Config {
     pub trust: Vec<Trust>,
     /// Where certificate identities sit on the owner tree.
     pub identities: Vec<IdentityEntry>,
+    /// Who may vouch for callers with tokens.
+    pub issuers: Vec<Issuer>,
     /// What may be done; at most one per node.
     pub grants: Vec<Grant>,
     /// Where in [`Self::file`] each grant is.
@@ -243,6 +250,33 @@ pub struct IdentityEntry {
     pub matches: IdentityMatch,
     /// Where they sit.
     pub owner: OwnerPath,
+}
+
+/// An `[[issuer]]` entry.
+#[derive(Debug)]
+pub struct Issuer {
+    /// What it says of tokens.
+    pub rules: Arc<Rules>,
+    /// Where the issuer's keys come from.
+    pub keys: KeySource,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Debug)]
+pub enum KeySource {
+    /// A file, already read.
+    File(KeySet),
+    /// The issuer.
+    Fetched {
+        /// Where they are.
+        location: Location,
+        /// Private roots for its server; empty: the roots of the operating system.
+        roots: Vec<CertificateDer<'static>>,
+        /// From one fetch to the next.
+        refresh: Duration,
+        /// How long keys are relied on after the last fetch that succeeded.
+        stale_max: Duration,
+    },
 }
 
 /// A private inference server.

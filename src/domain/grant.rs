@@ -19,6 +19,7 @@ use crate::domain::origin::Origins;
 use crate::domain::owner::{DisabledOwners, OwnerPath};
 use crate::domain::refusal::{CredentialFault, Refusal};
 use crate::domain::timestamp::Timestamp;
+use crate::domain::token::Vouched;
 
 /// Which models may be named: patterns over public aliases.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -217,6 +218,17 @@ pub struct Credentials {
     pub certificate: Option<Certified>,
     /// The key whose secret was proven.
     pub key: Option<Arc<KeyRecord>>,
+    /// The token that an issuer vouches for. It stands in a key's place: there are never both.
+    pub token: Option<Vouched>,
+}
+
+impl Credentials {
+    /// The owner of the key, or of the token in its place.
+    #[must_use]
+    pub fn bearer_owner(&self) -> Option<&OwnerPath> {
+        let token = || self.token.as_ref().map(|vouched| &vouched.token.owner);
+        self.key.as_ref().map(|key| &key.owner).or_else(token)
+    }
 }
 
 /// What a client certificate proved.
@@ -257,7 +269,7 @@ impl<'a> Standing<'a> {
         Self {
             credentials,
             disabled: tree.disabled,
-            key_path: grants(credentials.key.as_ref().map(|key| &key.owner)),
+            key_path: grants(credentials.bearer_owner()),
             certificate_path: grants(credentials.certificate.as_ref().and_then(|c| c.owner.as_ref())),
         }
     }
@@ -269,7 +281,8 @@ impl<'a> Standing<'a> {
         let grants = self.grants().filter_map(|grant| grant.expires_at);
         let key = self.credentials.key.as_ref().and_then(|key| key.expires_at);
         let certificate = self.credentials.certificate.as_ref().map(|c| c.not_after);
-        grants.chain(key).chain(certificate).min().unwrap_or(Timestamp::FAR_FUTURE)
+        let token = self.credentials.token.as_ref().map(Vouched::ends_at);
+        grants.chain(key).chain(token).chain(certificate).min().unwrap_or(Timestamp::FAR_FUTURE)
     }
 
     /// Check 3: nothing that the caller stands on is revoked, switched off, over, or to come.
@@ -292,6 +305,9 @@ impl<'a> Standing<'a> {
             if let Some(fault) = fault {
                 return Err(Refusal::InvalidCredentials(fault));
             }
+        }
+        if let Some(token) = &self.credentials.token {
+            token.check(now)?;
         }
         if let Some(certificate) = &self.credentials.certificate {
             if certificate.revoked {
@@ -334,7 +350,7 @@ impl<'a> Standing<'a> {
     /// below that node, or the key is bound to its identity.
     pub fn check_required(&self) -> Result<(), Refusal> {
         let paths = [
-            self.credentials.key.as_ref().map(|key| (&key.owner, &self.key_path)),
+            self.credentials.bearer_owner().map(|owner| (owner, &self.key_path)),
             self.credentials
                 .certificate
                 .as_ref()
@@ -368,7 +384,7 @@ impl<'a> Standing<'a> {
     }
 
     fn check_credential_kinds(&self, grant: &Grant) -> Result<(), Refusal> {
-        let key = self.credentials.key.is_some();
+        let key = self.credentials.bearer_owner().is_some();
         let certificate = self.credentials.certificate.as_ref().is_some_and(|certificate| {
             let binds = || self.credentials.key.as_ref().and_then(|key| key.bound_to());
             certificate.owner.as_ref().is_some_and(|owner| owner.is_within(grant.owner.as_str()))
@@ -441,10 +457,18 @@ impl<'a> Standing<'a> {
         self.credentials.key.as_deref()
     }
 
+    /// True when the caller presented a key or a token: something that a page cannot borrow.
+    #[must_use]
+    pub fn has_bearer(&self) -> bool {
+        self.credentials.bearer_owner().is_some()
+    }
+
     /// Both owners that the caller stands for.
     fn owners(&self) -> impl Iterator<Item = &'a OwnerPath> {
-        let key = self.credentials.key.as_ref().map(|key| &key.owner);
-        key.into_iter().chain(self.credentials.certificate.as_ref().and_then(|c| c.owner.as_ref()))
+        self.credentials
+            .bearer_owner()
+            .into_iter()
+            .chain(self.credentials.certificate.as_ref().and_then(|c| c.owner.as_ref()))
     }
 
     /// The grants on both paths, root first, the key's path before the certificate's.

@@ -27,7 +27,7 @@ fn open(path: &str) -> Grant {
 fn with_key(path: &str) -> Credentials {
     let id = KeyId::parse("0123456789ab").unwrap();
     let key = KeyRecord::new(id, owner(path), KeyDigest::from_bytes([0; 32]), Timestamp::from_seconds(0));
-    Credentials { key: Some(Arc::new(key)), certificate: None }
+    Credentials { key: Some(Arc::new(key)), certificate: None, token: None }
 }
 
 fn with_certificate(path: Option<&str>) -> Credentials {
@@ -37,11 +37,11 @@ fn with_certificate(path: Option<&str>) -> Credentials {
         not_after: Timestamp::from_seconds(1000),
         revoked: false,
     };
-    Credentials { key: None, certificate: Some(certificate) }
+    Credentials { key: None, certificate: Some(certificate), token: None }
 }
 
 fn with_both(key: &str, certificate: Option<&str>) -> Credentials {
-    Credentials { key: with_key(key).key, certificate: with_certificate(certificate).certificate }
+    Credentials { key: with_key(key).key, certificate: with_certificate(certificate).certificate, token: None }
 }
 
 /// Where `credentials` stand on a tree that is the config's alone.
@@ -172,7 +172,7 @@ fn what_is_revoked_stays_refused() {
     credentials.certificate = credentials.certificate.map(|certificate| Certified { revoked: true, ..certificate });
     assert_eq!(code(on(&tree, &credentials).check_status(now)), "invalid_credentials");
     let record = KeyRecord { revoked_at: Some(now), ..KeyRecord::clone(with_key("a").key.as_ref().unwrap()) };
-    let credentials = Credentials { key: Some(Arc::new(record)), certificate: None };
+    let credentials = Credentials { key: Some(Arc::new(record)), certificate: None, token: None };
     assert_eq!(code(on(&tree, &credentials).check_status(now)), "invalid_credentials");
 }
 

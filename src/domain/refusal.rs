@@ -13,6 +13,7 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::grant::DecidedBy;
 use crate::domain::key::{Binding, KeyId};
 use crate::domain::owner::OwnerPath;
+use crate::domain::token::TokenFault;
 
 /// Why a request was refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -192,6 +193,15 @@ pub enum CredentialFault {
     /// The placeholder for "my certificate is my credential", without a certificate.
     #[error("the placeholder credential without a certificate")]
     PlaceholderWithoutCertificate,
+    /// Something about a token of an issuer.
+    #[error("{0}")]
+    Token(TokenFault),
+}
+
+impl From<TokenFault> for Refusal {
+    fn from(fault: TokenFault) -> Self {
+        Self::InvalidCredentials(CredentialFault::Token(fault))
+    }
 }
 
 impl CredentialFault {
@@ -202,6 +212,7 @@ impl CredentialFault {
     pub const fn is_unproven_secret(&self) -> bool {
         match self {
             Self::Malformed | Self::UnknownKey(_) | Self::WrongSecret(_) => true,
+            Self::Token(fault) => fault.is_unproven(),
             // Of two different ones none is tried, so nothing can be learnt by sending them.
             Self::Conflicting
             | Self::Nothing

@@ -85,7 +85,7 @@ impl<'v> Present<'v> {
         standing.check_uses()?;
         standing.check_required()?;
         // A web page must not lend itself the certificate that its reader installed.
-        let lent_to = page.origin().filter(|_| standing.key().is_none()).map(Arc::from);
+        let lent_to = page.origin().filter(|_| !standing.has_bearer()).map(Arc::from);
         if let Some(origin) = &lent_to {
             standing.check_origin(origin)?;
         }

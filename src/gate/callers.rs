@@ -30,7 +30,10 @@ impl Callers {
             return;
         }
         let key = credentials.key.as_ref().map(|key| key.id.as_str());
-        let name = key.or_else(|| credentials.certificate.as_ref().map(|certificate| certificate.identity.uri()));
+        let token = || credentials.token.as_ref().map(|vouched| vouched.token.owner.as_str());
+        let name = key
+            .or_else(token)
+            .or_else(|| credentials.certificate.as_ref().map(|certificate| certificate.identity.uri()));
         let Some(name) = name.filter(|_| !self.several_names.load(Ordering::Relaxed)) else { return };
         if **self.first_name.get_or_init(|| name.into()) != *name {
             self.several_names.store(true, Ordering::Relaxed);
@@ -56,7 +59,7 @@ mod tests {
     fn certificate(name: &str) -> Credentials {
         let identity = Arc::new(Identity::parse(&format!("spiffe://corp.example/client/{name}")).unwrap());
         let certified = Certified { identity, owner: None, not_after: Timestamp::from_seconds(0), revoked: false };
-        Credentials { certificate: Some(certified), key: None }
+        Credentials { certificate: Some(certified), key: None, token: None }
     }
 
     #[test]

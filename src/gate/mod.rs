@@ -10,6 +10,7 @@ pub mod connection;
 pub mod cors;
 pub mod failures;
 pub mod forward;
+pub mod fresh_keys;
 pub mod headers;
 pub mod host;
 pub mod identify;
@@ -42,12 +43,16 @@ use crate::domain::identity::Identity;
 use crate::domain::key::{KeyId, KeyRecord, Pepper};
 use crate::domain::owner::OwnerPath;
 use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::Timestamp;
 use crate::gate::callers::Callers;
 use crate::store::snapshot::Snapshot;
 use crate::store::writer::Claims;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::Records;
 use crate::tls::verify::CallerVerifier;
+use crate::token::issuers::Issuers;
+use crate::token::keys::KeySet;
+use crate::token::location::Location;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -94,6 +99,8 @@ pub struct View {
     pub settings: Arc<Settings>,
     /// From the store.
     pub snapshot: Snapshot,
+    /// From the config file and from the issuers themselves.
+    pub issuers: Issuers,
     /// True when `snapshot` is too old to be relied on: who is revoked since is not known.
     pub stale: bool,
 }
@@ -184,7 +191,9 @@ impl Gateway {
     #[must_use]
     pub fn new(settings: Settings, parts: Parts) -> Self {
         let Parts { clock, pepper, claims, records, metrics } = parts;
-        let view = View { generation: 1, settings: Arc::new(settings), snapshot: Snapshot::default(), stale: false };
+        let issuers = Issuers::default().reconfigured(&settings.config.issuers);
+        let view =
+            View { generation: 1, settings: Arc::new(settings), snapshot: Snapshot::default(), stale: false, issuers };
         Self {
             view: ArcSwap::from_pointee(view),
             clock,
@@ -213,6 +222,7 @@ impl Gateway {
             settings: Arc::clone(&view.settings),
             snapshot: snapshot.clone(),
             stale: false,
+            issuers: view.issuers.clone(),
         });
         self.tell_twofold_keys();
     }
@@ -230,6 +240,18 @@ impl Gateway {
             settings: Arc::clone(&settings),
             snapshot: view.snapshot.clone(),
             stale: view.stale,
+            issuers: view.issuers.reconfigured(&settings.config.issuers),
+        });
+    }
+
+    /// Puts keys that were fetched from `location` in force.
+    pub fn publish_keys(&self, location: &Location, keys: &KeySet, now: Timestamp) {
+        self.view.rcu(|view| View {
+            generation: view.generation + 1,
+            settings: Arc::clone(&view.settings),
+            snapshot: view.snapshot.clone(),
+            stale: view.stale,
+            issuers: view.issuers.with_keys(location, keys, now),
         });
         self.tell_twofold_keys();
     }

@@ -25,7 +25,7 @@ use crate::gate::claim::claim;
 use crate::gate::connection::Connection;
 use crate::gate::cors::{Leave, Page, Preflight};
 use crate::gate::forward::{Forwarded, Outgoing, forward};
-use crate::gate::identify::identify;
+use crate::gate::fresh_keys::identify_with_fresh_keys;
 use crate::gate::meter::meter;
 use crate::gate::record::Record;
 use crate::gate::route::route;
@@ -95,7 +95,8 @@ async fn serve(
     if let Some(preflight) = Preflight::of(head) {
         return preflight.decide(head, page, record).map(Served::Leave);
     }
-    let caller = identify(gateway, &view, connection, &head.headers)
+    let (view, caller) = identify_with_fresh_keys(gateway, view, connection, &head.headers)
+        .await
         .map_err(|refusal| failures::limited(gateway, connection, refusal))?;
     // 3, 4, 5: the credentials stand, are the required ones, and come from an allowed network
     let credentials = caller.credentials(&view)?;

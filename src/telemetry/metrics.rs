@@ -32,6 +32,7 @@ pub struct Metrics {
     reply_side: Histogram,
     panics: Counter,
     reloads: Family<ReloadLabels, Counter>,
+    key_fetches: Family<IssuerLabels, Counter>,
     records_dropped: Gauge<u64, AtomicU64>,
     records_written: Gauge<u64, AtomicU64>,
     keys: Gauge,
@@ -72,6 +73,12 @@ struct BackendLabels {
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct ReloadLabels {
+    result: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct IssuerLabels {
+    issuer: String,
     result: &'static str,
 }
 
@@ -149,6 +156,8 @@ impl Default for Metrics {
         registry.register("panics", "Connections that were lost to a defect", panics.clone());
         let reloads = Family::default();
         registry.register("reloads", "Reloads of the config by result", reloads.clone());
+        let key_fetches = Family::default();
+        registry.register("issuer_key_fetches", "Fetches of an issuer's keys by result", key_fetches.clone());
         let records_dropped = Gauge::default();
         registry.register(
             "records_dropped",
@@ -185,6 +194,7 @@ impl Default for Metrics {
             reply_side,
             panics,
             reloads,
+            key_fetches,
             records_dropped,
             records_written,
             keys,
@@ -254,6 +264,12 @@ impl Metrics {
     /// The store can be read again, or not any more.
     pub fn store_readable(&self, readable: bool) {
         self.store_readable.set(i64::from(readable));
+    }
+
+    /// The keys of an issuer were fetched, or could not be.
+    pub fn keys_fetched(&self, issuer: &str, fetched: bool) {
+        let result = if fetched { "fetched" } else { "failed" };
+        self.key_fetches.get_or_create(&IssuerLabels { issuer: issuer.to_owned(), result }).inc();
     }
 
     /// Writes all figures in the text format that Prometheus scrapes.
