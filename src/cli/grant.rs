@@ -6,7 +6,8 @@ use clap::{Args, Subcommand};
 
 use crate::cli::key::when;
 use crate::cli::output::{self, Failure, Format};
-use crate::cli::reach::Reach;
+use crate::cli::reach::{Reach, said};
+use crate::clock::Clock;
 use crate::domain::grant::Require;
 use crate::domain::owner::OwnerPath;
 use crate::manage::grants::{self, ListGrants, RemoveGrant, SetGrant, ShowGrants};
@@ -124,6 +125,8 @@ impl Set {
             default_key_ttl: self.default_key_ttl,
             max_key_ttl: self.max_key_ttl,
         };
+        // Before a store is made for it.
+        asked.check(Clock::System.now()).map_err(said)?;
         let done = self.reach.any()?.perform(asked)?;
         if self.output == Format::Json {
             return output::json(out, &done);

@@ -21,6 +21,7 @@ pub mod remote;
 pub mod serve;
 pub mod server;
 pub mod status;
+pub mod store;
 pub mod up;
 
 use std::io::Write;
@@ -63,6 +64,9 @@ enum Verb {
     /// Owners: switched off and on again
     #[command(subcommand)]
     Owner(owner::Owner),
+    /// The store of this machine: backups, checks
+    #[command(subcommand)]
+    Store(store::Store),
     /// Print completions for a shell
     Completions(completions::Completions),
 }
@@ -90,6 +94,7 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Key(verb) => verb.run(out, err),
         Verb::Grant(verb) => verb.run(out, err),
         Verb::Owner(verb) => verb.run(out, err),
+        Verb::Store(verb) => verb.run(out, err),
         Verb::Completions(verb) => verb.run(out),
     };
     match result {

@@ -19,7 +19,7 @@ mod suggest;
 mod trust;
 mod values;
 
-pub use load::{find, grants, load, parse, state_dir};
+pub use load::{Declared, declared, find, load, parse, state_dir};
 pub use restart::needs_restart;
 pub(crate) use suggest::did_you_mean;
 

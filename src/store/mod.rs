@@ -3,6 +3,7 @@
 //! Invariant: the request path reads a [`snapshot`] and never a query. Everything in here blocks,
 //! so it runs on threads of its own.
 
+pub mod backup;
 mod codec;
 pub mod directory;
 pub mod error;
@@ -228,6 +229,18 @@ impl Store {
     pub fn denied(&self) -> Result<DenySet, StoreError> {
         let Self::Sqlite(engine) = self;
         engine.denied()
+    }
+
+    /// Writes a copy of the store, as of one moment, to a file that does not exist.
+    pub fn copy_to(&self, file: &Path) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.copy_to(file)
+    }
+
+    /// What is wrong with the engine's files; nothing when they are sound.
+    pub fn faults(&self) -> Result<Vec<String>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.faults()
     }
 
     /// A number that changes when another connection commits.

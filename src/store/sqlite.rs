@@ -9,6 +9,7 @@ mod certificates;
 mod counters;
 mod keys;
 mod owners;
+mod upkeep;
 
 use std::fs;
 use std::path::{Path, PathBuf};

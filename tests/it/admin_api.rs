@@ -386,22 +386,38 @@ fn gather_references<'d>(value: &'d Value, into: &mut Vec<&'d Value>) {
 /// Who changed what is in the log; reading is not.
 #[tokio::test]
 async fn every_change_is_logged_with_who_made_it() {
-    let program = Process::serve(&Setup::new(&Stub::by_hand().await).admin_api()).await;
+    let mut setup = Setup::new(&Stub::by_hand().await).admin_api();
+    setup.more = "[log]\nlevel = \"trace\"".to_owned();
+    let program = Process::serve(&setup).await;
     let mut line = program.caller().named("localhost").unix(&program.files.state.join("admin.sock")).await;
     assert_done(&line.get(CERTIFICATES).await);
     assert_done(&line.ask(Method::POST, "/v1/names/alice/revoke", r#"{"reason":"superseded"}"#).await);
     assert_problem(&line.ask(Method::POST, "/v1/certificates/0a/revoke", "{}").await, 404, "not_found");
+    let body = r#"{"owner":"acme/app","expires_at":"1h","note":"for the log"}"#;
+    let made = assert_done(&line.ask(Method::POST, "/v1/keys", body).await);
+    let key = made["key"].as_str().unwrap().to_owned();
+    let import = r#"{"keys":[{"owner":"acme/app","external_id":"crm-1","expires_at":"1h"}]}"#;
+    let imported = assert_done(&line.ask(Method::POST, "/v1/keys/import", import).await);
+    let other = imported["keys"][0]["key"].as_str().unwrap().to_owned();
     let uid = fs::metadata(&program.files.state).unwrap().uid();
     let said = until(LONG, "both are in the log", || {
         let log = program.log();
         let lines: Vec<_> = log.lines().filter(|line| line.contains("admin API: ")).map(str::to_owned).collect();
-        (lines.len() >= 2).then_some(lines)
+        (lines.len() >= 4).then_some(lines)
     })
     .await;
-    assert_eq!(said.len(), 2, "{said:#?}");
-    for (line, words) in
-        said.iter().zip([["revokeName", "superseded", "done"], ["revokeCertificate", "0a", "not_found"]])
-    {
+    assert_eq!(said.len(), 4, "{said:#?}");
+    let id = made["id"].as_str().unwrap();
+    let expected = [
+        ["revokeName", "superseded", "done"],
+        ["revokeCertificate", "0a", "not_found"],
+        ["createKey", "for the log", id],
+        ["importKeys", "(not shown)", "done"],
+    ];
+    for (line, words) in said.iter().zip(expected) {
         assert!(line.contains(&format!("uid {uid}")) && words.iter().all(|word| line.contains(word)), "{line}");
+    }
+    for secret in [&key[16..], &other[16..]] {
+        assert!(!program.log().contains(secret), "a secret is in the log");
     }
 }

@@ -32,7 +32,7 @@ use tokio::time::timeout;
 use crate::admin::api::operators::Operators;
 use crate::admin::api::problem::Refusal;
 use crate::admin::api::route::{Done, Fields, Route};
-use crate::config::is_address_name;
+use crate::config::{Declared, is_address_name};
 use crate::gate::{Gateway, host};
 use crate::manage::fault::{Code, Fault};
 use crate::manage::operation::Method;
@@ -141,7 +141,7 @@ impl Api {
         match peer {
             Peer::Local { uid } => Ok(format!("uid {uid}")),
             Peer::Remote { operators, chain, address, .. } => {
-                let identified = operators.identify(chain, &self.gateway.view().snapshot);
+                let identified = operators.identify(chain, &self.gateway.view());
                 if let Err(refusal) = &identified {
                     tracing::warn!(%address, ?refusal, "admin API: refused");
                 }
@@ -212,7 +212,8 @@ impl Api {
     fn perform(&self, route: &Route, fields: Fields) -> Result<Done, Fault> {
         let settings = Arc::clone(&self.gateway.view().settings);
         let config = &settings.config;
-        let policy = Policy { grants: Ok(config.grants.clone()), trust_domain: config.trust_domain.clone() };
+        let declared = Declared { grants: config.grants.clone(), keys: config.keys.clone() };
+        let policy = Policy { config: Ok(Some(declared)), trust_domain: config.trust_domain.clone() };
         // Each operation is a transaction of the store, so a panic in one leaves nothing half done.
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let mut manager =

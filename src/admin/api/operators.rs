@@ -20,7 +20,8 @@ use tokio_rustls::TlsAcceptor;
 use crate::admin::api::problem::Refusal;
 use crate::admin::api::{Api, Peer, serve};
 use crate::domain::identity::Role;
-use crate::store::snapshot::Snapshot;
+use crate::gate::View;
+use crate::manage::fault::{Code, Fault};
 use crate::tls::verify::CallerVerifier;
 
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -59,7 +60,7 @@ impl Operators {
     }
 
     /// The operator that `chain` names, when it is good now.
-    pub(super) fn identify(&self, chain: &[CertificateDer<'_>], snapshot: &Snapshot) -> Result<String, Refusal> {
+    pub(super) fn identify(&self, chain: &[CertificateDer<'_>], view: &View) -> Result<String, Refusal> {
         // The verifier looks at the time again, whatever it remembers.
         let peer =
             self.0.load().verifier.identify(chain).ok_or(Refusal::NotAnOperator("it is not good, or has ended"))?;
@@ -67,8 +68,12 @@ impl Operators {
             Role::Operator => {}
             Role::Client | Role::Connector => return Err(Refusal::NotAnOperator("it is of another role")),
         }
-        if snapshot.denies(&peer) {
+        if view.snapshot.denies(&peer) {
             return Err(Refusal::NotAnOperator("it is revoked"));
+        }
+        if view.stale {
+            // Nobody knows who is revoked by now.
+            return Err(Fault::new(Code::StoreUnavailable, "the store cannot be read").into());
         }
         Ok(peer.identity.to_string())
     }

@@ -188,9 +188,10 @@ pub fn write<O: Operation>(operation: &O) -> Result<Written, Fault> {
         target.push(mark);
         target.push_str(&field);
         target.push('=');
-        match value {
-            Value::String(text) => escape(&text, &mut target),
-            value => escape(&value.to_string(), &mut target),
+        if let Value::String(text) = &value {
+            escape(text, &mut target);
+        } else {
+            escape(&value.to_string(), &mut target);
         }
         mark = '&';
     }
