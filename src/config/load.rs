@@ -15,8 +15,6 @@ use crate::config::models::read_models;
 use crate::config::process::{DEFAULT_STATE_DIR, read_gateway_id, read_log, read_record, read_state_dir, read_store};
 use crate::config::trust::{Authorities, read_ca, read_identities, read_trust};
 use crate::config::{Config, Problem};
-use crate::domain::grant::Grant;
-use crate::domain::key::KeyRecord;
 
 /// Where the config is looked for when nobody names it.
 const PLACES: [&str; 2] = ["./doorward.toml", "/etc/doorward/doorward.toml"];
@@ -88,46 +86,6 @@ pub fn state_dir(file: &Path) -> Result<PathBuf, Vec<Problem>> {
     };
     let file = std::path::absolute(file).map_err(|error| failed(error.to_string()))?;
     Ok(file.parent().unwrap_or(Path::new("/")).join(named))
-}
-
-/// The grants and keys that a config file lists.
-#[derive(Clone, Default, Debug)]
-pub struct Declared {
-    /// `[[grant]]`.
-    pub grants: Vec<Grant>,
-    /// `[[key]]`.
-    pub keys: Vec<KeyRecord>,
-}
-
-/// The grants and keys that a config file lists, whatever else is in the file: as [`state_dir`], for
-/// verbs that keep to them.
-///
-/// # Errors
-///
-/// When the file cannot be read, is not TOML, or one of them is wrong.
-pub fn declared(file: &Path) -> Result<Declared, Vec<Problem>> {
-    let failed = |why: String| vec![whole(why)];
-    let bytes = read_bounded(file).map_err(|error| failed(format!("cannot read {}: {error}", file.display())))?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| failed("is not UTF-8".to_owned()))?;
-    let root = DeTable::parse(text).map_err(|error| failed(error.message().to_owned()))?;
-    let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
-    // What else is in it may need secrets, and is not looked at.
-    let document = Document::new(text, directory, &|_| None);
-    let declared = document.read(root.get_ref(), |root| {
-        let sections = |name| root.get(name).map(|value| value.sections()).unwrap_or_default();
-        let grants = read_grants(&sections("grant"));
-        let keys = read_keys(&sections("key"), grants.as_deref());
-        Some(Declared { grants: grants?.into_iter().map(|placed| placed.grant).collect(), keys: keys? })
-    });
-    let mut problems = document.into_findings().problems;
-    let is_ours =
-        |name: &str| ["grant", "key"].iter().any(|ours| name == *ours || name.starts_with(&format!("{ours}[")));
-    problems.retain(|problem| is_ours(&problem.path));
-    match declared {
-        Some(declared) if problems.is_empty() => Ok(declared),
-        None if problems.is_empty() => Err(failed("the config was refused without a reason".to_owned())),
-        Some(_) | None => Err(problems),
-    }
 }
 
 /// Checks the text of a config file. `file` is what it was read from: relative paths start there.
@@ -230,7 +188,7 @@ fn refuse_later_sections(root: &Table<'_>) {
     }
 }
 
-fn whole(message: String) -> Problem {
+pub(super) fn whole(message: String) -> Problem {
     Problem { path: String::new(), line: 0, message }
 }
 

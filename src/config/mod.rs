@@ -4,6 +4,7 @@
 //! one, and it reports every problem at once, each with its path, its line and the known choices.
 
 mod backends;
+mod declared;
 mod document;
 mod files;
 mod filesystem;
@@ -19,7 +20,8 @@ mod suggest;
 mod trust;
 mod values;
 
-pub use load::{Declared, declared, find, load, parse, state_dir};
+pub use declared::{Declared, declared};
+pub use load::{find, load, parse, state_dir};
 pub use restart::needs_restart;
 pub(crate) use suggest::did_you_mean;
 
@@ -35,7 +37,7 @@ use zeroize::Zeroizing;
 
 use crate::domain::endpoint::Dialect;
 use crate::domain::grant::Grant;
-use crate::domain::identity::{IdentityMatch, TrustDomain};
+use crate::domain::identity::{Identity, IdentityMatch, TrustDomain};
 use crate::domain::key::KeyRecord;
 use crate::domain::network::Networks;
 use crate::domain::owner::OwnerPath;
@@ -277,6 +279,16 @@ pub enum KeySource {
         /// How long keys are relied on after the last fetch that succeeded.
         stale_max: Duration,
     },
+}
+
+impl IdentityEntry {
+    /// Where `entries` place an identity: the most literal match; ties were refused on load.
+    #[must_use]
+    pub fn owner_of(entries: &[Self], identity: &Identity) -> Option<OwnerPath> {
+        let precision = |entry: &&Self| entry.matches.glob().literal_characters();
+        let fitting = entries.iter().filter(|entry| entry.matches.matches(identity));
+        fitting.max_by_key(precision).map(|entry| entry.owner.clone())
+    }
 }
 
 /// A private inference server.

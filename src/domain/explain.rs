@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use crate::domain::endpoint::{Endpoint, Endpoints};
 use crate::domain::grant::{DecidedBy, Grant, Models, Standing};
-use crate::domain::key::Narrowing;
+use crate::domain::key::{KeyRecord, Narrowing};
 use crate::domain::network::Networks;
 use crate::domain::origin::Origins;
 use crate::domain::refusal::Refusal;
@@ -105,31 +105,27 @@ impl Check {
 
     /// Everybody who has a say in it, in the order in which they are asked.
     #[must_use]
-    pub fn voices(self, standing: &Standing<'_>, question: &Question<'_>) -> Vec<Voice> {
-        let says = |setting, by, words: Vec<String>| Voice { by, setting, words, admits: true };
-        let grants = || standing.grants().map(|grant| (DecidedBy::Grant(grant.owner.clone()), grant));
+    pub fn voices<'a>(self, standing: &Standing<'a>, question: &Question<'_>) -> Vec<Voice<'a>> {
         match self {
             Self::Status => {
-                let expiry =
-                    |(by, grant): (_, &Grant)| Some(says("expires_at", by, vec![grant.expires_at?.to_string()]));
-                let key = standing.key().and_then(|key| {
-                    Some(says("expires_at", DecidedBy::Key(key.id), vec![key.expires_at?.to_string()]))
+                let ends = |at: Option<Timestamp>| at.map(|at| vec![at.to_string()]);
+                let of_key = standing.key().and_then(|key| {
+                    let begins = key.not_before.map(|at| by_key(key, "not_before", vec![at.to_string()]));
+                    let ends = ends(key.expires_at).map(|words| by_key(key, "expires_at", words));
+                    Some([begins, ends])
                 });
-                grants().filter_map(expiry).chain(key).collect()
-            }
-            Self::Uses => {
-                let left = standing.key().and_then(|key| Some((key.id, key.uses?.left)));
-                left.map(|(id, left)| says("uses_left", DecidedBy::Key(id), vec![left.to_string()]))
-                    .into_iter()
+                said(standing, "expires_at", |grant| ends(grant.expires_at))
+                    .chain(of_key.into_iter().flatten().flatten())
                     .collect()
             }
+            Self::Uses => {
+                let left = standing.key().and_then(|key| Some((key, key.uses?.left)));
+                left.map(|(key, left)| by_key(key, "uses_left", vec![left.to_string()])).into_iter().collect()
+            }
             Self::Credentials => {
-                let require =
-                    |(by, grant): (_, &Grant)| Some(says("require", by, vec![grant.require?.as_str().to_owned()]));
-                let bound = standing
-                    .key()
-                    .and_then(|key| Some(says("bound_to", DecidedBy::Key(key.id), vec![key.bound_to()?.to_string()])));
-                grants().filter_map(require).chain(bound).collect()
+                let bound =
+                    standing.key().and_then(|key| Some(by_key(key, "bound_to", vec![key.bound_to()?.to_string()])));
+                said(standing, "require", |grant| Some(vec![grant.require?.as_str().to_owned()])).chain(bound).collect()
             }
             Self::Origin => match question.lent_to {
                 None => Vec::new(),
@@ -170,22 +166,42 @@ fn lists<'a, T: 'a>(
     setting: &'static str,
     (of_grant, of_key): Lists<'a, T>,
     read: impl Fn(&T) -> (Vec<String>, bool),
-) -> Vec<Voice> {
-    let voice = |by, list: &T| {
-        let (words, admits) = read(list);
-        Voice { by, setting, words, admits }
-    };
-    let grants =
-        standing.grants().filter_map(|grant| Some(voice(DecidedBy::Grant(grant.owner.clone()), of_grant(grant)?)));
-    let key = standing.key().and_then(|key| Some(voice(DecidedBy::Key(key.id), of_key(&key.narrowing)?)));
+) -> Vec<Voice<'a>> {
+    let grants = standing.grants().filter_map(|grant| {
+        let (words, admits) = read(of_grant(grant)?);
+        Some(Voice { admits, ..by_grant(grant, setting, words) })
+    });
+    let key = standing.key().and_then(|key| {
+        let (words, admits) = read(of_key(&key.narrowing)?);
+        Some(Voice { admits, ..by_key(key, setting, words) })
+    });
     grants.chain(key).collect()
+}
+
+/// What each grant says of a setting that is no list.
+fn said<'a>(
+    standing: &Standing<'a>,
+    setting: &'static str,
+    read: impl Fn(&Grant) -> Option<Vec<String>>,
+) -> impl Iterator<Item = Voice<'a>> {
+    standing.grants().filter_map(move |grant| Some(by_grant(grant, setting, read(grant)?)))
+}
+
+fn by_grant<'a>(grant: &'a Grant, setting: &'static str, words: Vec<String>) -> Voice<'a> {
+    Voice { by: DecidedBy::Grant(grant.owner.clone()), grant: Some(grant), setting, words, admits: true }
+}
+
+fn by_key<'a>(key: &KeyRecord, setting: &'static str, words: Vec<String>) -> Voice<'a> {
+    Voice { by: DecidedBy::Key(key.id), grant: None, setting, words, admits: true }
 }
 
 /// Somebody's say in a check.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Voice {
+pub struct Voice<'a> {
     /// Whose.
     pub by: DecidedBy,
+    /// The grant, when it is one's.
+    pub grant: Option<&'a Grant>,
     /// The setting.
     pub setting: &'static str,
     /// What it says.

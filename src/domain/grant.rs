@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -201,6 +202,12 @@ impl<'a> OwnerTree<'a> {
     pub fn on_path<'o>(&self, owner: &'o OwnerPath) -> impl Iterator<Item = &'a Grant> + use<'a, 'o> {
         let Self { config, store, .. } = *self;
         owner.lineage().flat_map(move |node| [config.0.get(node), store.0.get(node)]).flatten().map(Arc::as_ref)
+    }
+
+    /// True when the grant is one of the config's.
+    #[must_use]
+    pub fn is_configs(&self, grant: &Grant) -> bool {
+        self.config.0.get(grant.owner.as_str()).is_some_and(|listed| ptr::eq(Arc::as_ptr(listed), grant))
     }
 
     /// True when any grant lists the origin: all that can be known of a page before its caller is.

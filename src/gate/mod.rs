@@ -176,12 +176,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Where `[[identity]]` places an identity: the most literal match; ties were refused on load.
+    /// Where `[[identity]]` places an identity.
     #[must_use]
     pub fn owner_of(&self, identity: &Identity) -> Option<OwnerPath> {
-        let entries = self.config.identities.iter();
-        let precision = |entry: &&IdentityEntry| entry.matches.glob().literal_characters();
-        entries.filter(|entry| entry.matches.matches(identity)).max_by_key(precision).map(|entry| entry.owner.clone())
+        IdentityEntry::owner_of(&self.config.identities, identity)
     }
 }
 

@@ -212,7 +212,7 @@ impl Api {
     fn perform(&self, route: &Route, fields: Fields) -> Result<Done, Fault> {
         let settings = Arc::clone(&self.gateway.view().settings);
         let config = &settings.config;
-        let declared = Declared { grants: config.grants.clone(), keys: config.keys.clone() };
+        let declared = Declared::of(config);
         let policy = Policy { config: Ok(Some(declared)), trust_domain: config.trust_domain.clone() };
         // Each operation is a transaction of the store, so a panic in one leaves nothing half done.
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
