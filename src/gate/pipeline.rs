@@ -105,11 +105,11 @@ async fn serve(
     gateway.callers.seen(connection.address, &credentials);
     page.calls_for(&standing);
     let present = Present::check(caller, standing, &view, page, record.received_at())?;
-    // 6: the path is an endpoint's, and the caller may use it
-    let found = paths::find(&head.method, head.uri.path())?;
     if let Some(key) = present.key() {
         worker.used.note(key, record.received_at());
     }
+    // 6: the path is an endpoint's, and the caller may use it
+    let found = paths::find(&head.method, head.uri.path())?;
     record.asked_for(found.endpoint);
     let cleared = present.with_endpoint(found.endpoint)?;
     let query = paths::check_query(found.endpoint, query)?;
