@@ -9,8 +9,8 @@
 #
 # To add a gateway write those two functions and put NAME into PEERS.
 
-PEERS="direct nginx doorward doorward-alias haproxy envoy caddy litellm portkey lm-proxy"
-MTLS_PEERS="nginx nginx-buf doorward doorward-alias haproxy envoy caddy"
+PEERS="direct nginx doorward doorward-alias doorward-many haproxy envoy caddy litellm portkey lm-proxy"
+MTLS_PEERS="nginx nginx-buf doorward doorward-alias doorward-many haproxy envoy caddy"
 # What runs when nothing is asked for; setup NAME... installs others.
 DEFAULT_PEERS="direct nginx doorward doorward-alias"
 
@@ -45,6 +45,11 @@ start_doorward() {
 	rm -rf "$RUN/doorward"
 	mkdir -p "$RUN/doorward"
 	render doorward.toml.in "$RUN/doorward/doorward.toml"
+	serve_doorward
+}
+
+# Makes the key and starts the gateway, once the config is written.
+serve_doorward() {
 	"$DOORWARD" key create --owner bench/clients/one --expires 1d --output json \
 		--config "$RUN/doorward/doorward.toml" >"$RUN/doorward/key.json" 2>"$RUN/gw.log" ||
 		{ cat "$RUN/gw.log" >&2; exit 1; }
@@ -52,6 +57,29 @@ start_doorward() {
 	launch "$DOORWARD" serve --config "$RUN/doorward/doorward.toml"
 }
 req_doorward() { req_default; }
+
+# As doorward, among many: 100,000 keys, 1,000 grants and 1,000 models. What is looked up must cost
+# the same as with one of each.
+start_doorward-many() {
+	local TARGET_MODEL=bench-model i
+	rm -rf "$RUN/doorward"
+	mkdir -p "$RUN/doorward"
+	{
+		render doorward.toml.in /dev/stdout
+		for ((i = 0; i < 1000; i++)); do
+			printf '[[grant]]\nowner = "tenant-%d"\nrequire = "key"\nnetworks = ["10.%d.%d.0/24"]\nmodels = ["m-%d-*"]\n' \
+				"$i" $((i / 250)) $((i % 250)) "$i"
+			printf '[[model]]\nname = "m-%d-chat"\ntargets = [{ backend = "upstream", model = "m" }]\n' "$i"
+		done
+	} >"$RUN/doorward/doorward.toml"
+	for ((i = 0; i < 100000; i++)); do
+		printf '{"owner":"tenant-%d/user","expires_at":"90d","external_id":"key-%d"}\n' $((i % 1000)) "$i"
+	done >"$RUN/doorward/keys.jsonl"
+	"$DOORWARD" key import "$RUN/doorward/keys.jsonl" --output json --config "$RUN/doorward/doorward.toml" \
+		>/dev/null 2>"$RUN/gw.log" || { cat "$RUN/gw.log" >&2; exit 1; }
+	serve_doorward
+}
+req_doorward-many() { req_default; }
 
 # As doorward, but the backend knows the model by another name, so that the
 # body and every event and reply are edited.

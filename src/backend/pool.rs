@@ -3,18 +3,19 @@
 //! Invariant: a connection is in the pool only between two complete exchanges. One that was
 //! abandoned half-way is closed, so a reply can never meet another request.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use crate::backend::Upstream;
 use crate::backend::connect::connect;
+use crate::backend::reply::Fields;
 use crate::backend::wire::{Failure, Wire};
 
 /// vLLM's server closes idle connections after 5 s. Whoever keeps one for longer races it, and a
@@ -25,7 +26,7 @@ const MAX_IDLE: usize = 256;
 
 /// The pools of one worker.
 #[derive(Default, Debug)]
-pub struct Pools(Mutex<HashMap<usize, Arc<Pool>>>);
+pub struct Pools(Mutex<FxHashMap<usize, Arc<Pool>>>);
 
 impl Pools {
     /// The pool of `upstream`.
@@ -68,8 +69,8 @@ impl Pool {
     /// # Errors
     ///
     /// When a new one is needed and cannot be opened.
-    pub async fn lease(self: &Arc<Self>, upstream: &Upstream) -> io::Result<Lease> {
-        match self.idle_wire() {
+    pub async fn lease(self: &Arc<Self>, upstream: &Upstream, now: Instant) -> io::Result<Lease> {
+        match self.idle_wire(now) {
             Some(wire) => Ok(Lease { wire, pool: Arc::clone(self), reused: true }),
             None => self.lease_new(upstream).await,
         }
@@ -84,8 +85,7 @@ impl Pool {
         Ok(Lease { wire: Wire::new(connect(upstream).await?), pool: Arc::clone(self), reused: false })
     }
 
-    fn idle_wire(&self) -> Option<Wire> {
-        let now = Instant::now();
+    fn idle_wire(&self, now: Instant) -> Option<Wire> {
         let mut idle = self.lock();
         while let Some(Idle { mut wire, since }) = idle.pop() {
             if now.saturating_duration_since(since) < IDLE && !wire.is_stale() {
@@ -114,8 +114,8 @@ impl Lease {
     /// # Errors
     ///
     /// After [`Failure::NothingSent`] the request may be sent again, over a new connection.
-    pub async fn exchange(&mut self, head: Bytes, body: Vec<Bytes>) -> Result<(StatusCode, HeaderMap), Failure> {
-        self.wire.exchange(head, body).await
+    pub async fn exchange(&mut self, request: Vec<Bytes>) -> Result<(StatusCode, Fields), Failure> {
+        self.wire.exchange(request).await
     }
 
     /// The next data of the reply's body; `None` when it is complete.
@@ -136,11 +136,11 @@ impl Lease {
     }
 
     /// Gives the connection back after an exchange, if it can carry another.
-    pub fn give_back(self) {
+    pub fn give_back(self, now: Instant) {
         if self.wire.is_reusable() {
             let mut idle = self.pool.lock();
             if idle.len() < MAX_IDLE {
-                idle.push(Idle { wire: self.wire, since: Instant::now() });
+                idle.push(Idle { wire: self.wire, since: now });
             }
         }
     }

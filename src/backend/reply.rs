@@ -2,9 +2,11 @@
 //!
 //! Invariant: pure; framing that two readers could take differently is a fault, not a guess.
 
-use bytes::BytesMut;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 
 use crate::backend::chunked::Decoder;
 
@@ -18,11 +20,33 @@ pub struct Head {
     /// Its status; never informational, except 101.
     pub status: StatusCode,
     /// Its headers, as sent.
-    pub headers: HeaderMap,
+    pub fields: Fields,
     /// How the body is framed.
     pub framing: Framing,
     /// True when the connection may carry another exchange after this one.
     pub keep_alive: bool,
+}
+
+/// Header fields as they came: names in any capitals, in their order. Most of them never reach the
+/// caller, so nothing is made of a field before somebody wants it.
+#[derive(Clone, Default, Debug)]
+pub struct Fields {
+    head: Bytes,
+    /// Where each name and its value are in `head`.
+    places: Vec<(Range<usize>, Range<usize>)>,
+}
+
+impl Fields {
+    /// Every field, as name and value.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let text = |place: &Range<usize>| self.head.get(place.clone()).unwrap_or_default();
+        self.places.iter().map(move |(name, value)| (text(name), text(value)))
+    }
+
+    /// Every value of the field called `name`.
+    pub fn all<'f>(&'f self, name: &'f str) -> impl Iterator<Item = &'f [u8]> {
+        self.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
 }
 
 /// How a body ends.
@@ -57,10 +81,11 @@ pub enum HeadFault {
 ///
 /// When the bytes are no head of a reply.
 pub fn take_head(buffer: &mut BytesMut) -> Result<Option<Head>, HeadFault> {
-    loop {
-        let mut storage = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut reply = httparse::Response::new(&mut storage);
-        let length = match reply.parse(buffer) {
+    while !buffer.is_empty() {
+        let mut storage = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut reply = httparse::Response::new(&mut []);
+        let parser = httparse::ParserConfig::default();
+        let length = match parser.parse_response_with_uninit_headers(&mut reply, buffer, &mut storage) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) if buffer.len() > MAX_HEAD => return Err(HeadFault::TooLarge),
             Ok(httparse::Status::Partial) => return Ok(None),
@@ -72,33 +97,32 @@ pub fn take_head(buffer: &mut BytesMut) -> Result<Option<Head>, HeadFault> {
         }
         let status = reply.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(HeadFault::NotHttp)?;
         let is_http11 = reply.version == Some(1);
-        let mut headers = HeaderMap::with_capacity(reply.headers.len());
-        for header in reply.headers.iter() {
-            let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| HeadFault::NotHttp)?;
-            let value = HeaderValue::from_bytes(header.value).map_err(|_| HeadFault::NotHttp)?;
-            headers.append(name, value);
-        }
-        // The head's memory goes with it.
-        drop(buffer.split_to(length));
+        let place = |part: &[u8]| {
+            let start = part.as_ptr().addr().saturating_sub(buffer.as_ptr().addr());
+            start..start + part.len()
+        };
+        let places = reply.headers.iter().map(|header| (place(header.name.as_bytes()), place(header.value))).collect();
+        let fields = Fields { places, head: buffer.split_to(length).freeze() };
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             continue;
         }
-        let framing = framing(status, &headers, is_http11)?;
-        let keep_alive = is_http11 && framing != Framing::UntilClose && !says_close(&headers);
-        return Ok(Some(Head { status, headers, framing, keep_alive }));
+        let framing = framing(status, &fields, is_http11)?;
+        let keep_alive = is_http11 && framing != Framing::UntilClose && !says_close(&fields);
+        return Ok(Some(Head { status, fields, framing, keep_alive }));
     }
+    Ok(None)
 }
 
-fn framing(status: StatusCode, headers: &HeaderMap, is_http11: bool) -> Result<Framing, HeadFault> {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+fn framing(status: StatusCode, fields: &Fields, is_http11: bool) -> Result<Framing, HeadFault> {
+    let mut codings = fields.all("transfer-encoding");
+    let mut lengths = fields.all("content-length");
     if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS) {
         return Ok(Framing::Length(0));
     }
     match (codings.next(), codings.next(), lengths.next(), lengths.next()) {
         (None, _, None, _) => Ok(Framing::UntilClose),
-        (None, _, Some(length), None) => content_length(length.as_bytes()).map(Framing::Length),
-        (Some(coding), None, None, _) if is_http11 && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+        (None, _, Some(length), None) => content_length(length).map(Framing::Length),
+        (Some(coding), None, None, _) if is_http11 && coding.eq_ignore_ascii_case(b"chunked") => {
             Ok(Framing::Chunked(Decoder::default()))
         }
         (Some(_), ..) | (None, _, Some(_), Some(_)) => Err(HeadFault::Ambiguous),
@@ -111,9 +135,9 @@ fn content_length(text: &[u8]) -> Result<u64, HeadFault> {
     number.ok_or(HeadFault::Ambiguous)
 }
 
-fn says_close(headers: &HeaderMap) -> bool {
-    let options = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&b| b == b','));
-    options.into_iter().any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+fn says_close(fields: &Fields) -> bool {
+    let mut options = fields.all("connection").flat_map(|value| value.split(|&b| b == b','));
+    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 #[cfg(test)]

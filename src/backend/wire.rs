@@ -13,12 +13,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::task::noop_waker_ref;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use crate::backend::connect::Stream;
-use crate::backend::reply::{Framing, Head, take_head};
+use crate::backend::reply::{Fields, Framing, Head, take_head};
 
 /// Read at once while little comes in, and while much does.
 const READ: usize = 8 * 1024;
@@ -29,7 +29,7 @@ const READ_MUCH: usize = 64 * 1024;
 pub struct Wire {
     stream: Stream,
     buffer: BytesMut,
-    /// What is left of the request: its head, then its body's pieces.
+    /// What is left of the request.
     unsent: Vec<Bytes>,
     flushed: bool,
     framing: Framing,
@@ -69,15 +69,14 @@ impl Wire {
     /// # Errors
     ///
     /// See [`Failure`].
-    pub async fn exchange(&mut self, head: Bytes, body: Vec<Bytes>) -> Result<(StatusCode, HeaderMap), Failure> {
-        self.unsent = body;
-        self.unsent.insert(0, head);
+    pub async fn exchange(&mut self, request: Vec<Bytes>) -> Result<(StatusCode, Fields), Failure> {
+        self.unsent = request;
         self.flushed = false;
         let mut sent_any = false;
         let head = std::future::poll_fn(|context| self.poll_exchange(context, &mut sent_any)).await?;
         self.framing = head.framing;
         self.keep_alive = head.keep_alive && self.unsent.is_empty() && self.flushed;
-        Ok((head.status, head.headers))
+        Ok((head.status, head.fields))
     }
 
     fn poll_exchange(&mut self, context: &mut Context<'_>, sent_any: &mut bool) -> Poll<Result<Head, Failure>> {
@@ -105,8 +104,14 @@ impl Wire {
 
     fn poll_send(&mut self, context: &mut Context<'_>, sent_any: &mut bool) -> Poll<io::Result<()>> {
         while !self.unsent.is_empty() {
-            let slices: Vec<IoSlice<'_>> = self.unsent.iter().map(|piece| IoSlice::new(piece)).collect();
-            let mut written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, &slices))?;
+            let stream = Pin::new(&mut self.stream);
+            let writing = if let [only] = self.unsent.as_slice() {
+                stream.poll_write(context, only)
+            } else {
+                let slices: Vec<IoSlice<'_>> = self.unsent.iter().map(|piece| IoSlice::new(piece)).collect();
+                stream.poll_write_vectored(context, &slices)
+            };
+            let mut written = ready!(writing)?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

@@ -11,6 +11,7 @@ pub mod cert;
 pub mod check;
 pub mod completions;
 pub mod discover;
+pub mod explain;
 pub mod grant;
 pub mod key;
 pub mod output;
@@ -67,6 +68,8 @@ enum Verb {
     /// The store of this machine: backups, checks
     #[command(subcommand)]
     Store(store::Store),
+    /// Say whether a caller would be let in, and who decides it
+    Explain(explain::Verb),
     /// Print completions for a shell
     Completions(completions::Completions),
 }
@@ -88,13 +91,14 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Up(verb) => verb.run(out, err),
         Verb::Serve(verb) => verb.run(out, err),
         Verb::Check(verb) => verb.run(out, err),
-        Verb::Status(verb) => verb.run(out),
+        Verb::Status(verb) => verb.run(out, err),
         Verb::Ca(verb) => verb.run(out, err),
         Verb::Cert(verb) => verb.run(out, err),
         Verb::Key(verb) => verb.run(out, err),
         Verb::Grant(verb) => verb.run(out, err),
         Verb::Owner(verb) => verb.run(out, err),
         Verb::Store(verb) => verb.run(out, err),
+        Verb::Explain(verb) => verb.run(out),
         Verb::Completions(verb) => verb.run(out),
     };
     match result {

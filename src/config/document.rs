@@ -117,7 +117,8 @@ impl<'d> Place<'d> {
         Problem { path: self.path.clone(), line: self.line(), message }
     }
 
-    fn line(&self) -> usize {
+    /// The line in the file, from 1; 0 for the document as a whole.
+    pub(super) fn line(&self) -> usize {
         let starts = &self.document.line_starts;
         self.offset.map_or(0, |offset| starts.partition_point(|start| *start <= offset) + 1)
     }
@@ -271,6 +272,11 @@ impl<'d> Table<'d> {
     pub(super) fn get_later(&self, name: &'static str) -> Option<Value<'d>> {
         self.later.borrow_mut().push(name);
         self.find(name)
+    }
+
+    /// The line of a setting that is written.
+    pub(super) fn line_of(&self, name: &str) -> Option<usize> {
+        self.find(name).map(|value| value.place.line())
     }
 
     /// True when the setting is written, right or wrong.

@@ -7,11 +7,12 @@ use std::time::Duration;
 use crate::config::document::{Place, Table, Value};
 use crate::config::listen::is_empty_list;
 use crate::config::suggest::did_you_mean;
-use crate::config::{ClientAuth, IdentityEntry};
+use crate::config::{ClientAuth, GrantLines, IdentityEntry};
 use crate::domain::endpoint::Endpoints;
 use crate::domain::glob::Glob;
 use crate::domain::grant::{Grant, Models, Require};
 use crate::domain::network::Networks;
+use crate::domain::origin::Origins;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
 
@@ -21,6 +22,7 @@ const KEY_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::fro
 /// A grant with the place of its section, for the checks that look at several at once.
 pub(super) struct PlacedGrant<'d> {
     pub(super) grant: Grant,
+    pub(super) lines: GrantLines,
     place: Place<'d>,
     models: Option<Value<'d>>,
 }
@@ -63,14 +65,25 @@ fn read_grant<'d>(entry: &Value<'d>, owners: &mut HashMap<OwnerPath, String>) ->
             }
             Some(default)
         });
+        let cors_origins = optional(table.get("cors_origins"), |value| {
+            let origins = value.list(Origins::parse)?;
+            for origin in origins.in_the_clear() {
+                value.place.warn(format!("{origin} is fetched in the clear: anybody on the way can make it call"));
+            }
+            Some(origins)
+        });
         refuse_later_settings(table);
+        let settings = ["require", "networks", "endpoints", "models", "cors_origins", "expires_at"];
+        let lines = settings.into_iter().filter_map(|name| Some((name, table.line_of(name)?))).collect();
         Some(PlacedGrant {
+            lines: GrantLines { section: entry.place.line(), settings: lines },
             grant: Grant {
                 owner: owner?,
                 require: require?,
                 networks: networks?,
                 endpoints: endpoints?,
                 models: models?,
+                cors_origins: cors_origins?,
                 expires_at: expires_at?,
                 default_key_ttl: default_key_ttl?,
                 max_key_ttl: max_key_ttl?,
@@ -85,7 +98,6 @@ fn refuse_later_settings(table: &Table<'_>) {
     for name in ["webhook", "default_max_tokens"] {
         table.later(name, |_| false);
     }
-    table.later("cors_origins", is_empty_list);
     table.later("limits", is_empty_list);
     table.later("accept_fail_open", |value| value.as_bool() == Some(false));
 }
@@ -125,13 +137,16 @@ pub(super) fn doubt(
     models: &[Model],
 ) {
     let nodes = Nodes::of(grants);
-    for PlacedGrant { grant, place, models: setting } in grants {
+    for PlacedGrant { grant, place, models: setting, .. } in grants {
         if !nodes.inner.contains(grant.owner.as_str()) {
             nodes.doubt(&grant.owner, place);
         }
         let wants_certificate = matches!(grant.require, Some(Require::Certificate | Require::Both));
         if wants_certificate && client_auth == ClientAuth::Off {
             place.warn("asks for certificates, and listen.client_auth = \"off\" takes none: nobody passes");
+        }
+        if grant.cors_origins.is_some() && client_auth == ClientAuth::Required {
+            place.warn("lists origins, and browsers ask leave without a certificate: with listen.client_auth = \"required\" no page passes");
         }
         if let (Some(patterns), Some(setting)) = (&grant.models, setting) {
             doubt_models(patterns, setting, models);

@@ -4,10 +4,12 @@
 //! one, and it reports every problem at once, each with its path, its line and the known choices.
 
 mod backends;
+mod declared;
 mod document;
 mod files;
 mod filesystem;
 mod grants;
+mod issuers;
 mod keys;
 mod listen;
 mod load;
@@ -18,13 +20,16 @@ mod suggest;
 mod trust;
 mod values;
 
-pub use load::{Declared, declared, find, load, parse, state_dir};
+pub use declared::{Declared, declared};
+pub use load::{find, load, parse, state_dir};
 pub use restart::needs_restart;
 pub(crate) use suggest::did_you_mean;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -32,10 +37,14 @@ use zeroize::Zeroizing;
 
 use crate::domain::endpoint::Dialect;
 use crate::domain::grant::Grant;
-use crate::domain::identity::{IdentityMatch, TrustDomain};
+use crate::domain::identity::{Identity, IdentityMatch, TrustDomain};
 use crate::domain::key::KeyRecord;
+use crate::domain::network::Networks;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
+use crate::token::issuers::Rules;
+use crate::token::keys::KeySet;
+use crate::token::location::Location;
 
 /// Everything that `doorward.toml` says, checked. Paths are absolute.
 #[derive(Debug)]
@@ -64,8 +73,12 @@ pub struct Config {
     pub trust: Vec<Trust>,
     /// Where certificate identities sit on the owner tree.
     pub identities: Vec<IdentityEntry>,
+    /// Who may vouch for callers with tokens.
+    pub issuers: Vec<Issuer>,
     /// What may be done; at most one per node.
     pub grants: Vec<Grant>,
+    /// Where in [`Self::file`] each grant is.
+    pub grant_lines: HashMap<OwnerPath, GrantLines>,
     /// Keys that live in the config; ids are distinct. How often one may be used is never limited:
     /// uses are counted in the store.
     pub keys: Vec<KeyRecord>,
@@ -77,6 +90,23 @@ pub struct Config {
     pub watched: Vec<PathBuf>,
     /// What is allowed and yet worth a word.
     pub warnings: Vec<Problem>,
+}
+
+/// Where a `[[grant]]` is written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GrantLines {
+    /// The line of its section.
+    pub section: usize,
+    /// The lines of what it says, by setting.
+    pub settings: Vec<(&'static str, usize)>,
+}
+
+impl GrantLines {
+    /// The line of a setting, or of the section when that is silent about it.
+    #[must_use]
+    pub fn line_of(&self, setting: &str) -> usize {
+        self.settings.iter().find(|(name, _)| *name == setting).map_or(self.section, |(_, line)| *line)
+    }
 }
 
 /// The public listener. Defaults are those of the example config.
@@ -100,6 +130,9 @@ pub struct Listen {
     pub max_connections: u32,
     /// Most connections at once from one address (IPv6: from one /64).
     pub max_connections_per_address: u32,
+    /// The proxies that tell where callers come from, each connection with a PROXY header; `None`
+    /// when callers connect themselves. Never every address.
+    pub proxies: Option<Networks>,
     /// How long requests in flight may go on after a SIGTERM.
     pub drain: Duration,
 }
@@ -219,6 +252,43 @@ pub struct IdentityEntry {
     pub matches: IdentityMatch,
     /// Where they sit.
     pub owner: OwnerPath,
+}
+
+/// An `[[issuer]]` entry.
+#[derive(Debug)]
+pub struct Issuer {
+    /// What it says of tokens.
+    pub rules: Arc<Rules>,
+    /// Where the issuer's keys come from.
+    pub keys: KeySource,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Debug)]
+pub enum KeySource {
+    /// A file, already read.
+    File(KeySet),
+    /// The issuer.
+    Fetched {
+        /// Where they are.
+        location: Location,
+        /// Private roots for its server; empty: the roots of the operating system.
+        roots: Vec<CertificateDer<'static>>,
+        /// From one fetch to the next.
+        refresh: Duration,
+        /// How long keys are relied on after the last fetch that succeeded.
+        stale_max: Duration,
+    },
+}
+
+impl IdentityEntry {
+    /// Where `entries` place an identity: the most literal match; ties were refused on load.
+    #[must_use]
+    pub fn owner_of(entries: &[Self], identity: &Identity) -> Option<OwnerPath> {
+        let precision = |entry: &&Self| entry.matches.glob().literal_characters();
+        let fitting = entries.iter().filter(|entry| entry.matches.matches(identity));
+        fitting.max_by_key(precision).map(|entry| entry.owner.clone())
+    }
 }
 
 /// A private inference server.

@@ -51,7 +51,13 @@ fn read_target(entry: &Value<'_>, backends: &[Declared]) -> Option<Target> {
         let weight = table.get("weight").map_or(Some(1), |value| value.number(1..=10_000));
         let priority = table.get("priority").map_or(Some(1), |value| value.number(1..=100));
         let endpoints = read_endpoints(table, backend.map(|(_, backend)| backend));
-        Some(Target { backend: backend?.0, model: model?, weight: weight?, priority: priority?, endpoints: endpoints? })
+        Some(Target {
+            backend: backend?.0,
+            model: model?.into(),
+            weight: weight?,
+            priority: priority?,
+            endpoints: endpoints?,
+        })
     })
 }
 

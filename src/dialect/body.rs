@@ -4,6 +4,7 @@
 //! value reaches the backend as the caller wrote it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -17,7 +18,7 @@ use crate::domain::route::is_alias;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Request {
     /// The alias, in its grammar.
-    pub model: String,
+    pub model: Arc<str>,
     /// True when the reply is to come as a stream of events or lines.
     pub stream: bool,
     /// Where the model's value is in the body, quotes included.
@@ -104,7 +105,7 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Request, Refusal> {
         .and_then(spelling::unescape)
         .filter(|model| is_alias(model))
         .ok_or_else(|| wrong("\"model\" must be 1 to 256 characters of A-Z, a-z, 0-9 and . _ : / @ + -"))?
-        .into_owned();
+        .into();
     Ok(Request { model, stream, model_at })
 }
 
@@ -132,7 +133,7 @@ impl Request {
     #[must_use]
     pub fn edited(&self, body: &Bytes, model: &str) -> Vec<Bytes> {
         let spelled_plainly = self.model_at.len() == self.model.len() + "\"\"".len();
-        if model == self.model && spelled_plainly {
+        if *model == *self.model && spelled_plainly {
             return vec![body.clone()];
         }
         let Range { start, end } = self.model_at;

@@ -43,7 +43,7 @@ fn the_model_is_an_alias() {
         check(CHAT, &format!(r#"{{"model":"{wrong}"}}"#), "1 to 256 characters");
     }
     let spelled = read(CHAT, br#"{"model":"org\/mod\u0065l"}"#).unwrap();
-    assert_eq!(spelled.model, "org/model");
+    assert_eq!(&*spelled.model, "org/model");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn caps_and_options_have_their_types() {
 
 #[test]
 fn show_takes_the_old_name_but_not_two() {
-    let show = |body: &str| read(Endpoint::OllamaShow, body.as_bytes()).unwrap().model;
+    let show = |body: &str| read(Endpoint::OllamaShow, body.as_bytes()).unwrap().model.to_string();
     assert_eq!(show(r#"{"model":"m","name":""}"#), "m");
     assert_eq!(show(r#"{"model":"","name":"m"}"#), "m");
     assert_eq!(show(r#"{"name":"m"}"#), "m");
@@ -129,7 +129,7 @@ proptest! {
         pairs.insert(at.index(pairs.len() + 1), format!("\"model\":{}", Value::from(alias.as_str())));
         let body = Bytes::from(format!("{{{}}}", pairs.join(" ,\n")));
         let request = read(CHAT, &body).unwrap();
-        prop_assert_eq!(&request.model, &alias);
+        prop_assert_eq!(&*request.model, &*alias);
         let mut expected: Value = serde_json::from_slice(&body).unwrap();
         expected["model"] = Value::from(own.as_str());
         let sent: Value = serde_json::from_slice(&request.edited(&body, &own).concat()).unwrap();

@@ -12,5 +12,5 @@ pub mod relay;
 
 mod finder;
 mod framing;
-mod seek;
+pub(crate) mod seek;
 mod spelling;

@@ -96,6 +96,12 @@ impl Rewriter {
         self.saw_terminator
     }
 
+    /// False when chunks pass without a look at what is in them.
+    #[must_use]
+    pub const fn looks_into(&self) -> bool {
+        self.alias.is_some() || self.watched.is_some() || matches!(self.mode, Mode::Sse | Mode::Ndjson)
+    }
+
     /// Takes the next chunk of the reply, and adds to `out` all that can go on.
     pub fn push(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) {
         let Some(last) = chunk.last().copied() else { return };

@@ -2,11 +2,12 @@
 //!
 //! Invariant: it never holds content, a secret, a query string or a path of the caller's making.
 
-use serde::Serialize;
+use std::time::Duration;
+
+use crate::domain::timestamp::Timestamp;
 
 /// How a request ended.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum Outcome {
     /// The gateway answered by itself, as asked: model lists and the like.
@@ -43,10 +44,10 @@ impl Outcome {
 }
 
 /// One line of the record. Field names and their order are a contract.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the names are the published contract; docs/records.md explains each")]
 pub struct Entry<'a> {
-    pub ts: String,
+    pub ts: Timestamp,
     pub request_id: &'a str,
     pub outcome: Outcome,
     pub status: Option<u16>,
@@ -63,8 +64,10 @@ pub struct Entry<'a> {
     pub stream: bool,
     pub bytes_in: u64,
     pub bytes_out: u64,
-    pub ttfb_ms: Option<f64>,
-    pub duration_ms: f64,
+    /// `ttfb_ms` in the line.
+    pub ttfb: Option<Duration>,
+    /// `duration_ms` in the line.
+    pub duration: Duration,
     pub kx: Option<&'a str>,
     pub detail: Option<&'a str>,
 }

@@ -41,7 +41,7 @@ impl KeyId {
     pub fn parse(text: &str) -> Result<Self, String> {
         let bytes: [u8; ID_LENGTH] =
             text.as_bytes().try_into().map_err(|_| format!("a key id has {ID_LENGTH} characters of [0-9a-z]"))?;
-        if bytes.iter().all(|b| BASE36.contains(b)) {
+        if bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
             Ok(Self(bytes))
         } else {
             Err(format!("a key id has {ID_LENGTH} characters of [0-9a-z]"))
@@ -90,7 +90,7 @@ impl NewKey {
         text.push('_');
         text.push_str(&to_base(BASE62, secret, SECRET_LENGTH));
         let check = check_of(text.as_bytes());
-        text.push_str(&check);
+        text.extend(check.map(char::from));
         let mut id = [b'0'; ID_LENGTH];
         id.copy_from_slice(id_text.as_bytes());
         Self { id: KeyId(id), text }
@@ -135,7 +135,7 @@ impl<'a> PresentedKey<'a> {
         let (secret, check) = rest.strip_prefix(b"_")?.split_at_checked(SECRET_LENGTH)?;
         let id = KeyId::parse(std::str::from_utf8(id).ok()?).ok()?;
         let checked = text.get(..KEY_LENGTH - CHECK_LENGTH)?;
-        let sound = secret.iter().all(u8::is_ascii_alphanumeric) && check_of(checked).as_bytes() == check;
+        let sound = secret.iter().all(u8::is_ascii_alphanumeric) && check_of(checked) == check;
         sound.then_some(Self { id, whole: text })
     }
 
@@ -181,6 +181,14 @@ impl Pepper {
         };
         let against = stored.map_or(&[0; 32], |stored| &stored.bytes);
         constant_time::verify_slices_are_equal(&digest.bytes, against).is_ok() && stored.is_some()
+    }
+
+    /// As much work as [`Self::verifies`] does, for what is no key at all.
+    pub fn verifies_nothing(&self, text: &[u8]) {
+        let as_long = [0; KEY_LENGTH];
+        let text = text.get(..KEY_LENGTH).unwrap_or(&as_long);
+        let (peppered, plain) = (self.digest_bytes(text), KeyDigest::plain_of(text));
+        std::hint::black_box(constant_time::verify_slices_are_equal(&peppered.bytes, &plain.bytes).is_ok());
     }
 
     /// A name for the pepper that reveals nothing of it: stored beside the keys.
@@ -327,8 +335,14 @@ fn to_base(alphabet: &[u8], bytes: &[u8], length: usize) -> Zeroizing<String> {
 }
 
 /// The check characters of `dw_<id>_<secret>`: CRC-32/IEEE in base62, zero-padded.
-fn check_of(text: &[u8]) -> String {
-    to_base(BASE62, &crc32fast::hash(text).to_be_bytes(), CHECK_LENGTH).to_string()
+fn check_of(text: &[u8]) -> [u8; CHECK_LENGTH] {
+    let mut rest = crc32fast::hash(text);
+    let mut digits = [b'0'; CHECK_LENGTH];
+    for digit in digits.iter_mut().rev() {
+        *digit = BASE62.get((rest % 62) as usize).copied().unwrap_or(b'0');
+        rest /= 62;
+    }
+    digits
 }
 
 #[cfg(test)]
@@ -356,7 +370,7 @@ mod tests {
             expected.insert(0, BASE62[(value % 62) as usize]);
             value /= 62;
         }
-        assert_eq!(check_of(b"123456789").as_bytes(), expected);
+        assert_eq!(check_of(b"123456789"), *expected);
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 
 /// A path of 1 to 8 segments such as `acme/research/alice`. Every prefix of it can carry a grant.
+/// Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct OwnerPath(Box<str>);
+pub struct OwnerPath(Arc<str>);
 
 impl OwnerPath {
     /// Most segments a path can have.
@@ -33,8 +35,8 @@ impl OwnerPath {
 
     /// The path and every prefix of it, root first: `acme`, `acme/research`, ….
     pub fn lineage(&self) -> impl Iterator<Item = &str> {
-        let ends = self.0.match_indices('/').map(|(at, _)| at).chain([self.0.len()]);
-        ends.map(|end| self.0.get(..end).unwrap_or_default())
+        let slashes = self.0.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at);
+        slashes.chain([self.0.len()]).map(|end| self.0.get(..end).unwrap_or_default())
     }
 
     /// True when this path is `ancestor` or lies below it.

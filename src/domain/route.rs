@@ -1,6 +1,7 @@
 //! Models, their targets, and the order in which targets are tried.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use crate::domain::endpoint::{Endpoint, Endpoints};
 
@@ -33,7 +34,7 @@ pub struct Target {
     /// The backend.
     pub backend: BackendIndex,
     /// The backend's own name of the model.
-    pub model: String,
+    pub model: Arc<str>,
     /// Share of the traffic among targets of the same priority; at least 1.
     pub weight: u32,
     /// 1 is tried first; a higher number only when no lower one can be reached.
@@ -85,7 +86,7 @@ mod tests {
 
     fn target(backend: usize, weight: u32, priority: u32, endpoints: Option<&[&str]>) -> Target {
         let endpoints = endpoints.map(|words| Endpoints::parse(words).unwrap());
-        Target { backend: BackendIndex(backend), model: "m".to_owned(), weight, priority, endpoints }
+        Target { backend: BackendIndex(backend), model: "m".into(), weight, priority, endpoints }
     }
 
     fn candidates(targets: Vec<Target>, endpoint: Endpoint) -> Vec<usize> {

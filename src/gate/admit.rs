@@ -12,32 +12,36 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-use http::header::ORIGIN;
+use tokio::time::Instant;
 
 use crate::dialect::body::Request;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::grant::Credentials;
+use crate::domain::explain::{Check, Question};
+use crate::domain::grant::Standing;
 use crate::domain::key::{KeyId, Uses};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::View;
 use crate::gate::connection::Connection;
+use crate::gate::cors::Page;
 use crate::gate::identify::Caller;
 use crate::gate::live::{LiveGuard, LiveRequests};
 
 /// Proof of checks 3 to 5: the caller is live, has the required credentials, and comes from an
 /// allowed network.
 #[derive(Debug)]
-pub struct Present {
+pub struct Present<'v> {
     caller: Caller,
-    credentials: Credentials,
+    standing: Standing<'v>,
+    view: &'v View,
+    /// The page that asks with nothing but the certificate.
+    lent_to: Option<Arc<str>>,
 }
 
 /// Proof of checks 3 to 6: the caller may use the endpoint. Only now a body byte may be read.
 #[derive(Debug)]
-pub struct Cleared {
-    present: Present,
+pub struct Cleared<'v> {
+    present: Present<'v>,
     endpoint: Endpoint,
 }
 
@@ -59,11 +63,12 @@ pub struct Admitted {
 #[derive(Debug)]
 pub struct Facts {
     caller: Caller,
+    lent_to: Option<Arc<str>>,
     endpoint: Endpoint,
     model: Arc<str>,
 }
 
-impl Present {
+impl<'v> Present<'v> {
     /// Checks 3 to 5.
     ///
     /// # Errors
@@ -71,27 +76,27 @@ impl Present {
     /// The first check that fails, in the published order.
     pub fn check(
         caller: Caller,
-        credentials: Credentials,
-        view: &View,
-        headers: &HeaderMap,
+        standing: Standing<'v>,
+        view: &'v View,
+        page: &Page,
         now: Timestamp,
     ) -> Result<Self, Refusal> {
-        let standing = view.standing(&credentials);
         standing.check_status(now)?;
         standing.check_uses()?;
         standing.check_required()?;
-        if credentials.key.is_none() && headers.contains_key(ORIGIN) {
-            // A web page must not lend itself the certificate that its reader installed.
-            return Err(Refusal::OriginNotAllowed);
+        // A web page must not lend itself the certificate that its reader installed.
+        let lent_to = page.origin().filter(|_| !standing.has_bearer()).map(Arc::from);
+        if let Some(origin) = &lent_to {
+            standing.check_origin(origin)?;
         }
         standing.check_network(caller.connection().address)?;
-        Ok(Self { caller, credentials })
+        Ok(Self { caller, standing, view, lent_to })
     }
 
     /// The key that was used.
     #[must_use]
     pub fn key(&self) -> Option<KeyId> {
-        self.credentials.key.as_ref().map(|key| key.id)
+        self.standing.key().map(|key| key.id)
     }
 
     /// Check 6.
@@ -99,13 +104,13 @@ impl Present {
     /// # Errors
     ///
     /// `endpoint_not_allowed`.
-    pub fn with_endpoint(self, view: &View, endpoint: Endpoint) -> Result<Cleared, Refusal> {
-        view.standing(&self.credentials).check_endpoint(endpoint)?;
+    pub fn with_endpoint(self, endpoint: Endpoint) -> Result<Cleared<'v>, Refusal> {
+        self.standing.check_endpoint(endpoint)?;
         Ok(Cleared { present: self, endpoint })
     }
 }
 
-impl Cleared {
+impl Cleared<'_> {
     /// What was asked for.
     #[must_use]
     pub const fn endpoint(&self) -> Endpoint {
@@ -113,14 +118,13 @@ impl Cleared {
     }
 
     /// The aliases that the caller may name, of those given.
-    pub fn allowed_models<'m>(&self, view: &View, names: impl Iterator<Item = &'m str>) -> Vec<&'m str> {
-        let standing = view.standing(&self.present.credentials);
-        names.filter(|name| standing.check_model(name).is_ok()).collect()
+    pub fn allowed_models<'m>(&self, names: impl Iterator<Item = &'m str>) -> Vec<&'m str> {
+        names.filter(|name| self.present.standing.check_model(name).is_ok()).collect()
     }
 
     /// Check 8, and entry among the live requests. A body may have taken minutes, in which nobody
-    /// decided anything again: so `view` and `now` are those of this moment, and checks 3 to 6 are
-    /// made once more.
+    /// decided anything again: so `view` and `now` are those of this moment, and when either has
+    /// moved past what checks 3 to 6 were made by, they are made once more.
     ///
     /// # Errors
     ///
@@ -131,13 +135,19 @@ impl Cleared {
         view: &View,
         now: Timestamp,
         request: Request,
-        live: &LiveRequests,
+        (live, arrived_at): (&LiveRequests, Instant),
     ) -> Result<Admitted, Refusal> {
-        let Self { present: Present { caller, .. }, endpoint } = self;
+        let Self { present: Present { caller, standing, view: before, lent_to }, endpoint } = self;
         let limited_key = caller.limited_key(view);
-        let facts = Facts { caller, endpoint, model: request.model.as_str().into() };
-        let expires_at = facts.decide(view, now)?;
-        Ok(Admitted { endpoint, request, limited_key, live: live.enter(facts, expires_at) })
+        let facts = Facts { caller, lent_to, endpoint, model: Arc::clone(&request.model) };
+        let stood_until = standing.expires_at();
+        let expires_at = if view.generation == before.generation && now < stood_until {
+            Check::Model.decide(&standing, &facts.question(view), now)?;
+            stood_until
+        } else {
+            facts.decide(view, now)?
+        };
+        Ok(Admitted { endpoint, request, limited_key, live: live.enter(facts, expires_at, arrived_at) })
     }
 }
 
@@ -157,14 +167,18 @@ impl Facts {
     pub fn decide(&self, view: &View, now: Timestamp) -> Result<Timestamp, Refusal> {
         let credentials = self.caller.credentials(view)?;
         let standing = view.standing(&credentials);
-        standing.check_status(now)?;
-        standing.check_required()?;
-        standing.check_network(self.connection().address)?;
-        standing.check_endpoint(self.endpoint)?;
-        standing.check_model(&self.model)?;
-        if !view.settings.models.contains_key(&*self.model) {
-            return Err(Refusal::ModelNotFound { by: None });
-        }
+        let question = self.question(view);
+        Check::LIVE.into_iter().try_for_each(|check| check.decide(&standing, &question, now))?;
         Ok(standing.expires_at())
+    }
+
+    fn question(&self, view: &View) -> Question<'_> {
+        Question {
+            address: self.connection().address,
+            lent_to: self.lent_to.as_deref(),
+            endpoint: self.endpoint,
+            model: Some(&self.model),
+            model_exists: view.settings.models.contains_key(&*self.model),
+        }
     }
 }

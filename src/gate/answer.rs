@@ -26,8 +26,8 @@ const CREATED_AT: &str = "1970-01-01T00:00:00Z";
 /// # Errors
 ///
 /// `model_not_found` for a single model that the caller may not name.
-pub fn answer(view: &View, cleared: &Cleared, route: &Route) -> Result<Answer, Refusal> {
-    let names = || cleared.allowed_models(view, served(view, route.endpoint));
+pub fn answer(view: &View, cleared: &Cleared<'_>, route: &Route) -> Result<Answer, Refusal> {
+    let names = || cleared.allowed_models(served(view, route.endpoint));
     let answer = match route.endpoint {
         Endpoint::OpenAiModels => {
             let models: Vec<Value> = names().into_iter().map(model_card).collect();

@@ -38,6 +38,8 @@ const WHOLE: Duration = Duration::from_secs(120);
 pub struct Buffered {
     /// The whole body.
     pub bytes: Bytes,
+    /// When its last byte was here.
+    pub arrived_at: Instant,
     charge: Charge,
 }
 
@@ -67,7 +69,7 @@ pub async fn read(
     }
     let mut charge = Charge { gateway: Arc::clone(record.gateway()), bytes: 0 };
     let mut gathered = Gathered::default();
-    let begun = Instant::now();
+    let begun = record.begun();
     while !body.is_end_stream() {
         let earned = Duration::from_secs(charge.bytes / MINIMUM_RATE);
         let deadline = begun + (GRACE + earned).min(WHOLE);
@@ -90,7 +92,7 @@ pub async fn read(
             gathered.add(data);
         }
     }
-    Ok(Buffered { bytes: gathered.join(), charge })
+    Ok(Buffered { bytes: gathered.join(), arrived_at: Instant::now(), charge })
 }
 
 /// From this length on a body is read on another thread: the worst that can be written into 16 MiB

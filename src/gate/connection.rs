@@ -1,7 +1,7 @@
 //! One accepted connection: what is known of its peer, and the hand that can end it.
 //!
 //! Invariant: nothing in here is told by the caller's requests. Address, names and certificate come
-//! from the socket and the TLS session only.
+//! from the socket (or the PROXY header of a trusted proxy) and the TLS session only.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -22,7 +22,9 @@ use crate::tls::peer::PeerCertificate;
 pub struct Connection {
     /// Where it comes from; never IPv4 in IPv6 clothes.
     pub address: IpAddr,
-    /// The address that it reached us at.
+    /// The same as text, for its records.
+    pub address_text: Box<str>,
+    /// The address that it reached us at; behind a proxy, the proxy's.
     pub local: SocketAddr,
     /// The server name that it asked for, lower-case.
     pub sni: Option<Box<str>>,
@@ -57,6 +59,7 @@ impl Connection {
     pub fn new(peer: Peer, supervised: Arc<Supervised>) -> Self {
         Self {
             address: peer.address,
+            address_text: peer.address.to_string().into(),
             local: peer.local,
             sni: peer.sni,
             key_exchange: peer.key_exchange,
@@ -180,7 +183,7 @@ impl Supervised {
     pub fn request_begins(self: &Arc<Self>) -> InFlight {
         self.head_since.store(0, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(self))
+        InFlight { supervised: Arc::clone(self), ended_at: None }
     }
 
     /// Gives an order; the stricter of two stands.
@@ -227,12 +230,23 @@ impl Supervised {
 
 /// Marks a request in flight on its connection.
 #[derive(Debug)]
-pub struct InFlight(Arc<Supervised>);
+pub struct InFlight {
+    supervised: Arc<Supervised>,
+    ended_at: Option<Instant>,
+}
+
+impl InFlight {
+    /// Spares a look at the clock to whoever has looked already.
+    pub const fn ends_at(&mut self, now: Instant) {
+        self.ended_at = Some(now);
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.active_at.store(self.0.elapsed(Instant::now()), Ordering::Relaxed);
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let now = self.ended_at.unwrap_or_else(Instant::now);
+        self.supervised.active_at.store(self.supervised.elapsed(now), Ordering::Relaxed);
+        self.supervised.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -7,11 +7,11 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
 use crate::backend::pool::{Lease, Pool};
+use crate::backend::reply::Fields;
 use crate::backend::wire;
 use crate::dialect::paths::upstream_path;
 use crate::dialect::relay::Mode;
@@ -42,7 +42,7 @@ pub struct Reply {
     /// Its status.
     pub status: StatusCode,
     /// Its headers, as the backend sent them.
-    pub headers: HeaderMap,
+    pub fields: Fields,
     /// Where its body comes from.
     pub lease: Lease,
     /// When the first event must have come.
@@ -83,10 +83,11 @@ pub async fn forward(
     record: &mut Record,
 ) -> Result<Forwarded, Refusal> {
     let routed = claimed.into_routed();
-    record.handed_over();
+    let mut now = Instant::now();
+    record.handed_over(now);
     let mut unreachable = String::new();
     for (index, stop) in routed.stops.iter().enumerate() {
-        let attempt = attempt(worker, &routed, stop, &outgoing, record);
+        let attempt = attempt(worker, &routed, stop, &outgoing, record, now);
         let attempt = tokio::select! {
             biased;
             result = attempt => result,
@@ -100,6 +101,7 @@ pub async fn forward(
             Err(Failure::Unreachable(why)) => {
                 worker.gateway.metrics.connect_failed(&stop.upstream.name);
                 unreachable = format!("{unreachable}{}: {why}; ", stop.upstream.name);
+                now = Instant::now();
             }
             Err(Failure::Final(refusal)) => return Err(refusal),
         }
@@ -120,19 +122,20 @@ async fn attempt(
     stop: &Stop,
     outgoing: &Outgoing<'_>,
     record: &mut Record,
+    now: Instant,
 ) -> Result<Reply, Failure> {
     let upstream = &stop.upstream;
     let pool: Arc<Pool> = worker.pools.of(upstream);
     let unreachable = |error: io::Error| Failure::Unreachable(error.to_string());
-    let mut lease = pool.lease(upstream).await.map_err(unreachable)?;
-    record.forwarded_to(&upstream.name, &stop.model);
-    let (head, body) = request(routed, stop, outgoing, record);
+    let mut lease = pool.lease(upstream, now).await.map_err(unreachable)?;
+    record.forwarded_to(upstream, &stop.model);
+    let request = request(routed, stop, outgoing, record);
     let wait =
         if routed.admitted.request.stream { upstream.timeouts.first_event } else { upstream.timeouts.first_byte };
-    let deadline = Instant::now() + wait;
+    let deadline = now + wait;
     loop {
-        match timeout_at(deadline, lease.exchange(head.clone(), body.clone())).await {
-            Ok(Ok((status, headers))) => return Ok(Reply { status, headers, lease, first_event_by: deadline }),
+        match timeout_at(deadline, lease.exchange(request.clone())).await {
+            Ok(Ok((status, fields))) => return Ok(Reply { status, fields, lease, first_event_by: deadline }),
             Ok(Err(wire::Failure::NothingSent)) if lease.is_reused() => {
                 // The backend had closed an idle connection; a new one shows whether it is there.
                 lease = pool.lease_new(upstream).await.map_err(unreachable)?;
@@ -146,18 +149,20 @@ async fn attempt(
     }
 }
 
-/// The request as it goes on the wire: its head, and the pieces of its body.
-fn request(routed: &Routed, stop: &Stop, outgoing: &Outgoing<'_>, record: &Record) -> (Bytes, Vec<Bytes>) {
+/// The request as it goes on the wire, in pieces.
+fn request(routed: &Routed, stop: &Stop, outgoing: &Outgoing<'_>, record: &Record) -> Vec<Bytes> {
     let admitted = &routed.admitted;
     let upstream = &stop.upstream;
-    let path = upstream_path(admitted.endpoint);
-    let target = match &outgoing.query {
-        Some(query) => format!("{}{path}?{query}", upstream.base_path),
-        None => format!("{}{path}", upstream.base_path),
-    };
-    let body = admitted.request.edited(&outgoing.body.bytes, &stop.model);
-    let length = body.iter().map(Bytes::len).sum();
-    (headers::request_head(&target, outgoing.headers, upstream, record, length), body)
+    let target = (upstream.base_path.as_str(), upstream_path(admitted.endpoint), outgoing.query.as_deref());
+    let mut pieces = admitted.request.edited(&outgoing.body.bytes, &stop.model);
+    let length = pieces.iter().map(Bytes::len).sum();
+    let mut head = headers::request_head(target, outgoing.headers, upstream, record, length);
+    if length <= head.capacity() - head.len() {
+        // One piece costs the kernel less than several.
+        pieces.drain(..).for_each(|piece| head.extend_from_slice(&piece));
+    }
+    pieces.insert(0, head.freeze());
+    pieces
 }
 
 /// Decides whether a reply's head may be passed on.
@@ -171,11 +176,11 @@ fn judge(reply: &Reply, stop: &Stop) -> Result<Manner, Refusal> {
     if status.is_informational() || status.is_redirection() {
         return broke(&format!("status {status} is never passed on"));
     }
-    let headers = &reply.headers;
-    if headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+    let fields = &reply.fields;
+    if fields.all("content-encoding").any(|coding| !coding.eq_ignore_ascii_case(b"identity")) {
         return broke("the reply is compressed though identity was asked for");
     }
-    let mode = match headers.get(CONTENT_TYPE).map(|value| media_type(value.as_bytes())) {
+    let mode = match fields.all("content-type").next().map(media_type) {
         Some(media) if media.eq_ignore_ascii_case(b"text/event-stream") => Mode::Sse,
         Some(media) if media.eq_ignore_ascii_case(b"application/x-ndjson") => Mode::Ndjson,
         Some(media) if media.eq_ignore_ascii_case(b"application/json") => Mode::Json,

@@ -1,15 +1,16 @@
 //! Which headers pass, in either direction. Framing is always made anew.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS,
     ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
     ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, HOST, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, SERVER, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::backend::Upstream;
+use crate::backend::reply::Fields;
 use crate::gate::record::Record;
 
 /// What a caller may say to a backend.
@@ -56,18 +57,24 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// On every response that the gateway made itself.
 pub const X_DOORWARD_ORIGIN: HeaderName = HeaderName::from_static("x-doorward-origin");
 const OURS: &str = "x-doorward-";
+/// Room for a head, and for most bodies: both go out as one piece then.
+const HEAD_AND_SMALL_BODY: usize = 2048;
 
 /// The head of the request to a backend, written anew: framing, host, credential and id are ours,
-/// and of the caller's headers only those listed pass.
+/// and of the caller's headers only those listed pass. There is room behind it for a small body.
 #[must_use]
 pub fn request_head(
-    target: &str,
+    target: (&str, &str, Option<&str>),
     from_caller: &HeaderMap,
     upstream: &Upstream,
     record: &Record,
     content_length: usize,
-) -> Bytes {
-    let mut head = BytesMut::with_capacity(512);
+) -> BytesMut {
+    let (base, path, query) = target;
+    let mut head = BytesMut::with_capacity(HEAD_AND_SMALL_BODY);
+    for part in ["POST ", base, path, query.map_or("", |_| "?"), query.unwrap_or(""), " HTTP/1.1\r\n"] {
+        head.extend_from_slice(part.as_bytes());
+    }
     // A header's value cannot hold what would end its line: `HeaderValue` sees to that.
     let mut put = |name: &str, value: &[u8]| {
         head.extend_from_slice(name.as_bytes());
@@ -79,12 +86,13 @@ pub fn request_head(
     put(CONTENT_TYPE.as_str(), b"application/json");
     put(CONTENT_LENGTH.as_str(), content_length.to_string().as_bytes());
     put(ACCEPT_ENCODING.as_str(), b"identity");
-    for name in &TO_BACKEND {
-        if !is_hop_by_hop_by_request(from_caller, name) {
-            // Readers differ on bytes outside of ASCII, and none of these headers has a use for them.
-            for value in from_caller.get_all(name).iter().filter(|value| value.to_str().is_ok()) {
-                put(name.as_str(), value.as_bytes());
-            }
+    let connection = || from_caller.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
+    let names_some = connection().next().is_some();
+    for (name, value) in from_caller {
+        // Readers differ on bytes outside of ASCII, and none of these headers has a use for them.
+        let passes = TO_BACKEND.contains(name) && value.to_str().is_ok();
+        if passes && !(names_some && names_in_connection(connection(), name)) {
+            put(name.as_str(), value.as_bytes());
         }
     }
     if let Some(credential) = &upstream.credential {
@@ -96,50 +104,32 @@ pub fn request_head(
             put(name, value.as_bytes());
         }
     }
-    let mut request = BytesMut::with_capacity(head.len() + target.len() + 24);
-    request.extend_from_slice(b"POST ");
-    request.extend_from_slice(target.as_bytes());
-    request.extend_from_slice(b" HTTP/1.1\r\n");
-    request.extend_from_slice(&head);
-    request.extend_from_slice(b"\r\n");
-    request.freeze()
+    head.extend_from_slice(b"\r\n");
+    head
 }
 
-/// True when the caller named the header in `Connection`: then it was meant for us alone.
-fn is_hop_by_hop_by_request(headers: &HeaderMap, name: &HeaderName) -> bool {
-    headers.get_all(CONNECTION).iter().any(|value| {
-        value
-            .as_bytes()
-            .split(|&b| b == b',')
-            .any(|named| named.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
-    })
-}
-
-/// Takes away what a backend may not say to a caller. `edited` replies have another length.
-pub fn to_caller(headers: &mut HeaderMap, record: &Record, edited: bool) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|&b| b == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-            .filter(|name| *name != CONTENT_LENGTH && *name != CONTENT_TYPE)
-            .collect();
-        for name in named {
-            headers.remove(name);
+/// What of a reply's head goes on to the caller. `edited` replies have another length.
+#[must_use]
+pub fn to_caller(from_backend: &Fields, record: &Record, edited: bool) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(8);
+    for (name, value) in from_backend.iter() {
+        // The head's parser has passed them, so these are a formality.
+        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) else { continue };
+        let framing = name == CONTENT_LENGTH || name == CONTENT_TYPE;
+        let ours = name.as_str().starts_with(OURS);
+        let for_us_alone = !framing && names_in_connection(from_backend.all("connection"), &name);
+        let length_changes = edited && name == CONTENT_LENGTH;
+        if !(ours || for_us_alone || length_changes || NOT_TO_CALLER.contains(&name)) {
+            headers.append(name, value);
         }
-    }
-    for name in &NOT_TO_CALLER {
-        headers.remove(name);
-    }
-    if headers.keys().any(|name| name.as_str().starts_with(OURS)) {
-        let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
-        for name in ours {
-            headers.remove(name);
-        }
-    }
-    if edited {
-        headers.remove(CONTENT_LENGTH);
     }
     headers.insert(X_REQUEST_ID, record.id_header());
+    headers
+}
+
+/// True when one of the `Connection` fields names the header: then it was meant for us alone.
+fn names_in_connection<'v>(mut connection: impl Iterator<Item = &'v [u8]>, name: &HeaderName) -> bool {
+    connection.any(|value| {
+        value.split(|&b| b == b',').any(|named| named.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
+    })
 }

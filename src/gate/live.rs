@@ -3,13 +3,13 @@
 //! Invariant: between admission and its last byte a request is in here, and whatever refuses it
 //! now ends it: revocation, expiry, a narrowed grant, a reload.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Context;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use slab::Slab;
 use tokio::time::Instant;
 
 use crate::domain::refusal::Refusal;
@@ -24,30 +24,23 @@ const LAST_RESORT: Duration = Duration::from_secs(1);
 
 /// The requests in flight of one worker.
 #[derive(Clone, Default, Debug)]
-pub struct LiveRequests(Arc<Inner>);
-
-#[derive(Default, Debug)]
-struct Inner {
-    requests: Mutex<HashMap<u64, Arc<LiveRequest>>>,
-    next: AtomicU64,
-}
+pub struct LiveRequests(Arc<Mutex<Slab<Arc<LiveRequest>>>>);
 
 impl LiveRequests {
     /// Enters an admitted request. It stays until the guard is dropped.
-    pub fn enter(&self, facts: Facts, expires_at: Timestamp) -> LiveGuard {
-        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+    pub fn enter(&self, facts: Facts, expires_at: Timestamp, entered_at: Instant) -> LiveGuard {
         let request = Arc::new(LiveRequest {
             facts,
             expires_at: Mutex::new(expires_at),
             ended: AtomicBool::new(false),
             why: OnceLock::new(),
             ended_at: OnceLock::new(),
-            entered_at: Instant::now(),
+            entered_at,
             handed_out: AtomicU64::new(0),
             waker: AtomicWaker::new(),
         });
-        self.lock().insert(id, Arc::clone(&request));
-        LiveGuard { id, request, live: self.clone() }
+        let place = self.lock().insert(Arc::clone(&request));
+        LiveGuard { place, request, live: self.clone() }
     }
 
     /// How many requests are in flight.
@@ -58,7 +51,7 @@ impl LiveRequests {
 
     /// Decides all requests again, by the view of now.
     pub fn decide_again(&self, view: &View, now: Timestamp) {
-        let requests: Vec<_> = self.lock().values().cloned().collect();
+        let requests: Vec<_> = self.lock().iter().map(|(_, request)| Arc::clone(request)).collect();
         for request in requests {
             match request.facts.decide(view, now) {
                 Ok(expires_at) => *request.expires_at.lock().unwrap_or_else(PoisonError::into_inner) = expires_at,
@@ -71,7 +64,8 @@ impl LiveRequests {
     pub fn end_expired(&self, view: &View, now: Timestamp) {
         let expired: Vec<_> = self
             .lock()
-            .values()
+            .iter()
+            .map(|(_, request)| request)
             .filter(|request| now >= *request.expires_at.lock().unwrap_or_else(PoisonError::into_inner))
             .cloned()
             .collect();
@@ -85,7 +79,7 @@ impl LiveRequests {
     /// Closes the connections of callers who do not take the end that was made for them, or have
     /// stopped reading.
     pub fn close_stuck(&self, now: Instant, patience: Patience) {
-        for request in self.lock().values() {
+        for (_, request) in self.lock().iter() {
             let unheard = request.ended_at.get().is_some_and(|at| now.saturating_duration_since(*at) >= LAST_RESORT);
             if unheard || request.is_stalled(now, patience.stalled) {
                 request.facts.connection().supervised.give(Order::Close);
@@ -95,13 +89,13 @@ impl LiveRequests {
 
     /// Ends every request: the drain took too long.
     pub fn end_all(&self, why: &Refusal) {
-        for request in self.lock().values() {
+        for (_, request) in self.lock().iter() {
             request.end(why.clone());
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<LiveRequest>>> {
-        self.0.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Slab<Arc<LiveRequest>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -143,7 +137,7 @@ impl LiveRequest {
 /// Keeps a request entered. Travels with the response body.
 #[derive(Debug)]
 pub struct LiveGuard {
-    id: u64,
+    place: usize,
     request: Arc<LiveRequest>,
     live: LiveRequests,
 }
@@ -183,6 +177,6 @@ impl LiveGuard {
 
 impl Drop for LiveGuard {
     fn drop(&mut self) {
-        self.live.lock().remove(&self.id);
+        self.live.lock().try_remove(self.place);
     }
 }

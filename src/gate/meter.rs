@@ -34,13 +34,14 @@ const LAST_WORDS: Duration = Duration::from_millis(20);
 /// Hands the reply on, and the record with it.
 pub fn meter(forwarded: Forwarded, shape: Shape, mut record: Record) -> Response<ReplyBody> {
     let Forwarded { routed, stop, reply, manner } = forwarded;
-    let Reply { status, mut headers, lease, first_event_by } = reply;
+    let Reply { status, fields, lease, first_event_by } = reply;
     let admitted = routed.admitted;
     let stop = routed.stops.get(stop);
-    let alias = Some(admitted.request.model.as_str()).filter(|alias| stop.is_none_or(|stop| stop.model != **alias));
+    let alias = Some(&*admitted.request.model).filter(|alias| stop.is_none_or(|stop| *stop.model != **alias));
     let edited = alias.is_some() && manner.mode != Mode::Opaque;
-    record.replied(status.as_u16());
-    headers::to_caller(&mut headers, &record, edited);
+    let now = Instant::now();
+    record.replied(status.as_u16(), now);
+    let headers = headers::to_caller(&fields, &record, edited);
     let relay = Relay {
         length: lease.wire().length().filter(|_| !edited),
         lease: Some(lease),
@@ -55,7 +56,7 @@ pub fn meter(forwarded: Forwarded, shape: Shape, mut record: Record) -> Response
         watchdog: None,
         first_event_by,
         idle: stop.map_or(Duration::ZERO, |stop| stop.upstream.timeouts.idle),
-        last_chunk: Instant::now(),
+        last_chunk: now,
     };
     let mut response = Response::new(ReplyBody::Relayed(Box::new(relay)));
     *response.status_mut() = status;
@@ -156,7 +157,9 @@ impl Relay {
             Poll::Ready(Some(Ok(data))) => {
                 self.last_chunk = Instant::now();
                 self.rewriter.push(data, &mut self.out);
-                self.record.worked_on_reply(self.last_chunk.elapsed());
+                if self.rewriter.looks_into() {
+                    self.record.worked_on_reply(self.last_chunk.elapsed());
+                }
                 if lease.wire().is_complete() {
                     self.complete();
                 }
@@ -204,7 +207,7 @@ impl Relay {
         }
         self.out.append(&mut rest);
         if let Some(lease) = self.lease.take() {
-            lease.give_back();
+            lease.give_back(self.last_chunk);
         }
         self.stage = Stage::Complete;
         if self.out.is_empty() {

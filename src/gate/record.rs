@@ -3,6 +3,7 @@
 //! Invariant: whatever becomes of a request, its `Record` is dropped exactly once: at the end of
 //! the response body, with a refusal, or with the future of a caller who hung up.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use aws_lc_rs::rand;
 use http::HeaderValue;
 use tokio::time::Instant;
 
+use crate::backend::Upstream;
 use crate::config::WhenFull;
 use crate::dialect::body::Request;
 use crate::domain::endpoint::Endpoint;
@@ -20,7 +22,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::gate::Gateway;
 use crate::gate::claim::ClaimedUse;
 use crate::gate::connection::{Connection, InFlight};
-use crate::telemetry::records::Place;
+use crate::telemetry::records::{Place, line};
 
 /// How long a request waits for a place in a full queue.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -43,9 +45,9 @@ pub struct Record {
     claimed: Option<ClaimedUse>,
     credentials: Option<Credentials>,
     endpoint: Option<Endpoint>,
-    model: Option<String>,
-    target: Option<String>,
-    backend: Option<String>,
+    model: Option<Arc<str>>,
+    target: Option<Arc<str>>,
+    backend: Option<Arc<Upstream>>,
     stream: bool,
     /// For the body to arrive.
     waited: Duration,
@@ -53,7 +55,7 @@ pub struct Record {
     bytes_in: u64,
     bytes_out: u64,
     /// The connection is busy until here.
-    _in_flight: InFlight,
+    in_flight: InFlight,
 }
 
 impl Record {
@@ -100,8 +102,14 @@ impl Record {
             reply_work: Duration::ZERO,
             bytes_in: 0,
             bytes_out: 0,
-            _in_flight: in_flight,
+            in_flight,
         })
+    }
+
+    /// The same moment, on the clock that only goes forward.
+    #[must_use]
+    pub const fn begun(&self) -> Instant {
+        self.begun
     }
 
     /// When the request's head was complete.
@@ -138,18 +146,19 @@ impl Record {
         self.endpoint = Some(endpoint);
     }
 
-    /// Notes what the body said, and how long it took to arrive. The alias is in its grammar by
-    /// now, so it is safe to write down.
-    pub fn read(&mut self, bytes: u64, arrived_in: Duration, request: &Request) {
+    /// Notes what the body said, and when it had arrived. The alias is in its grammar by now, so it
+    /// is safe to write down.
+    pub fn read(&mut self, bytes: u64, arrived_at: Instant, request: &Request) {
         self.bytes_in = bytes;
-        self.waited = arrived_in;
-        self.model = Some(request.model.clone());
+        self.waited = arrived_at.saturating_duration_since(self.begun);
+        self.model = Some(Arc::clone(&request.model));
         self.stream = request.stream;
     }
 
     /// Notes that the gateway has done its part of the request: the backend's begins.
-    pub fn handed_over(&self) {
-        self.gateway.metrics.request_processed(self.begun.elapsed().saturating_sub(self.waited));
+    pub fn handed_over(&self, now: Instant) {
+        let span = now.saturating_duration_since(self.begun);
+        self.gateway.metrics.request_processed(span.saturating_sub(self.waited));
     }
 
     /// Notes time that the gateway spent on the reply.
@@ -158,9 +167,9 @@ impl Record {
     }
 
     /// Notes where the request went.
-    pub fn forwarded_to(&mut self, backend: &str, model: &str) {
-        self.backend = Some(backend.to_owned());
-        self.target = Some(model.to_owned());
+    pub fn forwarded_to(&mut self, backend: &Arc<Upstream>, model: &Arc<str>) {
+        self.backend = Some(Arc::clone(backend));
+        self.target = Some(Arc::clone(model));
     }
 
     /// What the request path shares.
@@ -191,9 +200,9 @@ impl Record {
     }
 
     /// Notes the head of the backend's reply.
-    pub fn replied(&mut self, status: u16) {
+    pub fn replied(&mut self, status: u16, now: Instant) {
         self.status = Some(status);
-        self.first_byte = Some(self.begun.elapsed());
+        self.first_byte = Some(now.saturating_duration_since(self.begun));
     }
 
     /// Notes bytes that were handed to the caller's connection.
@@ -213,9 +222,10 @@ impl Record {
         let Some(credentials) = &self.credentials else { return Vec::new() };
         let certificate = credentials.certificate.as_ref();
         let key = credentials.key.as_ref();
-        let owner = key.map(|key| &key.owner).or_else(|| certificate.and_then(|c| c.owner.as_ref()));
+        let owner = credentials.bearer_owner().or_else(|| certificate.and_then(|c| c.owner.as_ref()));
+        let token = credentials.token.as_ref().and_then(|vouched| vouched.token.visible_subject());
         let values = [
-            ("x-doorward-subject", certificate.map(|certificate| certificate.identity.to_string())),
+            ("x-doorward-subject", certificate.map(|certificate| certificate.identity.to_string()).or(token)),
             ("x-doorward-owner", owner.map(ToString::to_string)),
             ("x-doorward-key-id", key.map(|key| key.id.to_string())),
             ("x-doorward-request-id", Some(self.id().to_owned())),
@@ -228,7 +238,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         // Nobody said how it ended: the caller left.
         let outcome = self.outcome.unwrap_or(Outcome::CallerGone);
-        let duration = self.begun.elapsed();
+        let now = Instant::now();
+        let duration = now.saturating_duration_since(self.begun);
+        self.in_flight.ends_at(now);
         let code = self.refusal.as_ref().map(|refusal| refusal.code().as_str());
         self.gateway.metrics.request_ends(outcome, code);
         if let Some(claimed) = self.claimed.take() {
@@ -241,39 +253,33 @@ impl Drop for Record {
         let detail = self.refusal.as_ref().map(|refusal| cut(refusal.to_string()));
         let certificate = self.credentials.as_ref().and_then(|credentials| credentials.certificate.as_ref());
         let key = self.credentials.as_ref().and_then(|credentials| credentials.key.as_ref());
+        let bearer_owner = self.credentials.as_ref().and_then(Credentials::bearer_owner);
         let identity_owner = certificate.and_then(|certificate| certificate.owner.as_ref());
         let entry = Entry {
-            ts: self.received_at.to_string(),
+            ts: self.received_at,
             request_id: self.id.as_str(),
             outcome,
             status: self.status,
             code,
-            owner: key.map(|key| key.owner.as_str()).or_else(|| identity_owner.map(|owner| owner.as_str())),
-            identity_owner: key.and(identity_owner).map(|owner| owner.as_str()),
+            owner: bearer_owner.or(identity_owner).map(|owner| owner.as_str()),
+            identity_owner: bearer_owner.and(identity_owner).map(|owner| owner.as_str()),
             key_id: key.map(|key| key.id.as_str()),
             identity: certificate.map(|certificate| certificate.identity.uri()),
-            client_ip: &self.connection.address.to_string(),
+            client_ip: &self.connection.address_text,
             endpoint: self.endpoint.map(Endpoint::name),
             model: self.model.as_deref(),
             target: self.target.as_deref(),
-            backend: self.backend.as_deref(),
+            backend: self.backend.as_ref().map(|backend| backend.name.as_str()),
             stream: self.stream,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            ttfb_ms: self.first_byte.map(millis),
-            duration_ms: millis(duration),
+            ttfb: self.first_byte,
+            duration,
             kx: Some(&self.connection.key_exchange),
             detail: detail.as_deref(),
         };
-        // Writing to memory cannot fail, and an entry has no value that JSON cannot hold.
-        if let Ok(line) = serde_json::to_vec(&entry) {
-            place.write(&line);
-        }
+        place.write(|waiting| line::write(&entry, waiting));
     }
-}
-
-fn millis(span: Duration) -> f64 {
-    (span.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }
 
 fn cut(mut text: String) -> String {
@@ -290,9 +296,7 @@ struct RequestId([u8; 36]);
 
 impl RequestId {
     fn new(now: Timestamp) -> Self {
-        let mut random = [0; 10];
-        // Without randomness ids could collide; requests themselves are none the worse.
-        let _ = rand::fill(&mut random).is_ok();
+        let random = DICE.with_borrow_mut(Dice::roll);
         let millis = u64::try_from(now.as_millis()).unwrap_or(0);
         let mut text = [0; 36];
         uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid().hyphenated().encode_lower(&mut text);
@@ -301,5 +305,45 @@ impl RequestId {
 
     fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// Random bytes for ids, drawn for many at once: a draw costs ten times what the rest of an id does.
+struct Dice {
+    bytes: [u8; Self::AT_ONCE],
+    used: usize,
+}
+
+thread_local! {
+    static DICE: RefCell<Dice> = const { RefCell::new(Dice { bytes: [0; Dice::AT_ONCE], used: Dice::AT_ONCE }) };
+}
+
+impl Dice {
+    const AT_ONCE: usize = 1280;
+
+    fn roll(&mut self) -> [u8; 10] {
+        if self.used >= Self::AT_ONCE {
+            // Without randomness ids could collide; requests themselves are none the worse.
+            let _ = rand::fill(&mut self.bytes).is_ok();
+            self.used = 0;
+        }
+        let rolled = self.bytes.get(self.used..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default();
+        self.used += rolled.len();
+        rolled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_ids_of_one_moment_are_equal() {
+        let now = Timestamp::from_millis(1_700_000_000_000);
+        let ids: HashSet<String> = (0..1000).map(|_| RequestId::new(now).as_str().to_owned()).collect();
+        assert_eq!(ids.len(), 1000);
+        assert!(ids.iter().all(|id| id.len() == 36 && id.as_bytes()[14] == b'7'));
     }
 }

@@ -25,7 +25,7 @@ pub struct Stop {
     /// The backend.
     pub upstream: Arc<Upstream>,
     /// The backend's own name of the model.
-    pub model: String,
+    pub model: Arc<str>,
 }
 
 /// Finds the targets of the model that was asked for.
@@ -37,8 +37,7 @@ pub struct Stop {
 pub fn route(worker: &Worker, view: &View, admitted: Admitted) -> Result<Routed, Refusal> {
     let settings = &view.settings;
     let dialect = admitted.endpoint.dialect();
-    let model =
-        settings.models.get(admitted.request.model.as_str()).and_then(|&index| settings.config.models.get(index));
+    let model = settings.models.get(&*admitted.request.model).and_then(|&index| settings.config.models.get(index));
     let speaks = |backend: BackendIndex| {
         settings.config.backends.get(backend.0).is_some_and(|backend| backend.dialects.contains(&dialect))
     };
@@ -47,7 +46,7 @@ pub fn route(worker: &Worker, view: &View, admitted: Admitted) -> Result<Routed,
         .into_iter()
         .filter_map(|target| {
             let upstream = settings.upstreams.get(target.backend.0)?;
-            Some(Stop { upstream: Arc::clone(upstream), model: target.model.clone() })
+            Some(Stop { upstream: Arc::clone(upstream), model: Arc::clone(&target.model) })
         })
         .collect();
     if stops.is_empty() { Err(Refusal::ModelNotFound { by: None }) } else { Ok(Routed { admitted, stops }) }

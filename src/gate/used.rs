@@ -1,8 +1,9 @@
 //! When keys were used: noted in memory by the request path, handed to the store's writer now and
 //! then.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+
+use rustc_hash::FxHashMap;
 
 use crate::domain::key::KeyId;
 use crate::domain::timestamp::Timestamp;
@@ -10,7 +11,7 @@ use crate::store::writer::Claims;
 
 /// The keys that one worker has seen since it last told. Never more than there are keys.
 #[derive(Default, Debug)]
-pub struct UsedKeys(Mutex<HashMap<KeyId, Timestamp>>);
+pub struct UsedKeys(Mutex<FxHashMap<KeyId, Timestamp>>);
 
 impl UsedKeys {
     /// Notes that a key was used.

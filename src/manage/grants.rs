@@ -238,6 +238,7 @@ impl SetGrant {
     fn fields(&self, reading: &mut Reading, now: Timestamp) -> Option<grant::Grant> {
         let owner = reading.value("owner", &self.owner, OwnerPath::parse);
         let grant = grant::Grant {
+            cors_origins: None,
             owner: owner?,
             require: reading.optional("require", self.require.as_deref(), Require::parse),
             networks: reading.list("networks", self.networks.as_ref(), Networks::parse),

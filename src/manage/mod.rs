@@ -5,6 +5,7 @@
 //! said of a request is said here too, so that both say the same.
 
 pub mod certificates;
+pub mod explain;
 pub mod fault;
 pub mod fields;
 pub mod grants;

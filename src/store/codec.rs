@@ -135,6 +135,7 @@ pub(super) fn grant(row: &Row<'_>) -> Result<Grant, StoreError> {
     let read = Reader { row, kind: "the grant of", columns: &GRANT };
     let lists = Lists::default();
     Ok(Grant {
+        cors_origins: None,
         owner: read.with("owner", |text: String| OwnerPath::parse(&text))?,
         require: read.maybe("require", Require::parse)?,
         networks: read.list("networks", &lists.networks, Networks::parse::<String>)?,

@@ -256,6 +256,8 @@ impl Store {
 }
 
 #[cfg(test)]
+mod conformance_keys_tests;
+#[cfg(test)]
 mod conformance_tests;
 #[cfg(test)]
 mod durability_tests;

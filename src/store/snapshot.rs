@@ -4,8 +4,10 @@
 //! Invariant: a snapshot never changes; a change makes a new one that shares all but the touched
 //! parts, so one changed key among 100,000 costs one shard and not the world.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::domain::grant::{Grant, GrantTree};
 use crate::domain::key::{KeyId, KeyRecord};
@@ -13,7 +15,7 @@ use crate::domain::owner::{DisabledOwners, OwnerPath};
 use crate::tls::peer::{Authority, PeerCertificate};
 
 const SHARDS: usize = 256;
-type Shard = Arc<HashMap<KeyId, Arc<KeyRecord>>>;
+type Shard = Arc<FxHashMap<KeyId, Arc<KeyRecord>>>;
 
 /// What the store says, at one moment.
 #[derive(Clone, Debug)]

@@ -4,13 +4,13 @@
 //! into one transaction; a claim whose asker has left is given back; what cannot be made durable
 //! is an error and never a free pass. Queue and waits are bounded.
 
-use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -98,7 +98,7 @@ impl Claims {
     }
 
     /// Notes when keys were last used. False when there is no room: try again later.
-    pub fn touch(&self, used: &HashMap<KeyId, Timestamp>) -> bool {
+    pub fn touch(&self, used: &FxHashMap<KeyId, Timestamp>) -> bool {
         let used = used.iter().map(|(key, at)| (*key, *at)).collect();
         self.0.try_send(Job::Touch(used)).is_ok()
     }
@@ -130,7 +130,7 @@ impl Writer {
             claims: claims.clone(),
             opened: None,
             refunds: Vec::new(),
-            used: HashMap::new(),
+            used: FxHashMap::default(),
             failing: false,
         };
         let run = move || runtime.block_on(desk.run(jobs, stopped));
@@ -165,7 +165,7 @@ struct Desk {
     /// Uses to be given back; kept until that is done.
     refunds: Vec<KeyId>,
     /// Last uses that are not written yet.
-    used: HashMap<KeyId, Timestamp>,
+    used: FxHashMap<KeyId, Timestamp>,
     failing: bool,
 }
 

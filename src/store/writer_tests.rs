@@ -104,7 +104,7 @@ fn last_uses_are_written_at_the_latest_when_the_writer_ends() {
     let writer = Writer::start(fixture.dir()).unwrap();
     let key = new_key(1).id;
     for seconds in [7, 9, 8] {
-        assert!(writer.claims().touch(&HashMap::from([(key, at(seconds))])));
+        assert!(writer.claims().touch(&FxHashMap::from_iter([(key, at(seconds))])));
     }
     drop(writer);
     assert_eq!(fixture.open().last_used_at(&key).unwrap(), Some(at(9)));

@@ -21,6 +21,8 @@ use crate::domain::event::Outcome;
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
+    /// The counter of `requests` that nearly all requests end in.
+    forwarded: Counter,
     in_flight: Gauge,
     connections: Gauge,
     turned_away: Counter,
@@ -30,16 +32,24 @@ pub struct Metrics {
     reply_side: Histogram,
     panics: Counter,
     reloads: Family<ReloadLabels, Counter>,
+    key_fetches: Family<IssuerLabels, Counter>,
     records_dropped: Gauge<u64, AtomicU64>,
     records_written: Gauge<u64, AtomicU64>,
     keys: Gauge,
     store_readable: Gauge,
+    shared_address: Gauge,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct RequestLabels {
     outcome: OutcomeLabel,
     code: &'static str,
+}
+
+impl RequestLabels {
+    fn new(outcome: Outcome, code: Option<&'static str>) -> Self {
+        Self { outcome: OutcomeLabel(outcome), code: code.unwrap_or("") }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -66,6 +76,12 @@ struct ReloadLabels {
     result: &'static str,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct IssuerLabels {
+    issuer: String,
+    result: &'static str,
+}
+
 /// Why a TLS handshake failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HandshakeFailure {
@@ -81,6 +97,10 @@ pub enum HandshakeFailure {
     PeerLeft,
     /// It took too long.
     TimedOut,
+    /// PROXY headers are required, and the peer is no trusted proxy.
+    UntrustedProxy,
+    /// A trusted proxy sent something else than a PROXY header that is taken.
+    ProxyHeader,
 }
 
 impl HandshakeFailure {
@@ -92,6 +112,8 @@ impl HandshakeFailure {
             Self::Protocol => "protocol",
             Self::PeerLeft => "peer_left",
             Self::TimedOut => "timed_out",
+            Self::UntrustedProxy => "untrusted_proxy",
+            Self::ProxyHeader => "proxy_header",
         }
     }
 }
@@ -99,8 +121,9 @@ impl HandshakeFailure {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("doorward");
-        let requests = Family::default();
+        let requests = Family::<RequestLabels, Counter>::default();
         registry.register("requests", "Requests by outcome and refusal code", requests.clone());
+        let forwarded = requests.get_or_create(&RequestLabels::new(Outcome::Forwarded, None)).clone();
         let in_flight = Gauge::default();
         registry.register("requests_in_flight", "Requests between their head and their last byte", in_flight.clone());
         let connections = Gauge::default();
@@ -133,6 +156,8 @@ impl Default for Metrics {
         registry.register("panics", "Connections that were lost to a defect", panics.clone());
         let reloads = Family::default();
         registry.register("reloads", "Reloads of the config by result", reloads.clone());
+        let key_fetches = Family::default();
+        registry.register("issuer_key_fetches", "Fetches of an issuer's keys by result", key_fetches.clone());
         let records_dropped = Gauge::default();
         registry.register(
             "records_dropped",
@@ -143,6 +168,12 @@ impl Default for Metrics {
         registry.register("records_written", "Records that were written", records_written.clone());
         let keys = Gauge::default();
         registry.register("keys", "Keys in the store, revoked ones included", keys.clone());
+        let shared_address = Gauge::default();
+        registry.register(
+            "callers_share_an_address",
+            "1 when different callers came and all of them from one address",
+            shared_address.clone(),
+        );
         let store_readable = Gauge::default();
         store_readable.set(1);
         registry.register(
@@ -153,6 +184,7 @@ impl Default for Metrics {
         Self {
             registry,
             requests,
+            forwarded,
             in_flight,
             connections,
             turned_away,
@@ -162,10 +194,12 @@ impl Default for Metrics {
             reply_side,
             panics,
             reloads,
+            key_fetches,
             records_dropped,
             records_written,
             keys,
             store_readable,
+            shared_address,
         }
     }
 }
@@ -179,7 +213,10 @@ impl Metrics {
     /// A request is over. `code` is a refusal's.
     pub fn request_ends(&self, outcome: Outcome, code: Option<&'static str>) {
         self.in_flight.dec();
-        self.requests.get_or_create(&RequestLabels { outcome: OutcomeLabel(outcome), code: code.unwrap_or("") }).inc();
+        match (outcome, code) {
+            (Outcome::Forwarded, None) => self.forwarded.inc(),
+            _ => self.requests.get_or_create(&RequestLabels::new(outcome, code)).inc(),
+        };
     }
 
     /// A reply is over, and took this long here.
@@ -229,12 +266,19 @@ impl Metrics {
         self.store_readable.set(i64::from(readable));
     }
 
+    /// The keys of an issuer were fetched, or could not be.
+    pub fn keys_fetched(&self, issuer: &str, fetched: bool) {
+        let result = if fetched { "fetched" } else { "failed" };
+        self.key_fetches.get_or_create(&IssuerLabels { issuer: issuer.to_owned(), result }).inc();
+    }
+
     /// Writes all figures in the text format that Prometheus scrapes.
     #[must_use]
     pub fn scrape(&self, figures: Figures) -> String {
         self.records_dropped.set(figures.records_dropped);
         self.records_written.set(figures.records_written);
         self.keys.set(i64::try_from(figures.keys).unwrap_or(i64::MAX));
+        self.shared_address.set(i64::from(figures.callers_share_an_address));
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => text,
@@ -252,6 +296,8 @@ pub struct Figures {
     pub records_written: u64,
     /// Keys in the store.
     pub keys: usize,
+    /// Different callers came, all from one address.
+    pub callers_share_an_address: bool,
 }
 
 /// An open connection, as far as counting goes.

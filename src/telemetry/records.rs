@@ -8,6 +8,7 @@
 //! more than everything else that the gateway does for it.
 
 mod file;
+pub mod line;
 
 use std::cell::Cell;
 use std::fmt;
@@ -193,16 +194,18 @@ pub struct Place {
 }
 
 impl Place {
-    /// Queues one line, without its newline. Never waits for the disk.
-    pub fn write(mut self, line: &[u8]) {
-        debug_assert!(!line.contains(&b'\n'), "a record is one line");
+    /// Queues one line, which `append` adds to what waits, without its newline. Never waits for the
+    /// disk.
+    pub fn write(mut self, append: impl FnOnce(&mut Vec<u8>)) {
         let Some(shared) = self.shared.take() else { return };
-        shared.pending_bytes.fetch_add(line.len() + 1, Ordering::Relaxed);
         let Some(shard) = shared.shards.get(shard_of_thread()) else { return };
         let mut shard = lock(shard);
-        shard.bytes.extend_from_slice(line);
+        let before = shard.bytes.len();
+        append(&mut shard.bytes);
+        debug_assert!(!shard.bytes.iter().skip(before).any(|byte| *byte == b'\n'), "a record is one line");
         shard.bytes.push(b'\n');
         shard.lines += 1;
+        shared.pending_bytes.fetch_add(shard.bytes.len() - before, Ordering::Relaxed);
     }
 }
 

@@ -75,7 +75,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ReadAhead<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let stream = Pin::new(&mut self.stream);
+        match slices {
+            // What TLS has to say is one record most of the time, and a plain write costs the kernel less.
+            [only] => stream.poll_write(context, only),
+            several => stream.poll_write_vectored(context, several),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,141 +1,283 @@
-//! Keys that live in the config; owners and grants in the store; what they take away is gone.
+//! What a key can be limited to, live: switched off, not yet valid, rotated, bound; and owners.
+
+use std::time::Duration;
 
 use doorward::cli::key;
-use doorward::domain::grant::{Grant, Models, Require};
-use doorward::domain::key::{KeyDigest, PresentedKey};
+use doorward::clock::Clock;
+use doorward::domain::key::{Binding, KeyChange, KeyDetails, KeyId, KeyRecord};
 use doorward::domain::owner::OwnerPath;
-use doorward::domain::refusal::CredentialFault;
+use doorward::domain::timestamp::Timestamp;
+use doorward::store::pepper;
+use doorward::store::rows::{Rotated, Rotation, Updated};
+use futures_util::future::join_all;
+use tokio::time::Instant;
 
-use crate::support::{Key, OPEN, Setup, Stub, World, chat, live};
+use crate::support::{Key, LONG, Line, Setup, Stub, World, chat, live, until, within};
 
-fn owner(path: &str) -> OwnerPath {
-    OwnerPath::parse(path).unwrap()
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Asks over an open connection until the answer has another status, which must be `expected` and
+/// come within a second.
+async fn becomes(line: &mut Line, expected: u16) {
+    let begun = Instant::now();
+    loop {
+        let answer = line.get("/v1/models").await;
+        if answer.status == expected {
+            break;
+        }
+        assert!(begun.elapsed() < SECOND, "{answer:?} instead of {expected}");
+    }
 }
 
-/// A key that was made elsewhere, and the `[[key]]` that lists it.
-fn listed(settings: &str) -> (Key, String) {
-    let made = key::create(&owner("acme/x")).unwrap();
-    let sha256 = KeyDigest::plain(&PresentedKey::parse(made.reveal().as_bytes()).unwrap()).to_hex();
-    let section = format!("\n[[key]]\nid = \"{}\"\nowner = \"acme/x\"\nsha256 = \"{sha256}\"\n{settings}\n", made.id());
-    (Key { id: made.id(), text: made.reveal().to_owned() }, section)
+impl World {
+    fn change_key(&self, id: &KeyId, change: &KeyChange) {
+        assert!(matches!(self.store().update_key(id, change).unwrap(), Updated::Changed(_)));
+    }
+
+    fn disable_owner(&self, owner: &str, disabled: bool) {
+        let owner = OwnerPath::parse(owner).unwrap();
+        let since = disabled.then(|| self.clock.now());
+        assert!(self.store().set_owner_disabled(&owner, since).unwrap());
+    }
+
+    /// Rotates a key as `doorward key rotate` does; the new one is in force.
+    async fn rotate(&self, id: &KeyId, overlap: Duration) -> (Key, Timestamp) {
+        let before = self.generation();
+        let mut store = self.store();
+        let pepper = pepper::load(&self.state, &mut store).unwrap();
+        let made = key::create(&store.key(id).unwrap().unwrap().owner).unwrap();
+        let digest = pepper.digest(&made);
+        let rotation = Rotation { id: made.id(), digest, expires_at: None, overlap, now: self.clock.now() };
+        let Rotated::Rotated { new, old } = store.rotate_key(id, &rotation).unwrap() else { panic!("not rotated") };
+        assert_eq!(new.details().rotated_from, Some(*id));
+        self.changed_since(before).await;
+        (Key { id: new.id, text: made.reveal().to_owned() }, old.expires_at.unwrap())
+    }
 }
 
 #[tokio::test]
-async fn a_key_of_the_config_works_as_one_of_the_store() {
-    let stub = Stub::chatty().await;
-    let (plain, first) = listed("");
-    let (narrow, second) = listed("models = [\"same\"]");
-    let (off, third) = listed("disabled = true");
-    let setup = || Setup::new(&stub).grants(&format!("{OPEN}{first}{second}{third}"));
-    let mut world = setup().start().await;
-    let with = |key: &Key| world.caller().key(key);
-    with(&plain).chat(&chat("llama")).await.assert_served();
-    with(&narrow).chat(&chat("same")).await.assert_served();
-    with(&narrow).chat(&chat("llama")).await.assert_refused(&world, 404, "model_not_found").await;
-    let record = with(&off).chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
-    assert_eq!(record["detail"], CredentialFault::KeyDisabled(off.id).to_string());
-    assert_eq!((&record["key_id"], &record["owner"]), (&off.id.as_str().into(), &"acme/x".into()));
-    // Another secret under a listed id.
-    let other = key::create(&owner("acme/x")).unwrap();
-    let forged = Key { id: plain.id, text: other.reveal().to_owned() };
-    with(&forged).chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
-    let mut line = with(&plain).h1().await;
-    line.chat(&chat("llama")).await.assert_served();
-    world.reload(&setup().grants(OPEN).text());
-    line.chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
-}
-
-/// Of a key in both places the config's holds; but what is revoked in the store is revoked.
-#[tokio::test]
-async fn a_key_in_config_and_store_is_the_configs_until_it_is_revoked() {
-    let stub = Stub::chatty().await;
-    let (key, section) = listed("models = [\"same\"]");
-    let world = Setup::new(&stub).grants(&format!("{OPEN}{section}")).start().await;
-    let mut line = world.caller().key(&key).h2().await;
-    let digest = KeyDigest::plain(&PresentedKey::parse(key.text.as_bytes()).unwrap());
-    let before = world.generation();
-    world.key_like("acme/x", |record| doorward::domain::key::KeyRecord { id: key.id, digest, ..record }).await;
-    world.changed_since(before).await;
-    line.chat(&chat("same")).await.assert_served();
-    line.chat(&chat("llama")).await.assert_refused(&world, 404, "model_not_found").await;
-    let before = world.generation();
-    world.revoke_key(&key.id);
-    world.changed_since(before).await;
-    line.chat(&chat("same")).await.assert_refused(&world, 401, "invalid_credentials").await;
-}
-
-/// A grant in the store narrows what the config grants, opens what nobody has named, and goes.
-#[tokio::test]
-async fn a_grant_in_the_store_is_in_force_beside_the_configs() {
+async fn a_key_that_is_switched_off_is_refused_within_a_second_and_works_again_when_it_is_switched_on() {
     let stub = Stub::chatty().await;
     let world = World::open(&stub).await;
-    let mut line = world.caller().key(&world.key("acme/x").await).h1().await;
-    line.chat(&chat("llama")).await.assert_served();
-    let narrow = Grant { models: Some(Models::parse(&["same"]).unwrap()), ..Grant::new(owner("acme")) };
-    let before = world.generation();
-    assert!(world.store().set_grant(&narrow).unwrap());
-    world.changed_since(before).await;
-    line.chat(&chat("llama")).await.assert_refused(&world, 404, "model_not_found").await;
-    line.chat(&chat("same")).await.assert_served();
-    let before = world.generation();
-    assert!(world.store().remove_grant(&narrow.owner).unwrap());
-    world.changed_since(before).await;
-    line.chat(&chat("llama")).await.assert_served();
-
-    let mut stranger = world.caller().key(&world.key("other/x").await).h1().await;
-    stranger.chat(&chat("llama")).await.assert_refused(&world, 403, "no_grant").await;
-    let open = Grant {
-        require: Some(Require::Key),
-        networks: Some(doorward::domain::network::Networks::Any),
-        endpoints: Some(doorward::domain::endpoint::Endpoints::parse(&["*"]).unwrap()),
-        models: Some(Models::parse(&["*"]).unwrap()),
-        ..Grant::new(owner("other"))
-    };
-    let before = world.generation();
-    world.store().set_grant(&open).unwrap();
-    world.changed_since(before).await;
-    stranger.chat(&chat("llama")).await.assert_served();
+    let key = world.key("acme/x").await;
+    for mut line in world.caller().key(&key).both().await {
+        line.chat(&chat("llama")).await.assert_served();
+        world.change_key(&key.id, &KeyChange { disabled: Some(true), ..KeyChange::default() });
+        becomes(&mut line, 401).await;
+        let before = stub.seen().len();
+        line.chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
+        assert_eq!(stub.seen().len(), before);
+        world.change_key(&key.id, &KeyChange { disabled: Some(false), ..KeyChange::default() });
+        becomes(&mut line, 200).await;
+    }
 }
 
-/// Switching an owner off ends live streams of its keys and of its certificates, and of nobody
-/// else; switching it on lets them call again.
 #[tokio::test]
-async fn promise_02_a_disabled_owner_is_refused_at_once_and_its_streams_end() {
+async fn promise_02_an_owner_that_is_disabled_is_refused_with_everything_below_it() {
+    let stub = Stub::chatty().await;
+    let world = World::open(&stub).await;
+    let [above, at, below] = ["acme", "acme/x", "acme/x/y/z"].map(|owner| world.make_key_like(owner, |record| record));
+    let beside = world.key("acme/x2").await;
+    for h2 in [false, true] {
+        let mut lines = Vec::new();
+        for key in [&above, &at, &below, &beside] {
+            let caller = world.caller().key(key);
+            lines.push(if h2 { caller.h2().await } else { caller.h1().await });
+        }
+        let [above, at, below, beside] = &mut lines[..] else { unreachable!() };
+        world.disable_owner("acme/x", true);
+        becomes(at, 401).await;
+        becomes(below, 401).await;
+        for line in [above, beside] {
+            line.chat(&chat("llama")).await.assert_served();
+        }
+        at.chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
+        world.disable_owner("acme/x", false);
+        becomes(at, 200).await;
+        becomes(below, 200).await;
+    }
+}
+
+/// The owner of the certificate counts as much as that of the key.
+#[tokio::test]
+async fn promise_02_the_certificates_owner_is_disabled_too() {
+    let stub = Stub::chatty().await;
+    let world = World::open(&stub).await;
+    let alice = world.certificate("alice");
+    let key = world.key("acme/x").await;
+    let [mut alone, mut both] =
+        [world.caller().certificate(&alice).h2().await, world.caller().certificate(&alice).key(&key).h1().await];
+    let mut other = world.caller().key(&key).h1().await;
+    for line in [&mut alone, &mut both, &mut other] {
+        line.chat(&chat("llama")).await.assert_served();
+    }
+    world.disable_owner("acme/people", true);
+    becomes(&mut alone, 401).await;
+    becomes(&mut both, 401).await;
+    other.chat(&chat("llama")).await.assert_served();
+}
+
+/// A hundred streams of one key end within two seconds of its revocation, none of them cleanly;
+/// those of another key go on.
+#[tokio::test]
+async fn promise_02_a_hundred_live_streams_of_a_revoked_key_end() {
+    const LINES: usize = 10;
     let stub = Stub::by_hand().await;
     let world = World::open(&stub).await;
-    let key = world.key("acme/people/x").await;
-    let other = world.key("acme/others").await;
-    // Certificates of this world sit on acme/people.
-    let callers = [
-        world.caller().key(&key),
-        world.caller().certificate(&world.certificate("alice")),
-        world.caller().key(&other).certificate(&world.certificate("bob")),
-    ];
-    let mut flows = Vec::new();
-    for caller in &callers {
-        flows.push(live(&mut caller.h1().await, &stub).await);
+    let [revoked, other] = [world.key("acme/x").await, world.key("acme/x").await];
+    let (mut lines, mut flows) = (Vec::new(), Vec::new());
+    for n in 0..LINES {
+        // HTTP/1.1 carries one stream, HTTP/2 the others.
+        let caller = world.caller().key(&revoked);
+        let mut line = if n == 0 { caller.h1().await } else { caller.h2().await };
+        for _ in 0..if n == 0 { 1 } else { 11 } {
+            flows.push(live(&mut line, &stub).await);
+        }
+        lines.push(line);
     }
-    let (mut spared, mut spared_exchange) = live(&mut world.caller().key(&other).h1().await, &stub).await;
-    let people = owner("acme/people");
-    assert!(world.store().set_owner_disabled(&people, Some(world.clock.now())).unwrap());
-    for (flow, exchange) in flows {
-        let id = flow.request_id();
-        let ((text, broke), _) = tokio::join!(flow.end(), exchange.closed());
-        assert!(broke.is_some() && text.contains("invalid_credentials"), "{text:?}");
-        let record = world.record(&id).await;
-        assert_eq!(record["detail"], "owner acme/people is disabled", "{record}");
+    assert_eq!(flows.len(), 100);
+    let mut bystander = world.caller().key(&other).h2().await;
+    let (mut flow, mut exchange) = live(&mut bystander, &stub).await;
+
+    let begun = Instant::now();
+    world.revoke_key(&revoked.id);
+    let ends = flows.into_iter().map(|(flow, exchange)| async move { tokio::join!(flow.end(), exchange.closed()) });
+    for ((text, broke), _) in within(2 * SECOND, "the streams end", join_all(ends)).await {
+        assert!(broke.is_some(), "a clean end after {text:?}");
+        assert!(text.contains("\"code\":\"invalid_credentials\"") && !text.contains("[DONE]"), "{text:?}");
     }
-    for caller in &callers {
-        caller.chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
-    }
-    spared_exchange.chunk("data: [DONE]\n\n").await;
-    spared.until("[DONE]").await;
-    spared_exchange.end().await;
-    assert_eq!(spared.end().await.1, None);
-    let before = world.generation();
-    assert!(world.store().set_owner_disabled(&people, None).unwrap());
-    world.changed_since(before).await;
-    let (flow, exchange) = live(&mut callers[0].h1().await, &stub).await;
+    assert!(begun.elapsed() < 2 * SECOND, "{:?}", begun.elapsed());
+    exchange.chunk("data: [DONE]\n\n").await;
+    flow.until("[DONE]").await;
     exchange.end().await;
-    drop(flow);
+    assert_eq!(flow.end().await.1, None);
+}
+
+#[tokio::test]
+async fn promise_02_live_streams_of_a_disabled_owner_end() {
+    let stub = Stub::by_hand().await;
+    let world = World::open(&stub).await;
+    let key = world.key("acme/x/y").await;
+    for mut line in world.caller().key(&key).both().await {
+        let (flow, exchange) = live(&mut line, &stub).await;
+        world.disable_owner("acme/x", true);
+        let ((text, broke), _) =
+            within(2 * SECOND, "the stream ends", async { tokio::join!(flow.end(), exchange.closed()) }).await;
+        assert!(broke.is_some() && text.contains("\"code\":\"invalid_credentials\""), "{text:?} {broke:?}");
+        world.disable_owner("acme/x", false);
+        until(LONG, "the owner is enabled", || {
+            let view = world.server.gateway().view();
+            view.snapshot.disabled_owners().iter().next().is_none().then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn promise_03_a_key_begins_when_it_says() {
+    let stub = Stub::chatty().await;
+    let world = Setup::new(&stub).manual_clock().start().await;
+    let begin = world.clock.now().after(Duration::from_secs(60));
+    let key = world.key_like("acme/x", |record| KeyRecord { not_before: Some(begin), ..record }).await;
+    let mut lines = world.caller().key(&key).both().await;
+    for (step, expected) in [(Duration::from_millis(59_999), 401), (Duration::from_millis(1), 200)] {
+        world.clock.advance(step);
+        for line in &mut lines {
+            assert_eq!(line.chat(&chat("llama")).await.status, expected);
+        }
+    }
+}
+
+/// On the machine's own clock: never refused before its time, and always after it.
+#[tokio::test]
+async fn promise_03_a_key_ends_on_time_by_the_real_clock() {
+    let stub = Stub::chatty().await;
+    let world = World::open(&stub).await;
+    let end = Clock::System.now().after(2 * SECOND);
+    let key = world.key_with("acme/x", Some(end), &[], &[], &[]).await;
+    for mut line in world.caller().key(&key).both().await {
+        loop {
+            let before = Clock::System.now();
+            let answer = line.get("/v1/models").await;
+            let after = Clock::System.now();
+            match answer.status {
+                200 => assert!(before < end, "served at {before}, after {end}"),
+                401 => {
+                    assert!(after >= end, "refused at {after}, before {end}");
+                    break;
+                }
+                other => panic!("{other}: {answer:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn promise_03_a_rotated_key_ends_with_its_overlap() {
+    let stub = Stub::chatty().await;
+    let world = Setup::new(&stub).manual_clock().start().await;
+    let hour = Duration::from_secs(3600);
+    let old = world.key("acme/x").await;
+    let mut old_lines = world.caller().key(&old).both().await;
+    let (new, ends) = world.rotate(&old.id, hour).await;
+    assert_eq!(ends, world.clock.now().after(hour));
+    let mut new_lines = world.caller().key(&new).both().await;
+    for step in [Duration::ZERO, hour - Duration::from_millis(1)] {
+        world.clock.advance(step);
+        for line in old_lines.iter_mut().chain(&mut new_lines) {
+            line.chat(&chat("llama")).await.assert_served();
+        }
+    }
+    world.clock.advance(Duration::from_millis(1));
+    for line in &mut old_lines {
+        line.chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
+    }
+    for line in &mut new_lines {
+        line.chat(&chat("llama")).await.assert_served();
+    }
+}
+
+/// The overlap never makes a key live longer than it would have.
+#[tokio::test]
+async fn a_rotated_key_ends_no_later_than_before() {
+    let stub = Stub::chatty().await;
+    let world = Setup::new(&stub).manual_clock().start().await;
+    let end = world.clock.now().after(Duration::from_secs(60));
+    let old = world.key_with("acme/x", Some(end), &[], &[], &[]).await;
+    let (_, ends) = world.rotate(&old.id, Duration::from_secs(3600)).await;
+    assert_eq!(ends, end);
+}
+
+#[tokio::test]
+async fn a_bound_key_works_only_over_a_connection_that_proved_the_identity() {
+    let stub = Stub::chatty().await;
+    let world = World::open(&stub).await;
+    let bound = |to: &str| {
+        let bound_to = Some(Binding::parse(to).unwrap());
+        world.key_like("acme/x", move |record| KeyRecord {
+            details: KeyDetails { bound_to, ..KeyDetails::default() }.boxed(),
+            ..record
+        })
+    };
+    let to_alice = bound("spiffe://corp.test/client/alice").await;
+    let to_jobs = bound("spiffe://corp.test/client/ci-*").await;
+    let [alice, renewed, bob, job] = ["alice", "alice", "bob", "ci-7"].map(|name| world.certificate(name));
+    let plain = world.caller();
+    for (caller, key, served) in [
+        (plain.clone(), &to_alice, false),
+        (plain.clone().certificate(&bob), &to_alice, false),
+        (plain.clone().certificate(&job), &to_alice, false),
+        (plain.clone().certificate(&alice), &to_alice, true),
+        // The same holder with another certificate.
+        (plain.clone().certificate(&renewed), &to_alice, true),
+        (plain.clone().certificate(&job), &to_jobs, true),
+        (plain.clone().certificate(&alice), &to_jobs, false),
+    ] {
+        let answer = caller.key(key).chat(&chat("llama")).await;
+        if served {
+            answer.assert_served();
+        } else {
+            answer.assert_refused(&world, 403, "key_bound_elsewhere").await;
+        }
+    }
 }

@@ -214,7 +214,7 @@ impl Api {
     fn perform(&self, route: &Route, fields: Fields) -> Result<Done, Fault> {
         let settings = Arc::clone(&self.gateway.view().settings);
         let config = &settings.config;
-        let declared = Declared { grants: config.grants.clone(), keys: config.keys.clone() };
+        let declared = Declared::of(config);
         let policy = Policy { config: Ok(Some(declared)), trust_domain: config.trust_domain.clone() };
         // Opened each time: a connection that was kept would go on writing to a file that was moved
         // away, and a revocation there would count for nobody.

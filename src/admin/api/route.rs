@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::manage::Manager;
 use crate::manage::certificates::{ListCertificates, RevokeCertificate, RevokeName};
+use crate::manage::explain::Explain;
 use crate::manage::fault::{Code, Fault};
 use crate::manage::grants::{ListGrants, RemoveGrant, SetGrant, ShowGrants};
 use crate::manage::keys::{CreateKey, DeleteKey, ImportKeys, ListKeys, RevokeKey, RotateKey, ShowKey, UpdateKey};
@@ -84,6 +85,7 @@ pub fn all() -> &'static [Route] {
             Route::of::<ListCertificates>(),
             Route::of::<RevokeCertificate>(),
             Route::of::<RevokeName>(),
+            Route::of::<Explain>(),
         ]
     })
 }

@@ -42,16 +42,15 @@ impl Sqlite {
     ///
     /// When the store cannot be read.
     pub fn keys_after(&self, place: Option<(Timestamp, KeyId)>, count: usize) -> Result<Vec<KeyRecord>, StoreError> {
-        let sql = format!(
-            "SELECT {} FROM keys WHERE (created_at, id) > (?1, ?2) ORDER BY created_at, id LIMIT ?3",
-            columns()
-        );
-        let lists = Lists::default();
+        let columns = columns();
+        let sql =
+            format!("SELECT {columns} FROM keys WHERE (created_at, id) > (?1, ?2) ORDER BY created_at, id LIMIT ?3");
         let (created_at, id) = match &place {
             Some((created_at, id)) => (created_at.as_millis(), id.as_str()),
             None => (i64::MIN, ""),
         };
         let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let lists = Lists::default();
         all(&self.connection, &sql, &[&created_at, &id, &count], |row| codec::key(row, &lists))
     }
 

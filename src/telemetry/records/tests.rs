@@ -28,7 +28,7 @@ fn file() -> (TempDir, PathBuf) {
 }
 
 fn write(records: &Records, line: impl AsRef<[u8]>) {
-    records.reserve().unwrap().write(line.as_ref());
+    records.reserve().unwrap().write(|waiting| waiting.extend_from_slice(line.as_ref()));
 }
 
 /// The whole lines of a file; panics when its end is not the end of a line.
@@ -274,7 +274,7 @@ fn a_full_queue_says_no_and_counts_what_drops() {
         drop(places.pop());
         places.push(records.reserve().unwrap());
         // A place that was used is free once its line is in the file.
-        places.pop().unwrap().write(b"line");
+        places.pop().unwrap().write(|waiting| waiting.extend_from_slice(b"line"));
         wait_until("room", || records.take().is_some());
         drop(places);
         assert_eq!(writer.finish(PATIENCE), 0);
@@ -291,7 +291,7 @@ fn a_blocked_caller_goes_on_when_there_is_room_and_gives_up_when_there_is_none()
         assert!(records.reserve_within(Duration::from_millis(1)).await.is_none());
         assert_eq!(records.dropped(), 1);
         let waiting = records.reserve_within(PATIENCE);
-        let writing = async { places.pop().unwrap().write(b"makes room") };
+        let writing = async { places.pop().unwrap().write(|waiting| waiting.extend_from_slice(b"makes room")) };
         assert!(tokio::join!(waiting, writing).0.is_some());
         let given_back = places.pop();
         let waiting = records.reserve_within(PATIENCE);
@@ -309,7 +309,7 @@ fn pending_bytes_are_bounded_and_a_failing_disk_ends_by_the_deadline() {
     let line = vec![b'x'; 64 << 10];
     let mut taken = 0;
     while let Some(place) = records.reserve() {
-        place.write(&line);
+        place.write(|waiting| waiting.extend_from_slice(&line));
         taken += 1;
         assert!(taken <= MAX_PENDING_BYTES / line.len() + 1);
     }
@@ -356,6 +356,6 @@ fn a_place_that_outlives_the_deadline_is_reported() {
     let place = records.reserve().unwrap();
     write(&records, "written");
     assert_eq!(writer.finish(Duration::from_millis(60)), 1);
-    place.write(b"too late");
+    place.write(|waiting| waiting.extend_from_slice(b"too late"));
     assert_eq!(lines(&path), ["written"]);
 }

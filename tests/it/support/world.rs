@@ -38,6 +38,8 @@ pub(crate) const DOMAIN: &str = "corp.test";
 
 /// What a gateway is made of. Every field can be changed before the start.
 pub(crate) struct Setup {
+    /// Where it listens.
+    pub(crate) address: &'static str,
     pub(crate) client_auth: &'static str,
     /// More settings of `[listen]`.
     pub(crate) listen: String,
@@ -74,6 +76,7 @@ impl Setup {
     /// A gateway with one backend: `llama` is its `org/llama-8b`, `same` has one name on both sides.
     pub(crate) fn new(stub: &Stub) -> Self {
         Self {
+            address: "127.0.0.1:0",
             client_auth: "optional",
             listen: String::new(),
             admin: String::new(),
@@ -117,13 +120,13 @@ impl Setup {
 
     /// The text of the config file.
     pub(crate) fn text(&self) -> String {
-        let Self { client_auth, listen, admin, grants, backends, more, .. } = self;
+        let Self { address, client_auth, listen, admin, grants, backends, more, .. } = self;
         format!(
             r#"
 state_dir = "state"
 
 [listen]
-address = "127.0.0.1:0"
+address = "{address}"
 names = {{ api = ["llm.test", "other.test"], connect = ["connect.test"], enroll = ["enroll.test"] }}
 client_auth = "{client_auth}"
 {listen}
