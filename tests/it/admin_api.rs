@@ -384,11 +384,9 @@ async fn the_openapi_document_is_the_router() {
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&file, &served.body).unwrap();
     }
-    assert_eq!(
-        fs::read_to_string(&file).unwrap(),
-        String::from_utf8_lossy(&served.body),
-        "UPDATE=1 writes docs/openapi.json"
-    );
+    let (filed, served_text) = (fs::read_to_string(&file).unwrap(), String::from_utf8_lossy(&served.body));
+    let differs = filed.lines().zip(served_text.lines()).position(|(filed, served)| filed != served);
+    assert!(filed == served_text, "UPDATE=1 writes docs/openapi.json; it differs at line {differs:?}");
 
     let document = served.json();
     assert_eq!(document["openapi"], "3.1.1");
