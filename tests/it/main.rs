@@ -8,6 +8,7 @@ mod config_corpus;
 mod credentials;
 mod declared;
 mod direction;
+mod explain;
 mod headers;
 mod identity;
 mod issuers;
