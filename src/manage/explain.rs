@@ -131,6 +131,7 @@ impl Operation for Explain {
     const SUMMARY: &'static str = "Explain whether a caller would be let in: every check in order, and what decides it";
     const METHOD: Method = Method::Post;
     const PATH: &'static str = "/v1/explain";
+    const CHANGES: bool = false;
 
     fn perform(self, manager: &mut Manager<'_>) -> Result<Explained, Fault> {
         let asked = self.read(manager.now)?;

@@ -37,7 +37,6 @@ use crate::admin::api::route::{Done, Fields, Route};
 use crate::config::{Declared, is_address_name};
 use crate::gate::{Gateway, host};
 use crate::manage::fault::{Code, Fault};
-use crate::manage::operation::Method;
 use crate::manage::{Manager, Policy};
 use crate::store::Store;
 
@@ -190,7 +189,7 @@ impl Api {
             let _turn = turn;
             let asked = logged(route, &fields);
             let result = api.perform(route, fields);
-            if route.method != Method::Get {
+            if route.changes {
                 match &result {
                     Ok(done) => {
                         let id = done.id.as_deref().unwrap_or_default();

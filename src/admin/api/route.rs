@@ -36,6 +36,8 @@ pub struct Route {
     pub status: u16,
     /// Most bytes of a body.
     pub max_body: usize,
+    /// True when something may be different afterwards.
+    pub changes: bool,
     /// True when the log shows the request as it was.
     pub logged_whole: bool,
     /// JSON schema of the request: all its fields, wherever they travel.
@@ -99,6 +101,7 @@ impl Route {
             path: O::PATH,
             status: if O::CREATES { 201 } else { 200 },
             max_body: O::MAX_BYTES,
+            changes: O::CHANGES,
             logged_whole: O::LOGGED_WHOLE,
             request: settings().into_generator().into_root_schema_for::<O>().to_value(),
             describe: |generator| {
