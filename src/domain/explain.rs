@@ -109,10 +109,10 @@ impl Check {
         match self {
             Self::Status => {
                 let ends = |at: Option<Timestamp>| at.map(|at| vec![at.to_string()]);
-                let of_key = standing.key().and_then(|key| {
+                let of_key = standing.key().map(|key| {
                     let begins = key.not_before.map(|at| by_key(key, "not_before", vec![at.to_string()]));
                     let ends = ends(key.expires_at).map(|words| by_key(key, "expires_at", words));
-                    Some([begins, ends])
+                    [begins, ends]
                 });
                 said(standing, "expires_at", |grant| ends(grant.expires_at))
                     .chain(of_key.into_iter().flatten().flatten())

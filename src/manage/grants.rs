@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::endpoint::Endpoints;
 use crate::domain::grant::{self, Models, Require};
 use crate::domain::network::Networks;
+use crate::domain::origin::Origins;
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::{Timestamp, parse_span};
 use crate::manage::fault::{Code, Fault};
@@ -31,6 +32,8 @@ pub struct Grant {
     pub endpoints: Option<Vec<String>>,
     /// Which models they may name.
     pub models: Option<Vec<String>>,
+    /// Which web pages may call and read the answers.
+    pub cors_origins: Option<Vec<String>>,
     /// From this moment on everything at and below the node is refused.
     pub expires_at: Option<String>,
     /// How long a key lives that is made without an expiry.
@@ -48,6 +51,7 @@ impl Grant {
             networks: grant.networks.as_ref().map(Networks::entries),
             endpoints: grant.endpoints.as_ref().map(Endpoints::entries),
             models: grant.models.as_ref().map(Models::entries),
+            cors_origins: grant.cors_origins.as_ref().map(Origins::entries),
             expires_at: grant.expires_at.map(|at| at.to_string()),
             default_key_ttl: grant.default_key_ttl.map(spelled),
             max_key_ttl: grant.max_key_ttl.map(spelled),
@@ -171,6 +175,9 @@ pub struct SetGrant {
     /// Which models they may name, and patterns over them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub models: Option<Vec<String>>,
+    /// Which web pages may call and read the answers: origins such as https://chat.corp.example.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cors_origins: Option<Vec<String>>,
     /// From this moment on everything at and below the node is refused: a span from now, or a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
@@ -238,12 +245,12 @@ impl SetGrant {
     fn fields(&self, reading: &mut Reading, now: Timestamp) -> Option<grant::Grant> {
         let owner = reading.value("owner", &self.owner, OwnerPath::parse);
         let grant = grant::Grant {
-            cors_origins: None,
             owner: owner?,
             require: reading.optional("require", self.require.as_deref(), Require::parse),
             networks: reading.list("networks", self.networks.as_ref(), Networks::parse),
             endpoints: reading.list("endpoints", self.endpoints.as_ref(), endpoints),
             models: reading.list("models", self.models.as_ref(), Models::parse),
+            cors_origins: reading.list("cors_origins", self.cors_origins.as_ref(), Origins::parse),
             expires_at: reading.optional("expires_at", self.expires_at.as_deref(), |text| {
                 when(text, now).and_then(|at| if at > now { Ok(at) } else { Err("is not in the future".to_owned()) })
             }),

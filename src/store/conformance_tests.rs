@@ -12,6 +12,7 @@ use crate::domain::grant::{Models, Require};
 use crate::domain::identity::{Identity, Role};
 use crate::domain::key::{Binding, ExternalId, KeyDetails, KeyDigest, Labels, Narrowing, NewKey, Note, Uses};
 use crate::domain::network::Networks;
+use crate::domain::origin::Origins;
 
 pub(super) struct Fixture(pub(super) TempDir);
 
@@ -84,6 +85,7 @@ pub(super) fn full_grant(path: &str) -> Grant {
         networks: Some(Networks::parse(&["10.0.0.0/8"]).unwrap()),
         endpoints: Some(Endpoints::parse(&["@chat"]).unwrap()),
         models: Some(Models::parse(&["llama-*"]).unwrap()),
+        cors_origins: Some(Origins::parse(&["https://chat.corp.example"]).unwrap()),
         expires_at: Some(at(9000)),
         default_key_ttl: Some(Duration::from_millis(1500)),
         max_key_ttl: Some(Duration::from_secs(86_400)),
