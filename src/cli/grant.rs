@@ -44,7 +44,7 @@ pub struct Set {
     /// Models that they may name; may be repeated
     #[arg(long = "model", value_name = "GLOB")]
     models: Vec<String>,
-    /// Web pages that may call, such as https://chat.corp.example; may be repeated
+    /// Web pages that may call, by origin (scheme, host, port); may be repeated
     #[arg(long = "cors-origin", value_name = "ORIGIN")]
     cors_origins: Vec<String>,
     /// When everything at and below the node ends: a span (30d) or a time (2027-01-31T00:00:00Z)

@@ -1,7 +1,7 @@
 //! Why a caller is let in or refused: every check in order, with whoever has a say in it.
 //!
 //! Invariant: the answer is the gate's. The same [`Check`]s are made on the same
-//! [`Standing`](crate::domain::grant::Standing); nothing is decided in here.
+//! [`Standing`]; nothing is decided in here.
 
 use std::net::IpAddr;
 use std::sync::Arc;

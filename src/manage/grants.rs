@@ -175,7 +175,7 @@ pub struct SetGrant {
     /// Which models they may name, and patterns over them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub models: Option<Vec<String>>,
-    /// Which web pages may call and read the answers: origins such as https://chat.corp.example.
+    /// Which web pages may call and read the answers: origins such as `https://chat.corp.example`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cors_origins: Option<Vec<String>>,
     /// From this moment on everything at and below the node is refused: a span from now, or a time.
