@@ -18,6 +18,7 @@ pub mod owner;
 pub mod place;
 pub mod reach;
 pub mod remote;
+pub mod root_key;
 pub mod serve;
 pub mod server;
 pub mod status;

@@ -175,7 +175,8 @@ impl Server {
             ));
         }
         let mut seen = fingerprints(&config);
-        seen.extend(before.into_iter().filter(|(file, _)| config.watched.contains(file) || *file == config.file));
+        let watched: Vec<_> = watched(&config).collect();
+        seen.extend(before.into_iter().filter(|(file, _)| watched.contains(file)));
         let operators = admin_api::prepare(&config, &self.options.clock)?;
         let (settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
         let (operators, renew_at) = earliest(operators, renew_at);
@@ -247,7 +248,7 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
         None => None,
         Some(domain) => Some(open_authority(&config, domain.as_str())?),
     };
-    let builtin = authority.as_ref().map(|authority| (authority.trust_domain().clone(), authority.roots()));
+    let builtin = authority.as_ref().map(|authority| (authority.trust_domain().clone(), authority.anchors()));
     let verifier = CallerVerifier::new(config.listen.client_auth, builtin, &config.trust, clock.clone(), provider())
         .map_err(said)?;
     let (key, renew_at) = match (&config.listen.certificate, &authority) {
@@ -319,8 +320,13 @@ pub(super) fn server_names(config: &Config) -> Vec<String> {
 }
 
 fn fingerprints(config: &Config) -> HashMap<PathBuf, Option<Fingerprint>> {
-    let files = config.watched.iter().chain([&config.file]);
-    files.map(|file| (file.clone(), fingerprint(file))).collect()
+    watched(config).map(|file| (file.clone(), fingerprint(&file))).collect()
+}
+
+/// What a reload looks at. A changed authority is another directory in the place of the old one.
+fn watched(config: &Config) -> impl Iterator<Item = PathBuf> {
+    let authority = config.trust_domain.as_ref().map(|_| ca::directory(&config.state_dir));
+    config.watched.iter().chain([&config.file]).cloned().chain(authority)
 }
 
 fn fingerprint(file: &Path) -> Option<Fingerprint> {

@@ -17,6 +17,7 @@ mod order;
 mod promises;
 mod refusals;
 mod revocation;
+mod rotation;
 mod streaming;
 mod support;
 mod targets;

@@ -13,7 +13,7 @@ pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole, full};
 pub(crate) use client::{ChannelBody, RawLine};
 pub(crate) use process::Process;
 pub(crate) use stub::{Exchange, Stub, TlsFiles, chunk, dead_port, json_reply};
-pub(crate) use world::{Issued, Key, OPEN, Setup, World};
+pub(crate) use world::{Issued, Key, OPEN, Prepared, Setup, World};
 
 use std::future::Future;
 use std::time::Duration;
