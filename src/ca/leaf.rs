@@ -21,8 +21,8 @@ const ROOTS: &str = "ca.crt";
 pub struct NewLeaf {
     /// The certificate with its issuer.
     pub issued: Issued,
-    /// PKCS#8 in PEM.
-    pub key_pem: Zeroizing<String>,
+    /// PKCS#8 in PEM; `None` when the key was made elsewhere and never seen here.
+    pub key_pem: Option<Zeroizing<String>>,
 }
 
 impl std::fmt::Debug for NewLeaf {
@@ -68,10 +68,19 @@ pub enum Existing {
 pub fn generate(authority: &Authority, plan: &LeafPlan, crl: Option<&str>) -> Result<NewLeaf, CaError> {
     let key = KeyPair::generate()?;
     let issued = authority.issue_client(plan, &key.subject_public_key_info(), crl)?;
-    Ok(NewLeaf { issued, key_pem: Zeroizing::new(key.serialize_pem()) })
+    Ok(NewLeaf { issued, key_pem: Some(Zeroizing::new(key.serialize_pem())) })
 }
 
-/// Writes `NAME.crt`, `NAME.key` and `ca.crt` into `dir`, which is made if it is missing. Another
+/// Certifies a key that was made elsewhere, as planned: `spki` is its DER `SubjectPublicKeyInfo`.
+///
+/// # Errors
+///
+/// As [`Authority::issue_client`].
+pub fn certify(authority: &Authority, plan: &LeafPlan, spki: &[u8], crl: Option<&str>) -> Result<NewLeaf, CaError> {
+    Ok(NewLeaf { issued: authority.issue_client(plan, spki, crl)?, key_pem: None })
+}
+
+/// Writes `NAME.crt`, `NAME.key` (when the key was made here) and `ca.crt` into `dir`, which is made if it is missing. Another
 /// `ca.crt` than this authority's counts as existing; the same one is fine.
 ///
 /// A crash between the last moves can leave a new key beside an old certificate: run it again.
@@ -93,11 +102,10 @@ pub fn write(
     fs::create_dir_all(dir).map_err(CaError::io(dir))?;
     let same_roots = fs::read(&paths.roots).is_ok_and(|found| found == bundle_pem.as_bytes());
     let mut staged = Vec::with_capacity(3);
-    for (path, text, mode) in [
-        (&paths.key, leaf.key_pem.as_str(), files::SECRET),
-        (&paths.certificate, leaf.issued.pem.as_str(), files::PUBLIC),
-        (&paths.roots, bundle_pem, files::PUBLIC),
-    ] {
+    let key = leaf.key_pem.as_ref().map(|key| (&paths.key, key.as_str(), files::SECRET));
+    let public =
+        [(&paths.certificate, leaf.issued.pem.as_str(), files::PUBLIC), (&paths.roots, bundle_pem, files::PUBLIC)];
+    for (path, text, mode) in key.into_iter().chain(public) {
         if path == &paths.roots && same_roots {
             continue;
         }

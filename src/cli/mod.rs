@@ -12,6 +12,7 @@ pub mod check;
 pub mod completions;
 pub mod discover;
 pub mod grant;
+pub mod inspect;
 pub mod key;
 pub mod output;
 pub mod owner;

@@ -117,6 +117,22 @@ impl CallerVerifier {
         self.verify(leaf, intermediates).ok()
     }
 
+    /// As [`Self::identify`], with the reason when there is no identity: for people.
+    ///
+    /// # Errors
+    ///
+    /// When it is not a good certificate.
+    pub fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<Arc<PeerCertificate>, String> {
+        let (leaf, intermediates) = chain.split_first().ok_or("there is no certificate")?;
+        self.verify(leaf, intermediates).map_err(|error| match error {
+            Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                "no authority that is trusted has issued it, or its issuer is not beside it".to_owned()
+            }
+            Error::InvalidCertificate(CertificateError::Other(OtherError(why))) => why.to_string(),
+            other => other.to_string(),
+        })
+    }
+
     fn verify(
         &self,
         leaf: &CertificateDer<'_>,
