@@ -15,6 +15,7 @@ use crate::admin::Admin;
 use crate::admin::api::operators::Tls;
 use crate::backend::Upstream;
 use crate::ca::authority::Authority;
+use crate::ca::describe::Description;
 use crate::ca::plan::SERVER_TTL;
 use crate::cli::admin_api::{self, AdminApi, Prepared};
 use crate::cli::ca;
@@ -63,6 +64,8 @@ pub struct Server {
     store_writer: Writer,
     writer: RecordWriter,
     renew_at: Option<Timestamp>,
+    /// When it is looked up again which certificates end first.
+    look_at: Timestamp,
     seen: HashMap<PathBuf, Option<Fingerprint>>,
 }
 
@@ -110,7 +113,8 @@ impl Server {
         let workers = Workers::start(&gateway, address, options.workers, options.patience)
             .map_err(|error| cannot_listen(address, &error))?;
         let admin = tokio::spawn(admin.run());
-        Ok(Self {
+        let look_at = Timestamp::from_seconds(0);
+        let mut server = Self {
             gateway,
             options,
             workers,
@@ -121,8 +125,11 @@ impl Server {
             store_writer,
             writer,
             renew_at,
+            look_at,
             seen,
-        })
+        };
+        server.look_at_ends();
+        Ok(server)
     }
 
     /// Where callers are served.
@@ -190,11 +197,28 @@ impl Server {
 
     /// Reloads if a file has changed since it was read, or the internal certificate is due.
     pub fn reload_if_due(&mut self) {
+        self.look_at_ends();
         let now = fingerprints(&self.gateway.view().settings.config);
         let due = self.renew_at.is_some_and(|at| self.options.clock.now() >= at);
         if now != self.seen || due {
             self.seen = now;
             self.reload();
+        }
+    }
+
+    /// Says in the metrics which certificates end first; once a minute.
+    fn look_at_ends(&mut self) {
+        let now = self.options.clock.now();
+        if now < self.look_at {
+            return;
+        }
+        self.look_at = now.after(LOOK);
+        let settings = Arc::clone(&self.gateway.view().settings);
+        match ends(&settings.config, now) {
+            Ok(ends) => self.gateway.metrics.certificates_end(&ends),
+            Err(failure) => {
+                tracing::warn!("which certificates end first is not known: {}", failure.to_string().trim_end())
+            }
         }
     }
 
@@ -319,6 +343,23 @@ pub(super) fn server_names(config: &Config) -> Vec<String> {
     names
 }
 
+/// When the first certificate of each role ends, in seconds since 1970.
+fn ends(config: &Config, now: Timestamp) -> Result<Vec<(&'static str, i64)>, Failure> {
+    let store = Store::open(&config.state_dir).map_err(Failure::new)?;
+    let issued = store.soonest_ends(now).map_err(Failure::new)?;
+    let mut ends: Vec<_> = issued.into_iter().map(|(role, end)| (role.as_str(), end.as_seconds())).collect();
+    if let Some(domain) = &config.trust_domain {
+        ends.push(("issuer", open_authority(config, domain.as_str())?.issuer_not_after().as_seconds()));
+    }
+    // The internal one renews itself.
+    if let ServerCertificate::Files { chain, .. } = &config.listen.certificate
+        && let Some(leaf) = chain.first()
+    {
+        ends.push(("server", Description::read(leaf).map_err(Failure::new)?.span.not_after.as_seconds()));
+    }
+    Ok(ends)
+}
+
 fn fingerprints(config: &Config) -> HashMap<PathBuf, Option<Fingerprint>> {
     watched(config).map(|file| (file.clone(), fingerprint(&file))).collect()
 }
@@ -336,5 +377,7 @@ fn fingerprint(file: &Path) -> Option<Fingerprint> {
 
 /// How long the last records may take to reach the disk.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
+/// How often it is looked up which certificates end first.
+const LOOK: Duration = Duration::from_secs(60);
 /// How often files are looked at.
 pub const WATCH: Duration = Duration::from_secs(1);

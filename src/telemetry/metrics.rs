@@ -36,6 +36,12 @@ pub struct Metrics {
     records_written: Gauge<u64, AtomicU64>,
     keys: Gauge,
     store_readable: Gauge,
+    certificates: Family<CertificateLabels, Gauge>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct CertificateLabels {
+    role: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -159,6 +165,13 @@ impl Default for Metrics {
             "1 while the store can be read; 0 while its last state is relied on",
             store_readable.clone(),
         );
+        let certificates = Family::default();
+        registry.register_with_unit(
+            "certificate_ends_timestamp",
+            "When the first certificate of a role ends that has no successor",
+            Unit::Seconds,
+            certificates.clone(),
+        );
         Self {
             registry,
             requests,
@@ -176,6 +189,7 @@ impl Default for Metrics {
             records_written,
             keys,
             store_readable,
+            certificates,
         }
     }
 }
@@ -240,6 +254,15 @@ impl Metrics {
     /// The store can be read again, or not any more.
     pub fn store_readable(&self, readable: bool) {
         self.store_readable.set(i64::from(readable));
+    }
+
+    /// When the first certificate of each role ends, in seconds since 1970. Roles that are not named
+    /// have none.
+    pub fn certificates_end(&self, ends: &[(&'static str, i64)]) {
+        self.certificates.clear();
+        for (role, end) in ends {
+            self.certificates.get_or_create(&CertificateLabels { role }).set(*end);
+        }
     }
 
     /// Writes all figures in the text format that Prometheus scrapes.

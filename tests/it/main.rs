@@ -5,6 +5,7 @@
 mod admin_api;
 mod alias;
 mod config_corpus;
+mod crls;
 mod declared;
 mod direction;
 mod headers;

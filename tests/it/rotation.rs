@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use doorward::ca::authority::Authority;
 use doorward::ca::change::{self, Unlock};
 use doorward::cli::ca::directory;
+use doorward::domain::identity::Role;
 
-use crate::support::{Caller, LONG, Prepared, Stub, World, chat, until};
+use crate::support::{Caller, LONG, Prepared, Setup, Stub, World, chat, until};
 
 fn now_of(world: &Prepared) -> Authority {
     Authority::open(&directory(&world.state)).unwrap()
@@ -82,4 +84,30 @@ async fn an_authority_that_cannot_be_read_changes_nothing() {
     std::fs::write(&file, good).unwrap();
     world.server.reload_if_due();
     assert_eq!(world.server.gateway().view().settings.generation, generation + 1);
+}
+
+#[tokio::test]
+async fn metrics_say_which_certificates_end_first() {
+    let stub = Stub::chatty().await;
+    let mut world = Setup::new(&stub).manual_clock().start().await;
+    let hours = |hours: u64| Some(Duration::from_secs(hours * 3600));
+    let day = world.certificate_as(Role::Client, "alice", hours(24));
+    // Alice has a longer one too, so bob is the first who is left without.
+    world.certificate_as(Role::Client, "alice", hours(240));
+    let bob = world.certificate_as(Role::Client, "bob", hours(48));
+    let site = world.certificate_as(Role::Connector, "site", hours(24));
+    world.clock.advance(Duration::from_secs(61));
+    world.server.reload_if_due();
+    let ends = |role: &str| format!("doorward_certificate_ends_timestamp_seconds{{role=\"{role}\"}}");
+    for (role, end) in
+        [("client", bob.not_after), ("connector", site.not_after), ("issuer", world.authority.issuer_not_after())]
+    {
+        let seconds = world.metric(&ends(role)).await;
+        assert!((seconds - end.as_seconds() as f64).abs() < 0.5, "{role}: {seconds}");
+    }
+    assert!(day.not_after < bob.not_after);
+    world.revoke_name("bob");
+    world.clock.advance(Duration::from_secs(61));
+    world.server.reload_if_due();
+    assert!(world.metric(&ends("client")).await > bob.not_after.as_seconds() as f64);
 }
