@@ -217,7 +217,7 @@ impl Server {
         match ends(&settings.config, now) {
             Ok(ends) => self.gateway.metrics.certificates_end(&ends),
             Err(failure) => {
-                tracing::warn!("which certificates end first is not known: {}", failure.to_string().trim_end())
+                tracing::warn!("which certificates end first is not known: {}", failure.to_string().trim_end());
             }
         }
     }

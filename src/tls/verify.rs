@@ -128,12 +128,14 @@ impl CallerVerifier {
     /// When it is not a good certificate.
     pub fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<Arc<PeerCertificate>, String> {
         let (leaf, intermediates) = chain.split_first().ok_or("there is no certificate")?;
-        self.verify(leaf, intermediates).map_err(|error| match error {
-            Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                "no authority that is trusted has issued it, or its issuer is not beside it".to_owned()
+        self.verify(leaf, intermediates).map_err(|error| {
+            if let Error::InvalidCertificate(CertificateError::Other(OtherError(why))) = &error {
+                return why.to_string();
             }
-            Error::InvalidCertificate(CertificateError::Other(OtherError(why))) => why.to_string(),
-            other => other.to_string(),
+            if error == Error::InvalidCertificate(CertificateError::UnknownIssuer) {
+                return "no authority that is trusted has issued it, or its issuer is not beside it".to_owned();
+            }
+            error.to_string()
         })
     }
 

@@ -150,7 +150,7 @@ async fn a_new_list_ends_live_streams_within_two_seconds() {
     let pki = Pki::new("Root");
     let mut world = setup(&stub, &pki, &pki.list(&[])).start().await;
     let mut line = world.caller().leaf(&pki.leaf("alice", 7)).h1().await;
-    let (flow, mut exchange) = live(&mut line, &stub).await;
+    let (flow, exchange) = live(&mut line, &stub).await;
     assert!(publish(&mut world, &pki.list(&[7])));
     assert!(exchange.closed().await < std::time::Duration::from_secs(2));
     let (_, broken) = flow.end().await;
