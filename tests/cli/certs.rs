@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use super::{run_with, stderr, stdout};
+use super::{doorward, run_with, stderr, stdout};
 
 fn openssl(dir: &Path, arguments: &str) -> Output {
     let output = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().unwrap();
@@ -186,4 +186,41 @@ fn inspect_says_what_the_gateway_makes_of_it() {
     for file in ["alice.key", "absent"] {
         assert_eq!(run(dir, &["cert", "inspect", file]).status.code(), Some(1), "{file}");
     }
+}
+
+/// Killed for real, at each stage of a change: what is there works, and the next change sweeps up.
+#[test]
+fn a_rotation_that_is_killed_leaves_an_authority_that_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    authority(dir);
+    let staging = dir.join("state/.ca.new");
+    let mut killed = 0;
+    for stage in 0..8 {
+        let mut rotation = doorward(dir)
+            .args(["ca", "rotate", "--issuer", "--state", "state"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let ended = loop {
+            if let Some(ended) = rotation.try_wait().unwrap() {
+                break ended;
+            }
+            if fs::read_dir(&staging).is_ok_and(|files| files.count() >= stage) {
+                // SIGKILL.
+                rotation.kill().unwrap();
+                break rotation.wait().unwrap();
+            }
+        };
+        killed += usize::from(!ended.success());
+        let name = format!("after-{stage}");
+        let issued = run(dir, &["cert", "issue", &name, "--out", "certs"]);
+        assert!(issued.status.success(), "stage {stage}: {}", stderr(&issued));
+        let verify = format!("verify -x509_strict -purpose sslclient -CAfile ca.crt -untrusted {name}.crt {name}.crt");
+        openssl(&dir.join("certs"), &verify);
+    }
+    assert!(killed > 0, "no kill came in time");
+    assert!(run(dir, &["ca", "rotate", "--issuer"]).status.success());
+    assert!(!staging.exists());
 }
