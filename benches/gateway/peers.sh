@@ -64,14 +64,12 @@ start_doorward-many() {
 	local TARGET_MODEL=bench-model i
 	rm -rf "$RUN/doorward"
 	mkdir -p "$RUN/doorward"
-	{
-		render doorward.toml.in /dev/stdout
-		for ((i = 0; i < 1000; i++)); do
-			printf '[[grant]]\nowner = "tenant-%d"\nrequire = "key"\nnetworks = ["10.%d.%d.0/24"]\nmodels = ["m-%d-*"]\n' \
-				"$i" $((i / 250)) $((i % 250)) "$i"
-			printf '[[model]]\nname = "m-%d-chat"\ntargets = [{ backend = "upstream", model = "m" }]\n' "$i"
-		done
-	} >"$RUN/doorward/doorward.toml"
+	render doorward.toml.in "$RUN/doorward/doorward.toml"
+	for ((i = 0; i < 1000; i++)); do
+		printf '[[grant]]\nowner = "tenant-%d"\nrequire = "key"\nnetworks = ["10.%d.%d.0/24"]\nmodels = ["m-%d-*"]\n' \
+			"$i" $((i / 250)) $((i % 250)) "$i"
+		printf '[[model]]\nname = "m-%d-chat"\ntargets = [{ backend = "upstream", model = "m" }]\n' "$i"
+	done >>"$RUN/doorward/doorward.toml"
 	for ((i = 0; i < 100000; i++)); do
 		printf '{"owner":"tenant-%d/user","expires_at":"90d","external_id":"key-%d"}\n' $((i % 1000)) "$i"
 	done >"$RUN/doorward/keys.jsonl"

@@ -111,6 +111,7 @@ fn figures(gateway: &Gateway) -> Figures {
         records_dropped: gateway.records.dropped(),
         records_written: gateway.records.written(),
         keys: gateway.view().snapshot.key_count(),
+        callers_share_an_address: gateway.callers.share_an_address(),
     }
 }
 

@@ -19,7 +19,6 @@ use crate::clock::Clock;
 use crate::config::{ClientAuth, Config};
 use crate::domain::timestamp::Timestamp;
 use crate::gate::Gateway;
-use crate::store::Store;
 use crate::tls::server::{CurrentCertificate, api_config, certified_key, provider};
 use crate::tls::verify::CallerVerifier;
 
@@ -66,15 +65,14 @@ impl AdminApi {
     ///
     /// # Errors
     ///
-    /// When a listener cannot be bound or the store cannot be opened.
+    /// When a listener cannot be bound.
     pub async fn start(
         gateway: &Arc<Gateway>,
         state_dir: &Path,
         address: Option<SocketAddr>,
         tls: Option<Tls>,
     ) -> Result<Self, Failure> {
-        let store = Store::open(state_dir).map_err(Failure::new)?;
-        let api = Arc::new(Api::new(Arc::clone(gateway), state_dir.to_owned(), store));
+        let api = Arc::new(Api::new(Arc::clone(gateway), state_dir.to_owned()));
         let socket = Socket::bind(state_dir).map_err(|error| no_socket(state_dir, &error))?;
         let path = socket.path().to_owned();
         let mut served = Self { operators: None, address: None, socket: path, tasks: Vec::new() };
@@ -116,6 +114,13 @@ impl AdminApi {
             // Over when its listener, and with it the socket's file, is gone.
             drop(task.await);
         }
+    }
+}
+
+impl Drop for AdminApi {
+    fn drop(&mut self) {
+        // A gateway that could not start after all leaves nothing running.
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 

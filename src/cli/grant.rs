@@ -6,7 +6,8 @@ use clap::{Args, Subcommand};
 
 use crate::cli::key::when;
 use crate::cli::output::{self, Failure, Format};
-use crate::cli::reach::Reach;
+use crate::cli::reach::{Reach, said};
+use crate::clock::Clock;
 use crate::domain::grant::Require;
 use crate::domain::owner::OwnerPath;
 use crate::manage::grants::{self, ListGrants, RemoveGrant, SetGrant, ShowGrants};
@@ -43,6 +44,9 @@ pub struct Set {
     /// Models that they may name; may be repeated
     #[arg(long = "model", value_name = "GLOB")]
     models: Vec<String>,
+    /// Web pages that may call, such as https://chat.corp.example; may be repeated
+    #[arg(long = "cors-origin", value_name = "ORIGIN")]
+    cors_origins: Vec<String>,
     /// When everything at and below the node ends: a span (30d) or a time (2027-01-31T00:00:00Z)
     #[arg(long, value_name = "WHEN", value_parser = when)]
     expires: Option<String>,
@@ -120,10 +124,13 @@ impl Set {
             networks: named(self.networks),
             endpoints: named(self.endpoints),
             models: named(self.models),
+            cors_origins: named(self.cors_origins),
             expires_at: self.expires,
             default_key_ttl: self.default_key_ttl,
             max_key_ttl: self.max_key_ttl,
         };
+        // Before a store is made for it.
+        asked.check(Clock::System.now()).map_err(said)?;
         let done = self.reach.any()?.perform(asked)?;
         if self.output == Format::Json {
             return output::json(out, &done);

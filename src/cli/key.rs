@@ -9,7 +9,8 @@ use std::io::Write;
 use clap::{Args, Subcommand};
 
 use crate::cli::output::{self, Failure, Format};
-use crate::cli::reach::Reach;
+use crate::cli::reach::{Reach, said};
+use crate::clock::Clock;
 use crate::domain::key::{KeyId, NewKey};
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::{Timestamp, parse_span};
@@ -160,6 +161,8 @@ impl Create {
             note: self.limits.note.clone(),
             external_id: self.limits.external_id.clone(),
         };
+        // Before a store is made for it.
+        asked.check(Clock::System.now()).map_err(said)?;
         let made = self.reach.any()?.perform(asked)?;
         match self.output {
             Format::Json => output::json(out, &made),
@@ -262,12 +265,13 @@ fn print(key: &keys::Key, format: Format, out: &mut impl Write) -> Result<(), Fa
     let uses = key.uses_left.map(|left| left.to_string());
     let rows = [
         ("id", key.id.clone()),
+        ("kept in", key.source.as_str().to_owned()),
         ("owner", key.owner.clone()),
         ("state", key.state.as_str().to_owned()),
         ("networks", output::cell(key.networks.as_ref())),
         ("endpoints", output::cell(key.endpoints.as_ref())),
         ("models", output::cell(key.models.as_ref())),
-        ("created", key.created_at.clone()),
+        ("created", or(&key.created_at, "-")),
         ("not before", or(&key.not_before, "-")),
         ("expires", or(&key.expires_at, "never")),
         ("revoked", or(&key.revoked_at, "-")),

@@ -11,6 +11,7 @@ pub mod cert;
 pub mod check;
 pub mod completions;
 pub mod discover;
+pub mod explain;
 pub mod grant;
 pub mod inspect;
 pub mod key;
@@ -23,6 +24,7 @@ pub mod root_key;
 pub mod serve;
 pub mod server;
 pub mod status;
+pub mod store;
 pub mod up;
 
 use std::io::Write;
@@ -65,6 +67,11 @@ enum Verb {
     /// Owners: switched off and on again
     #[command(subcommand)]
     Owner(owner::Owner),
+    /// The store of this machine: backups, checks
+    #[command(subcommand)]
+    Store(store::Store),
+    /// Say whether a caller would be let in, and who decides it
+    Explain(explain::Verb),
     /// Print completions for a shell
     Completions(completions::Completions),
 }
@@ -86,12 +93,14 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Up(verb) => verb.run(out, err),
         Verb::Serve(verb) => verb.run(out, err),
         Verb::Check(verb) => verb.run(out, err),
-        Verb::Status(verb) => verb.run(out),
+        Verb::Status(verb) => verb.run(out, err),
         Verb::Ca(verb) => verb.run(out, err),
         Verb::Cert(verb) => verb.run(out, err),
         Verb::Key(verb) => verb.run(out, err),
         Verb::Grant(verb) => verb.run(out, err),
         Verb::Owner(verb) => verb.run(out, err),
+        Verb::Store(verb) => verb.run(out, err),
+        Verb::Explain(verb) => verb.run(out),
         Verb::Completions(verb) => verb.run(out),
     };
     match result {

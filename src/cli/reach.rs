@@ -84,14 +84,14 @@ impl Reach {
             return Remote::new(url.clone(), self.operator.as_deref()).map(Reached::Remote);
         }
         let state_dir = self.place.state_dir()?;
-        let grants = match self.place.config_file() {
-            None => Ok(Vec::new()),
-            Some(file) => {
-                config::grants(&file).map_err(|problems| Fault::config(&file.display().to_string(), &problems))
-            }
+        let config = match self.place.config_file() {
+            None => Ok(None),
+            Some(file) => config::declared(&file)
+                .map(Some)
+                .map_err(|problems| Fault::config(&file.display().to_string(), &problems)),
         };
         let authority = Authority::open(&ca::directory(&state_dir)).ok();
-        let policy = Policy { grants, trust_domain: authority.map(|authority| authority.trust_domain().clone()) };
+        let policy = Policy { config, trust_domain: authority.map(|authority| authority.trust_domain().clone()) };
         Ok(Reached::Local(Box::new(Local { store: store(&self.place)?, state_dir, policy })))
     }
 }
@@ -145,7 +145,8 @@ impl Reached {
 }
 
 /// What a fault means on the command line.
-fn said(fault: Fault) -> Failure {
+#[must_use]
+pub fn said(fault: Fault) -> Failure {
     if fault.code == Code::InvalidRequest && !fault.wrong.is_empty() {
         return Failure::Usage(
             fault.wrong.iter().map(|wrong| format!("{}: {}", option(&wrong.field), wrong.message)).collect(),
@@ -160,7 +161,13 @@ fn option(field: &str) -> &str {
         "owner" => "--owner",
         "networks" => "--network",
         "endpoints" => "--endpoint",
-        "models" => "--model",
+        "models" | "model" => "--model",
+        "cors_origins" => "--cors-origin",
+        "key" => "--key",
+        "identity" => "--identity",
+        "from" => "--from",
+        "endpoint" => "--endpoint",
+        "at" => "--at",
         "require" => "--require",
         "expires_at" => "--expires",
         "not_before" => "--not-before",

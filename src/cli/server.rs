@@ -34,6 +34,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::{self, RecordWriter, Records};
 use crate::tls::server::{CurrentCertificate, api_config, certified_key, provider, refusing_config};
 use crate::tls::verify::CallerVerifier;
+use crate::token::refresh::{self, Errand, Publish, Refresher};
 
 /// How the environment is read.
 pub type Environment = fn(&str) -> Option<String>;
@@ -62,6 +63,7 @@ pub struct Server {
     admin_api: AdminApi,
     watcher: Watcher,
     store_writer: Writer,
+    refresher: Refresher,
     writer: RecordWriter,
     renew_at: Option<Timestamp>,
     /// When it is looked up again which certificates end first.
@@ -87,6 +89,7 @@ impl Server {
         let address = config.listen.address;
         let mut store = Store::open(&state_dir).map_err(Failure::new)?;
         let pepper = pepper::load(&state_dir, &mut store).map_err(Failure::new)?;
+        let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
         let (settings, renew_at) = settings(config, 1, &options.clock)?;
         let (operators, renew_at) = earliest(operators, renew_at);
         let (records, writer) = Records::start(&record, records::log)
@@ -113,6 +116,8 @@ impl Server {
         let workers = Workers::start(&gateway, address, options.workers, options.patience)
             .map_err(|error| cannot_listen(address, &error))?;
         let admin = tokio::spawn(admin.run());
+        let mut refresher = Refresher::new(publish_keys(&gateway));
+        refresher.follow(errands, &gateway.view().issuers);
         let look_at = Timestamp::from_seconds(0);
         let mut server = Self {
             gateway,
@@ -123,6 +128,7 @@ impl Server {
             admin_api,
             watcher,
             store_writer,
+            refresher,
             writer,
             renew_at,
             look_at,
@@ -185,6 +191,7 @@ impl Server {
         let watched: Vec<_> = watched(&config).collect();
         seen.extend(before.into_iter().filter(|(file, _)| watched.contains(file)));
         let operators = admin_api::prepare(&config, &self.options.clock)?;
+        let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
         let (settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
         let (operators, renew_at) = earliest(operators, renew_at);
         // Only what is in force is watched: else a config that fails here is tried every second.
@@ -192,6 +199,7 @@ impl Server {
         self.renew_at = renew_at;
         self.gateway.publish_settings(settings);
         self.admin_api.replace(operators);
+        self.refresher.follow(errands, &self.gateway.view().issuers);
         Ok(())
     }
 
@@ -238,6 +246,7 @@ impl Server {
         drop(self.watcher);
         // Joins its thread: last uses are written when this returns.
         drop(self.store_writer);
+        drop(self.refresher);
         let lost = self.writer.finish(LAST_RECORDS);
         if lost > 0 {
             tracing::error!(lost, "records could not be written in time");
@@ -251,6 +260,17 @@ impl Server {
 fn earliest(operators: Prepared, renew_at: Option<Timestamp>) -> (Option<Tls>, Option<Timestamp>) {
     let (tls, due) = operators.unzip();
     (tls, due.into_iter().chain(renew_at).min())
+}
+
+/// Puts issuers' keys in force as they come.
+fn publish_keys(gateway: &Arc<Gateway>) -> Publish {
+    let gateway = Arc::clone(gateway);
+    Arc::new(move |news: refresh::News<'_>| {
+        gateway.metrics.keys_fetched(news.issuer, news.keys.is_some());
+        if let Some(keys) = news.keys {
+            gateway.publish_keys(news.location, keys, gateway.clock.now());
+        }
+    })
 }
 
 pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {

@@ -37,6 +37,7 @@ struct Report {
     keys: u64,
     requests: BTreeMap<String, u64>,
     records_dropped: u64,
+    callers_share_an_address: bool,
 }
 
 impl Status {
@@ -45,7 +46,7 @@ impl Status {
     /// # Errors
     ///
     /// When the gateway does not answer or is not ready.
-    pub fn run(self, out: &mut impl Write) -> Result<(), Failure> {
+    pub fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
         let file = find(self.config.as_deref())?;
         let config = config::load(&file, &environment)
             .map_err(|problems| Failure::Config { file: file.display().to_string(), problems })?;
@@ -72,6 +73,13 @@ impl Status {
                 output::table(out, &["WHAT", "VALUE"], &rows)?;
             }
         }
+        if report.callers_share_an_address {
+            writeln!(
+                err,
+                "warning: all callers come from one address: something in front hides theirs, and networks decide nothing"
+            )?;
+            writeln!(err, "hint: docs/addresses.md tells what to do, such as listen.proxy_protocol")?;
+        }
         if report.ready { Ok(()) } else { Err(Failure::new(format!("the gateway is {}", report.state))) }
     }
 }
@@ -95,6 +103,7 @@ async fn ask(admin: SocketAddr) -> Result<Report, reqwest::Error> {
         keys: value("doorward_keys"),
         requests: by_outcome(&metrics),
         records_dropped: value("doorward_records_dropped"),
+        callers_share_an_address: value("doorward_callers_share_an_address") > 0,
     })
 }
 

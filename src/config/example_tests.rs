@@ -13,6 +13,9 @@ use super::{Config, Problem, load, parse};
 
 const EXAMPLE: &str = include_str!("../../config/doorward.toml");
 
+/// The public key of RFC 8037, appendix A.
+const KEYS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
 fn environment(name: &str) -> Option<String> {
     (name == "VLLM_KEY").then(|| "secret".to_owned())
 }
@@ -63,6 +66,7 @@ fn the_commented_defaults_are_the_defaults() {
         key_identifier_method: KeyIdMethod::Sha256,
     };
     write("corp-roots.crl", list.signed_by(&Issuer::from_params(&root, &key)).unwrap().pem().unwrap());
+    write("batch-keys.json", KEYS.to_owned());
     let leaf = CertificateParams::new(["gateway.corp.example".to_owned()]).unwrap();
     write("gateway.crt", leaf.self_signed(&key).unwrap().pem());
     write("gateway.key", key.serialize_pem());
@@ -73,7 +77,8 @@ fn the_commented_defaults_are_the_defaults() {
     let plain = parse(EXAMPLE, &file, &environment).unwrap();
 
     assert_eq!(spelled_out.trust.len(), 2);
-    assert_eq!(spelled_out.watched.len(), 5);
+    assert_eq!(spelled_out.watched.len(), 6);
+    assert_eq!(spelled_out.issuers.len(), 2);
     assert!(spelled_out.grants.iter().any(|grant| grant.expires_at.is_some()));
     assert!(spelled_out.grants.iter().any(|grant| grant.default_key_ttl < grant.max_key_ttl));
     assert!(spelled_out.backends.iter().any(|backend| backend.tls.client.is_some()));
@@ -108,6 +113,8 @@ fn the_example_names_every_setting() {
         "max_connections",
         "max_connections_per_address",
         "drain",
+        "proxy_protocol",
+        "trusted_proxies",
         "level",
         "format",
         "file",
@@ -135,7 +142,16 @@ fn the_example_names_every_setting() {
         "networks",
         "endpoints",
         "models",
+        "cors_origins",
         "expires_at",
+        "issuer",
+        "audience",
+        "algorithms",
+        "jwks_file",
+        "leeway",
+        "refresh",
+        "stale_max",
+        "ca_file",
         "url",
         "dialects",
         "credential",

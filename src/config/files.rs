@@ -73,6 +73,13 @@ impl<'d> Value<'d> {
         }
     }
 
+    /// What is in a file that anybody may read, and the file's name for a message.
+    pub(super) fn public_file(&self) -> Option<(Zeroizing<Vec<u8>>, String)> {
+        let text = self.text()?;
+        let bytes = self.read(&self.resolve(&text)?, text.shown(), Content::Public)?;
+        Some((bytes, text.shown().to_owned()))
+    }
+
     /// The certificates of a PEM file that can serve as roots.
     pub(super) fn roots(&self) -> Option<Vec<CertificateDer<'static>>> {
         let found = self.certificates()?;

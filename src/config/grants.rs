@@ -12,6 +12,7 @@ use crate::domain::endpoint::Endpoints;
 use crate::domain::glob::Glob;
 use crate::domain::grant::{Grant, Models, Require};
 use crate::domain::network::Networks;
+use crate::domain::origin::Origins;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
 
@@ -64,8 +65,15 @@ fn read_grant<'d>(entry: &Value<'d>, owners: &mut HashMap<OwnerPath, String>) ->
             }
             Some(default)
         });
+        let cors_origins = optional(table.get("cors_origins"), |value| {
+            let origins = value.list(Origins::parse)?;
+            for origin in origins.in_the_clear() {
+                value.place.warn(format!("{origin} is fetched in the clear: anybody on the way can make it call"));
+            }
+            Some(origins)
+        });
         refuse_later_settings(table);
-        let settings = ["require", "networks", "endpoints", "models", "expires_at"];
+        let settings = ["require", "networks", "endpoints", "models", "cors_origins", "expires_at"];
         let lines = settings.into_iter().filter_map(|name| Some((name, table.line_of(name)?))).collect();
         Some(PlacedGrant {
             lines: GrantLines { section: entry.place.line(), settings: lines },
@@ -75,6 +83,7 @@ fn read_grant<'d>(entry: &Value<'d>, owners: &mut HashMap<OwnerPath, String>) ->
                 networks: networks?,
                 endpoints: endpoints?,
                 models: models?,
+                cors_origins: cors_origins?,
                 expires_at: expires_at?,
                 default_key_ttl: default_key_ttl?,
                 max_key_ttl: max_key_ttl?,
@@ -89,7 +98,6 @@ fn refuse_later_settings(table: &Table<'_>) {
     for name in ["webhook", "default_max_tokens"] {
         table.later(name, |_| false);
     }
-    table.later("cors_origins", is_empty_list);
     table.later("limits", is_empty_list);
     table.later("accept_fail_open", |value| value.as_bool() == Some(false));
 }
@@ -136,6 +144,9 @@ pub(super) fn doubt(
         let wants_certificate = matches!(grant.require, Some(Require::Certificate | Require::Both));
         if wants_certificate && client_auth == ClientAuth::Off {
             place.warn("asks for certificates, and listen.client_auth = \"off\" takes none: nobody passes");
+        }
+        if grant.cors_origins.is_some() && client_auth == ClientAuth::Required {
+            place.warn("lists origins, and browsers ask leave without a certificate: with listen.client_auth = \"required\" no page passes");
         }
         if let (Some(patterns), Some(setting)) = (&grant.models, setting) {
             doubt_models(patterns, setting, models);

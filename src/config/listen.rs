@@ -8,6 +8,7 @@ use toml::de::DeValue;
 
 use crate::config::document::{Place, Table, Value};
 use crate::config::{ClientAuth, Listen, Names, ServerCertificate};
+use crate::domain::network::Networks;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -43,8 +44,8 @@ pub(super) fn read_listen(section: &Value<'_>, authority: Authority) -> Option<L
         let drain = Duration::ZERO..=Duration::from_secs(600);
         let drain = table.get("drain").map_or(Some(Duration::from_secs(30)), |v| v.span(drain));
 
-        table.later("proxy_protocol", |value| value.as_bool() == Some(false));
-        table.later("trusted_proxies", is_empty_list);
+        let proxies = read_proxies(table);
+
         table.later("advertise", is_empty_list);
         table.later("max_connection_age", |_| false);
 
@@ -59,9 +60,37 @@ pub(super) fn read_listen(section: &Value<'_>, authority: Authority) -> Option<L
             max_buffered_bytes,
             max_connections: max_connections?,
             max_connections_per_address: max_connections_per_address?,
+            proxies: proxies?,
             drain: drain?,
         })
     })
+}
+
+/// Reads `proxy_protocol` and `trusted_proxies`, which say something together only.
+fn read_proxies(table: &Table<'_>) -> Option<Option<Networks>> {
+    let on = table.get("proxy_protocol").map_or(Some(false), |value| value.boolean());
+    let setting = table.get("trusted_proxies");
+    let listed = setting.as_ref().filter(|value| !is_empty_list(value.raw()));
+    let proxies = listed.map_or(Some(None), |value| match value.list(Networks::parse)? {
+        Networks::Any => value.refuse("\"*\" would let anybody claim any address; name the proxies"),
+        proxies @ Networks::Listed(_) => Some(Some((proxies, &value.place))),
+    });
+    match (on?, proxies?, setting.as_ref()) {
+        (true, Some((proxies, _)), _) => Some(Some(proxies)),
+        (true, None, Some(empty)) => {
+            empty.refuse("names no proxy, and with proxy_protocol = true callers come through these only")
+        }
+        (true, None, None) => {
+            let how = "the addresses of the proxies, such as [\"10.0.0.10\", \"10.0.1.0/28\"]";
+            table.missing("trusted_proxies", how);
+            None
+        }
+        (false, Some((_, place)), _) => {
+            place.warn("says nothing as long as proxy_protocol is false");
+            Some(None)
+        }
+        (false, None, _) => Some(None),
+    }
 }
 
 /// Reads `[admin]`: where metrics are, and where the admin API is.

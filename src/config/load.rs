@@ -8,13 +8,13 @@ use crate::config::backends::read_backends;
 use crate::config::document::{Document, Findings, NOT_AVAILABLE, Table, Value, line_at};
 use crate::config::files::read_bounded;
 use crate::config::grants::{self, read_grants};
+use crate::config::issuers::read_issuers;
 use crate::config::keys::read_keys;
 use crate::config::listen::{Authority, read_admin, read_listen};
 use crate::config::models::read_models;
 use crate::config::process::{DEFAULT_STATE_DIR, read_gateway_id, read_log, read_record, read_state_dir, read_store};
 use crate::config::trust::{Authorities, read_ca, read_identities, read_trust};
 use crate::config::{Config, Problem};
-use crate::domain::grant::Grant;
 
 /// Where the config is looked for when nobody names it.
 const PLACES: [&str; 2] = ["./doorward.toml", "/etc/doorward/doorward.toml"];
@@ -88,33 +88,6 @@ pub fn state_dir(file: &Path) -> Result<PathBuf, Vec<Problem>> {
     Ok(file.parent().unwrap_or(Path::new("/")).join(named))
 }
 
-/// The grants that a config file lists, whatever else is in the file: as [`state_dir`], for verbs
-/// that keep to them.
-///
-/// # Errors
-///
-/// When the file cannot be read, is not TOML, or a grant in it is wrong.
-pub fn grants(file: &Path) -> Result<Vec<Grant>, Vec<Problem>> {
-    let failed = |why: String| vec![whole(why)];
-    let bytes = read_bounded(file).map_err(|error| failed(format!("cannot read {}: {error}", file.display())))?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| failed("is not UTF-8".to_owned()))?;
-    let root = DeTable::parse(text).map_err(|error| failed(error.message().to_owned()))?;
-    let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
-    // What is not a grant may need secrets, and is not looked at.
-    let document = Document::new(text, directory, &|_| None);
-    let grants = document.read(root.get_ref(), |root| {
-        read_grants(&root.get("grant").map(|value| value.sections()).unwrap_or_default())
-            .map(|grants| grants.into_iter().map(|placed| placed.grant).collect())
-    });
-    let mut problems = document.into_findings().problems;
-    problems.retain(|problem| problem.path.starts_with("grant[") || problem.path == "grant");
-    match grants {
-        Some(grants) if problems.is_empty() => Ok(grants),
-        None if problems.is_empty() => Err(failed("the grants were refused without a reason".to_owned())),
-        Some(_) | None => Err(problems),
-    }
-}
-
 /// Checks the text of a config file. `file` is what it was read from: relative paths start there.
 ///
 /// # Errors
@@ -166,6 +139,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         section.wrong("address is that of [admin] too");
     }
 
+    let issuers = read_issuers(&sections("issuer"));
     let grants = read_grants(&sections("grant"));
     let keys = read_keys(&sections("key"), grants.as_deref());
     let (backends, declared) = read_backends(&sections("backend"));
@@ -189,6 +163,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         trust: trust?,
         identities,
         grant_lines: grants.iter().map(|placed| (placed.grant.owner.clone(), placed.lines.clone())).collect(),
+        issuers: issuers?,
         grants: grants.into_iter().map(|placed| placed.grant).collect(),
         keys: keys?,
         backends: backends?,
@@ -198,9 +173,9 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     })
 }
 
-/// `[[issuer]]` and `[webhook.*]`: each section is named, its inside is not looked at.
+/// `[webhook.*]`: each section is named, its inside is not looked at.
 fn refuse_later_sections(root: &Table<'_>) {
-    for name in ["issuer", "webhook"] {
+    for name in ["webhook"] {
         let Some(value) = root.get_later(name) else { continue };
         let sections = if value.raw().is_array() { value.sections() } else { value.named() };
         let is_section = |section: &Value<'_>| section.raw().is_table();
@@ -213,7 +188,7 @@ fn refuse_later_sections(root: &Table<'_>) {
     }
 }
 
-fn whole(message: String) -> Problem {
+pub(super) fn whole(message: String) -> Problem {
     Problem { path: String::new(), line: 0, message }
 }
 

@@ -5,10 +5,12 @@
 
 mod backends;
 mod crls;
+mod declared;
 mod document;
 mod files;
 mod filesystem;
 mod grants;
+mod issuers;
 mod keys;
 mod listen;
 mod load;
@@ -19,7 +21,8 @@ mod suggest;
 mod trust;
 mod values;
 
-pub use load::{find, grants, load, parse, state_dir};
+pub use declared::{Declared, declared};
+pub use load::{find, load, parse, state_dir};
 pub use restart::needs_restart;
 pub(crate) use suggest::did_you_mean;
 
@@ -27,6 +30,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
@@ -34,10 +38,14 @@ use zeroize::Zeroizing;
 
 use crate::domain::endpoint::Dialect;
 use crate::domain::grant::Grant;
-use crate::domain::identity::{IdentityMatch, TrustDomain};
+use crate::domain::identity::{Identity, IdentityMatch, TrustDomain};
 use crate::domain::key::KeyRecord;
+use crate::domain::network::Networks;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
+use crate::token::issuers::Rules;
+use crate::token::keys::KeySet;
+use crate::token::location::Location;
 
 /// Everything that `doorward.toml` says, checked. Paths are absolute.
 #[derive(Debug)]
@@ -66,6 +74,8 @@ pub struct Config {
     pub trust: Vec<Trust>,
     /// Where certificate identities sit on the owner tree.
     pub identities: Vec<IdentityEntry>,
+    /// Who may vouch for callers with tokens.
+    pub issuers: Vec<Issuer>,
     /// What may be done; at most one per node.
     pub grants: Vec<Grant>,
     /// Where in [`Self::file`] each grant is.
@@ -121,6 +131,9 @@ pub struct Listen {
     pub max_connections: u32,
     /// Most connections at once from one address (IPv6: from one /64).
     pub max_connections_per_address: u32,
+    /// The proxies that tell where callers come from, each connection with a PROXY header; `None`
+    /// when callers connect themselves. Never every address.
+    pub proxies: Option<Networks>,
     /// How long requests in flight may go on after a SIGTERM.
     pub drain: Duration,
 }
@@ -242,6 +255,43 @@ pub struct IdentityEntry {
     pub matches: IdentityMatch,
     /// Where they sit.
     pub owner: OwnerPath,
+}
+
+/// An `[[issuer]]` entry.
+#[derive(Debug)]
+pub struct Issuer {
+    /// What it says of tokens.
+    pub rules: Arc<Rules>,
+    /// Where the issuer's keys come from.
+    pub keys: KeySource,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Debug)]
+pub enum KeySource {
+    /// A file, already read.
+    File(KeySet),
+    /// The issuer.
+    Fetched {
+        /// Where they are.
+        location: Location,
+        /// Private roots for its server; empty: the roots of the operating system.
+        roots: Vec<CertificateDer<'static>>,
+        /// From one fetch to the next.
+        refresh: Duration,
+        /// How long keys are relied on after the last fetch that succeeded.
+        stale_max: Duration,
+    },
+}
+
+impl IdentityEntry {
+    /// Where `entries` place an identity: the most literal match; ties were refused on load.
+    #[must_use]
+    pub fn owner_of(entries: &[Self], identity: &Identity) -> Option<OwnerPath> {
+        let precision = |entry: &&Self| entry.matches.glob().literal_characters();
+        let fitting = entries.iter().filter(|entry| entry.matches.matches(identity));
+        fitting.max_by_key(precision).map(|entry| entry.owner.clone())
+    }
 }
 
 /// A private inference server.

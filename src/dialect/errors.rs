@@ -100,6 +100,7 @@ impl Shape {
 const fn openai_type(code: Code) -> &'static str {
     match code {
         Code::InvalidCredentials | Code::KeyRequired | Code::CertificateRequired => "authentication_error",
+        Code::TooManyFailures => "rate_limit_error",
         Code::KeyBoundElsewhere
         | Code::NoGrant
         | Code::NetworkNotAllowed
@@ -129,6 +130,7 @@ const fn openai_type(code: Code) -> &'static str {
 const fn anthropic_type(code: Code) -> &'static str {
     match code {
         Code::InvalidCredentials | Code::KeyRequired | Code::CertificateRequired => "authentication_error",
+        Code::TooManyFailures => "rate_limit_error",
         Code::KeyBoundElsewhere
         | Code::NoGrant
         | Code::NetworkNotAllowed
@@ -224,6 +226,7 @@ mod tests {
                 401 => assert_eq!((openai, anthropic), ("authentication_error", "authentication_error")),
                 403 => assert_eq!((openai, anthropic), ("permission_error", "permission_error")),
                 404 => assert_eq!((openai, anthropic), ("invalid_request_error", "not_found_error")),
+                429 => assert_eq!((openai, anthropic), ("rate_limit_error", "rate_limit_error")),
                 413 => assert_eq!((openai, anthropic), ("invalid_request_error", "request_too_large")),
                 504 => assert_eq!((openai, anthropic), ("server_error", "timeout_error")),
                 502 | 503 => assert_eq!(openai, "server_error"),

@@ -88,7 +88,8 @@ pub const fn is_answered_here(endpoint: Endpoint) -> bool {
 
 /// The methods of `endpoint`, as an `Allow` header: what the gateway answers is read, the rest is
 /// posted.
-fn allow(endpoint: Endpoint) -> &'static str {
+#[must_use]
+pub fn allow(endpoint: Endpoint) -> &'static str {
     if endpoint == Endpoint::OllamaHeartbeat {
         "GET, HEAD"
     } else if is_answered_here(endpoint) {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +16,11 @@ use crate::domain::glob::Glob;
 use crate::domain::identity::Identity;
 use crate::domain::key::{Binding, KeyId, KeyRecord, KeyState, Narrowing};
 use crate::domain::network::Networks;
+use crate::domain::origin::Origins;
 use crate::domain::owner::{DisabledOwners, OwnerPath};
 use crate::domain::refusal::{CredentialFault, Refusal};
 use crate::domain::timestamp::Timestamp;
+use crate::domain::token::Vouched;
 
 /// Which models may be named: patterns over public aliases.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -123,6 +126,8 @@ pub struct Grant {
     pub endpoints: Option<Endpoints>,
     /// Which models they may name.
     pub models: Option<Models>,
+    /// Which web pages may call and read the answers.
+    pub cors_origins: Option<Origins>,
     /// From this moment on everything below the node is refused.
     pub expires_at: Option<Timestamp>,
     /// How long a key lives that is made without an expiry.
@@ -141,6 +146,7 @@ impl Grant {
             networks: None,
             endpoints: None,
             models: None,
+            cors_origins: None,
             expires_at: None,
             default_key_ttl: None,
             max_key_ttl: None,
@@ -197,6 +203,19 @@ impl<'a> OwnerTree<'a> {
         let Self { config, store, .. } = *self;
         owner.lineage().flat_map(move |node| [config.0.get(node), store.0.get(node)]).flatten().map(Arc::as_ref)
     }
+
+    /// True when the grant is one of the config's.
+    #[must_use]
+    pub fn is_configs(&self, grant: &Grant) -> bool {
+        self.config.0.get(grant.owner.as_str()).is_some_and(|listed| ptr::eq(Arc::as_ptr(listed), grant))
+    }
+
+    /// True when any grant lists the origin: all that can be known of a page before its caller is.
+    #[must_use]
+    pub fn lists_origin(&self, origin: &str) -> bool {
+        let grants = self.config.iter().chain(self.store.iter());
+        grants.filter_map(|grant| grant.cors_origins.as_ref()).any(|origins| origins.admit(origin))
+    }
 }
 
 /// A caller whose credentials were proven, as far as decisions need to know it.
@@ -206,6 +225,17 @@ pub struct Credentials {
     pub certificate: Option<Certified>,
     /// The key whose secret was proven.
     pub key: Option<Arc<KeyRecord>>,
+    /// The token that an issuer vouches for. It stands in a key's place: there are never both.
+    pub token: Option<Vouched>,
+}
+
+impl Credentials {
+    /// The owner of the key, or of the token in its place.
+    #[must_use]
+    pub fn bearer_owner(&self) -> Option<&OwnerPath> {
+        let token = || self.token.as_ref().map(|vouched| &vouched.token.owner);
+        self.key.as_ref().map(|key| &key.owner).or_else(token)
+    }
 }
 
 /// What a client certificate proved.
@@ -246,7 +276,7 @@ impl<'a> Standing<'a> {
         Self {
             credentials,
             disabled: tree.disabled,
-            key_path: grants(credentials.key.as_ref().map(|key| &key.owner)),
+            key_path: grants(credentials.bearer_owner()),
             certificate_path: grants(credentials.certificate.as_ref().and_then(|c| c.owner.as_ref())),
         }
     }
@@ -258,7 +288,8 @@ impl<'a> Standing<'a> {
         let grants = self.grants().filter_map(|grant| grant.expires_at);
         let key = self.credentials.key.as_ref().and_then(|key| key.expires_at);
         let certificate = self.credentials.certificate.as_ref().map(|c| c.not_after);
-        grants.chain(key).chain(certificate).min().unwrap_or(Timestamp::FAR_FUTURE)
+        let token = self.credentials.token.as_ref().map(Vouched::ends_at);
+        grants.chain(key).chain(token).chain(certificate).min().unwrap_or(Timestamp::FAR_FUTURE)
     }
 
     /// Check 3: nothing that the caller stands on is revoked, switched off, over, or to come.
@@ -281,6 +312,9 @@ impl<'a> Standing<'a> {
             if let Some(fault) = fault {
                 return Err(Refusal::InvalidCredentials(fault));
             }
+        }
+        if let Some(token) = &self.credentials.token {
+            token.check(now)?;
         }
         if let Some(certificate) = &self.credentials.certificate {
             if certificate.revoked {
@@ -323,7 +357,7 @@ impl<'a> Standing<'a> {
     /// below that node, or the key is bound to its identity.
     pub fn check_required(&self) -> Result<(), Refusal> {
         let paths = [
-            self.credentials.key.as_ref().map(|key| (&key.owner, &self.key_path)),
+            self.credentials.bearer_owner().map(|owner| (owner, &self.key_path)),
             self.credentials
                 .certificate
                 .as_ref()
@@ -357,7 +391,7 @@ impl<'a> Standing<'a> {
     }
 
     fn check_credential_kinds(&self, grant: &Grant) -> Result<(), Refusal> {
-        let key = self.credentials.key.is_some();
+        let key = self.credentials.bearer_owner().is_some();
         let certificate = self.credentials.certificate.as_ref().is_some_and(|certificate| {
             let binds = || self.credentials.key.as_ref().and_then(|key| key.bound_to());
             certificate.owner.as_ref().is_some_and(|owner| owner.is_within(grant.owner.as_str()))
@@ -413,16 +447,35 @@ impl<'a> Standing<'a> {
             .map_err(|by| Refusal::ModelNotFound { by: Some(by) })
     }
 
+    /// Beside check 4: the web page that the request comes from is in every list of origins that
+    /// applies, and in one at least.
+    ///
+    /// # Errors
+    ///
+    /// `origin_not_allowed`, with who decided.
+    pub fn check_origin(&self, origin: &str) -> Result<(), Refusal> {
+        self.intersect(|grant| grant.cors_origins.as_ref(), |_| None, |origins| origins.admit(origin))
+            .map_err(|by| Refusal::OriginNotAllowed { by })
+    }
+
     /// The key that the caller presented.
     #[must_use]
     pub fn key(&self) -> Option<&'a KeyRecord> {
         self.credentials.key.as_deref()
     }
 
+    /// True when the caller presented a key or a token: something that a page cannot borrow.
+    #[must_use]
+    pub fn has_bearer(&self) -> bool {
+        self.credentials.bearer_owner().is_some()
+    }
+
     /// Both owners that the caller stands for.
     fn owners(&self) -> impl Iterator<Item = &'a OwnerPath> {
-        let key = self.credentials.key.as_ref().map(|key| &key.owner);
-        key.into_iter().chain(self.credentials.certificate.as_ref().and_then(|c| c.owner.as_ref()))
+        self.credentials
+            .bearer_owner()
+            .into_iter()
+            .chain(self.credentials.certificate.as_ref().and_then(|c| c.owner.as_ref()))
     }
 
     /// The grants on both paths, root first, the key's path before the certificate's.

@@ -27,7 +27,7 @@ fn open(path: &str) -> Grant {
 fn with_key(path: &str) -> Credentials {
     let id = KeyId::parse("0123456789ab").unwrap();
     let key = KeyRecord::new(id, owner(path), KeyDigest::from_bytes([0; 32]), Timestamp::from_seconds(0));
-    Credentials { key: Some(Arc::new(key)), certificate: None }
+    Credentials { key: Some(Arc::new(key)), certificate: None, token: None }
 }
 
 fn with_certificate(path: Option<&str>) -> Credentials {
@@ -37,11 +37,11 @@ fn with_certificate(path: Option<&str>) -> Credentials {
         not_after: Timestamp::from_seconds(1000),
         revoked: false,
     };
-    Credentials { key: None, certificate: Some(certificate) }
+    Credentials { key: None, certificate: Some(certificate), token: None }
 }
 
 fn with_both(key: &str, certificate: Option<&str>) -> Credentials {
-    Credentials { key: with_key(key).key, certificate: with_certificate(certificate).certificate }
+    Credentials { key: with_key(key).key, certificate: with_certificate(certificate).certificate, token: None }
 }
 
 /// Where `credentials` stand on a tree that is the config's alone.
@@ -49,6 +49,12 @@ fn on<'a>(tree: &'a GrantTree, credentials: &'a Credentials) -> Standing<'a> {
     static NOTHING: LazyLock<(GrantTree, DisabledOwners)> = LazyLock::new(Default::default);
     let (store, disabled) = &*NOTHING;
     Standing::new(OwnerTree { config: tree, store, disabled }, credentials)
+}
+
+/// Whether any grant of a tree that is the config's alone lists the page.
+fn lists_origin(tree: &GrantTree, origin: &str) -> bool {
+    let (store, disabled) = Default::default();
+    OwnerTree { config: tree, store: &store, disabled: &disabled }.lists_origin(origin)
 }
 
 /// The same credentials with another key record.
@@ -166,7 +172,7 @@ fn what_is_revoked_stays_refused() {
     credentials.certificate = credentials.certificate.map(|certificate| Certified { revoked: true, ..certificate });
     assert_eq!(code(on(&tree, &credentials).check_status(now)), "invalid_credentials");
     let record = KeyRecord { revoked_at: Some(now), ..KeyRecord::clone(with_key("a").key.as_ref().unwrap()) };
-    let credentials = Credentials { key: Some(Arc::new(record)), certificate: None };
+    let credentials = Credentials { key: Some(Arc::new(record)), certificate: None, token: None };
     assert_eq!(code(on(&tree, &credentials).check_status(now)), "invalid_credentials");
 }
 
@@ -428,7 +434,7 @@ proptest! {
         let tree = GrantTree::new([root.unwrap(), child.unwrap()]);
         let standing = on(&tree, &credentials);
         let address = address.parse().unwrap();
-        let question = Question { address, endpoint, model: Some(model), model_exists: true };
+        let question = Question { address, lent_to: None, endpoint, model: Some(model), model_exists: true };
         for check in [Check::Network, Check::Endpoint, Check::Model] {
             let voices = check.voices(&standing, &question);
             let by = match check.decide(&standing, &question, Timestamp::from_seconds(0)) {
@@ -448,5 +454,91 @@ proptest! {
         }
         let live: Vec<_> = Check::NEW.into_iter().filter(|check| *check != Check::Uses).collect();
         prop_assert_eq!(live, Check::LIVE);
+    }
+}
+
+fn origins(path: &str, list: &[&str]) -> Grant {
+    Grant { cors_origins: Some(Origins::parse(list).unwrap()), ..grant(path) }
+}
+
+#[test]
+fn origins_intersect_and_absent_means_none() {
+    let (one, two) = ("https://one.example", "https://two.example");
+    let check = |grants: &[Grant], credentials: &Credentials, origin: &str, expected: &str| {
+        let tree = GrantTree::new(grants.to_vec());
+        assert_eq!(code(on(&tree, credentials).check_origin(origin)), expected);
+    };
+    check(&[origins("a", &[one, two])], &with_key("a/b"), one, "ok");
+    check(&[origins("a", &[one, two]), origins("a/b", &[two])], &with_key("a/b"), one, "origin_not_allowed");
+    check(&[origins("a", &[one]), origins("a/b", &[one, two])], &with_key("a/b"), two, "origin_not_allowed");
+    check(&[origins("a", &[one]), origins("a/b", &[two])], &with_key("a/b"), two, "origin_not_allowed");
+    check(&[open("a")], &with_key("a/b"), one, "origin_not_allowed");
+    check(&[origins("a/c", &[one])], &with_key("a/b"), one, "origin_not_allowed");
+    check(&[origins("a", &[one, two]), origins("z", &[one])], &with_both("a", Some("z")), two, "origin_not_allowed");
+    check(&[origins("a", &[one, two]), origins("z", &[one])], &with_both("a", Some("z")), one, "ok");
+    // Before a caller is known, any grant's page may ask.
+    let tree = GrantTree::new([origins("a", &[one]), origins("z/y", &[two]), open("b")]);
+    assert!(lists_origin(&tree, one) && lists_origin(&tree, two) && !lists_origin(&tree, "https://three.example"));
+    assert!(!lists_origin(&GrantTree::new([open("b")]), one));
+}
+
+proptest! {
+    /// A page that a caller's own grants let in was let ask, and a further grant on a path that
+    /// names origins lets in no more.
+    #[test]
+    fn a_page_that_may_call_may_ask(
+        root in prop::sample::subsequence(vec!["https://a", "https://b", "https://c"], 1..=3),
+        child in prop::sample::subsequence(vec!["https://a", "https://b", "https://d"], 0..=3),
+        origin in prop::sample::select(vec!["https://a", "https://b", "https://c", "https://d", "null"]),
+    ) {
+        let before = GrantTree::new([origins("a", &root)]);
+        let further = (!child.is_empty()).then(|| origins("a/b", &child));
+        let after = GrantTree::new([Some(origins("a", &root)), further].into_iter().flatten());
+        let credentials = with_key("a/b");
+        let calls = |tree: &GrantTree| on(tree, &credentials).check_origin(origin).is_ok();
+        prop_assert!(calls(&before) || !calls(&after));
+        prop_assert!(lists_origin(&after, origin) || !calls(&after));
+        prop_assert_eq!(calls(&before), root.contains(&origin));
+    }
+}
+
+proptest! {
+    /// What is said to be covered is: whatever the narrower patterns admit, the wider ones admit.
+    #[test]
+    fn covered_models_are_admitted(
+        wide in prop::collection::vec("[ab*]{1,4}", 1..3),
+        narrow in prop::collection::vec("[ab*]{1,4}", 1..3),
+        texts in prop::collection::vec("[ab]{0,6}", 1..20),
+    ) {
+        let (Ok(wide), Ok(narrow)) = (Models::parse(&wide), Models::parse(&narrow)) else { return Ok(()) };
+        if wide.cover(&narrow) {
+            for text in texts {
+                prop_assert!(!narrow.admit(&text) || wide.admit(&text), "{text}");
+            }
+        }
+        prop_assert!(wide.cover(&wide));
+    }
+
+    #[test]
+    fn covered_networks_are_admitted(
+        wide in prop::collection::vec((any::<u32>(), 1u8..=32), 1..3),
+        narrow in prop::collection::vec((any::<u32>(), 1u8..=32), 1..3),
+    ) {
+        let parse = |nets: &[(u32, u8)]| {
+            let entries: Vec<_> = nets.iter().map(|(address, length)| {
+                let net = ipnet::Ipv4Net::new((*address).into(), *length).unwrap().trunc();
+                net.to_string()
+            }).collect();
+            Networks::parse(&entries).unwrap()
+        };
+        let (wider, narrower) = (parse(&wide), parse(&narrow));
+        let together = parse(&[wide.clone(), narrow.clone()].concat());
+        prop_assert!(together.cover(&wider) && together.cover(&narrower) && Networks::Any.cover(&together));
+        if wider.cover(&narrower) {
+            for (address, length) in narrow {
+                let net = ipnet::Ipv4Net::new(address.into(), length).unwrap().trunc();
+                prop_assert!(wider.admit(net.network().into()) && wider.admit(net.broadcast().into()));
+            }
+        }
     }
 }

@@ -7,12 +7,17 @@
 pub mod endpoint;
 pub mod event;
 pub mod explain;
+pub mod failures;
 pub mod glob;
 pub mod grant;
 pub mod identity;
 pub mod key;
 pub mod network;
+pub mod origin;
 pub mod owner;
+pub mod owner_template;
+pub mod proxy_header;
 pub mod refusal;
 pub mod route;
 pub mod timestamp;
+pub mod token;

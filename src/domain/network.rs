@@ -1,6 +1,6 @@
 //! Where a caller may come from.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -73,6 +73,18 @@ impl Networks {
         match self {
             Self::Any => vec!["*".to_owned()],
             Self::Listed(nets) => nets.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// What counts as one address where addresses are counted: an IPv6 customer has a whole /64.
+#[must_use]
+pub const fn block_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::grant::DecidedBy;
 use crate::domain::key::{Binding, KeyId};
 use crate::domain::owner::OwnerPath;
+use crate::domain::token::TokenFault;
 
 /// Why a request was refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -20,6 +21,14 @@ pub enum Refusal {
     /// No credential that proves anything. All faults look the same from outside.
     #[error("{0}")]
     InvalidCredentials(CredentialFault),
+    /// The same, from an address that has presented too many secrets that nothing knows.
+    #[error("too many failures from this address: {fault}")]
+    TooManyFailures {
+        /// What was wrong.
+        fault: CredentialFault,
+        /// How long until the next failure is answered plainly.
+        wait: Duration,
+    },
     /// A grant asks for a key.
     #[error("grant {by} requires a key")]
     KeyRequired {
@@ -62,9 +71,12 @@ pub enum Refusal {
         /// Who said no.
         by: DecidedBy,
     },
-    /// A page of a foreign origin tried to use an installed certificate.
-    #[error("a request with an Origin came with a certificate only")]
-    OriginNotAllowed,
+    /// A page of a foreign origin tried to use an installed certificate, or asked whether it may call.
+    #[error("origin of a page: {by}")]
+    OriginNotAllowed {
+        /// Who said no.
+        by: DecidedBy,
+    },
     /// The Host or authority is missing, repeated or malformed.
     #[error("{0}")]
     InvalidHost(&'static str),
@@ -181,6 +193,43 @@ pub enum CredentialFault {
     /// The placeholder for "my certificate is my credential", without a certificate.
     #[error("the placeholder credential without a certificate")]
     PlaceholderWithoutCertificate,
+    /// Something about a token of an issuer.
+    #[error("{0}")]
+    Token(TokenFault),
+}
+
+impl From<TokenFault> for Refusal {
+    fn from(fault: TokenFault) -> Self {
+        Self::InvalidCredentials(CredentialFault::Token(fault))
+    }
+}
+
+impl CredentialFault {
+    /// True when a secret was presented that nothing proves: guesses are among these, and only
+    /// these feed the limiter of failures. A secret that was right once and does not count any more
+    /// is no guess, and nothing presented guesses nothing.
+    #[must_use]
+    pub const fn is_unproven_secret(&self) -> bool {
+        match self {
+            Self::Malformed | Self::UnknownKey(_) | Self::WrongSecret(_) => true,
+            Self::Token(fault) => fault.is_unproven(),
+            // Of two different ones none is tried, so nothing can be learnt by sending them.
+            Self::Conflicting
+            | Self::Nothing
+            | Self::KeyRevoked(_)
+            | Self::KeyExpired(_)
+            | Self::KeyNotYetValid(_)
+            | Self::KeyDisabled(_)
+            | Self::KeySpent(_)
+            | Self::OwnerDisabled(_)
+            | Self::CertificateRevoked
+            | Self::CertificateExpired
+            | Self::WrongRole(_)
+            | Self::Untrusted
+            | Self::GrantExpired(_)
+            | Self::PlaceholderWithoutCertificate => false,
+        }
+    }
 }
 
 /// A stable, machine-readable code: what callers and records see.
@@ -189,6 +238,8 @@ pub enum CredentialFault {
 pub enum Code {
     /// 401
     InvalidCredentials,
+    /// 429
+    TooManyFailures,
     /// 401
     KeyRequired,
     /// 401
@@ -241,8 +292,9 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the enum.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::InvalidCredentials,
+        Self::TooManyFailures,
         Self::KeyRequired,
         Self::CertificateRequired,
         Self::KeyBoundElsewhere,
@@ -274,6 +326,7 @@ impl Code {
     pub const fn status_and_word(self) -> (StatusCode, &'static str) {
         match self {
             Self::InvalidCredentials => (StatusCode::UNAUTHORIZED, "invalid_credentials"),
+            Self::TooManyFailures => (StatusCode::TOO_MANY_REQUESTS, "too_many_failures"),
             Self::KeyRequired => (StatusCode::UNAUTHORIZED, "key_required"),
             Self::CertificateRequired => (StatusCode::UNAUTHORIZED, "certificate_required"),
             Self::KeyBoundElsewhere => (StatusCode::FORBIDDEN, "key_bound_elsewhere"),
@@ -320,13 +373,14 @@ impl Refusal {
     pub const fn code(&self) -> Code {
         match self {
             Self::InvalidCredentials(_) => Code::InvalidCredentials,
+            Self::TooManyFailures { .. } => Code::TooManyFailures,
             Self::KeyRequired { .. } => Code::KeyRequired,
             Self::CertificateRequired { .. } => Code::CertificateRequired,
             Self::KeyBoundElsewhere { .. } => Code::KeyBoundElsewhere,
             Self::NoGrant { .. } => Code::NoGrant,
             Self::NetworkNotAllowed { .. } => Code::NetworkNotAllowed,
             Self::EndpointNotAllowed { .. } => Code::EndpointNotAllowed,
-            Self::OriginNotAllowed => Code::OriginNotAllowed,
+            Self::OriginNotAllowed { .. } => Code::OriginNotAllowed,
             Self::InvalidHost(_) => Code::InvalidHost,
             Self::Misdirected => Code::Misdirected,
             Self::CredentialInQuery => Code::CredentialInQuery,
@@ -354,13 +408,16 @@ impl Refusal {
             Self::InvalidCredentials(_) => {
                 "The credentials are missing or not valid. Send a client certificate, or a key as Authorization: Bearer or x-api-key.".to_owned()
             }
+            Self::TooManyFailures { .. } => {
+                "Too many requests with keys that are not valid came from this address. Check the key, and wait.".to_owned()
+            }
             Self::KeyRequired { .. } => "A key is required here, as Authorization: Bearer or x-api-key.".to_owned(),
             Self::CertificateRequired { .. } => "A client certificate is required here.".to_owned(),
             Self::KeyBoundElsewhere { .. } => "This key works only with the client certificate that it is bound to.".to_owned(),
             Self::NoGrant { .. } => "Nothing is granted to this caller.".to_owned(),
             Self::NetworkNotAllowed { address, .. } => format!("Requests from {address} are not allowed for this caller."),
             Self::EndpointNotAllowed { endpoint, .. } => format!("{endpoint} is not allowed for this caller."),
-            Self::OriginNotAllowed => "Requests from this origin are not allowed.".to_owned(),
+            Self::OriginNotAllowed { .. } => "Requests from this origin are not allowed.".to_owned(),
             Self::InvalidHost(why) | Self::InvalidPath(why) | Self::NotFound(why) | Self::UnsupportedMediaType(why) | Self::Overloaded(why) => {
                 (*why).to_owned()
             }
@@ -384,8 +441,13 @@ impl Refusal {
     /// Whether and when trying again can help.
     #[must_use]
     pub const fn retry(&self) -> Retry {
+        if let Self::TooManyFailures { wait, .. } = self {
+            return Retry::After(*wait);
+        }
         match self.code() {
-            Code::RecordUnavailable | Code::StoreUnavailable | Code::Overloaded => Retry::After(Duration::from_secs(1)),
+            Code::RecordUnavailable | Code::StoreUnavailable | Code::Overloaded | Code::TooManyFailures => {
+                Retry::After(Duration::from_secs(1))
+            }
             Code::NoBackend => Retry::After(Duration::from_secs(2)),
             Code::HttpVersionNotSupported => Retry::Never,
             Code::InvalidCredentials

@@ -12,19 +12,18 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-use http::header::ORIGIN;
 use tokio::time::Instant;
 
 use crate::dialect::body::Request;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::explain::{Check, Question};
-use crate::domain::grant::{Credentials, Standing};
+use crate::domain::grant::Standing;
 use crate::domain::key::{KeyId, Uses};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::View;
 use crate::gate::connection::Connection;
+use crate::gate::cors::Page;
 use crate::gate::identify::Caller;
 use crate::gate::live::{LiveGuard, LiveRequests};
 
@@ -35,6 +34,8 @@ pub struct Present<'v> {
     caller: Caller,
     standing: Standing<'v>,
     view: &'v View,
+    /// The page that asks with nothing but the certificate.
+    lent_to: Option<Arc<str>>,
 }
 
 /// Proof of checks 3 to 6: the caller may use the endpoint. Only now a body byte may be read.
@@ -62,6 +63,7 @@ pub struct Admitted {
 #[derive(Debug)]
 pub struct Facts {
     caller: Caller,
+    lent_to: Option<Arc<str>>,
     endpoint: Endpoint,
     model: Arc<str>,
 }
@@ -74,21 +76,21 @@ impl<'v> Present<'v> {
     /// The first check that fails, in the published order.
     pub fn check(
         caller: Caller,
-        credentials: &'v Credentials,
+        standing: Standing<'v>,
         view: &'v View,
-        headers: &HeaderMap,
+        page: &Page,
         now: Timestamp,
     ) -> Result<Self, Refusal> {
-        let standing = view.standing(credentials);
         standing.check_status(now)?;
         standing.check_uses()?;
         standing.check_required()?;
-        if credentials.key.is_none() && headers.contains_key(ORIGIN) {
-            // A web page must not lend itself the certificate that its reader installed.
-            return Err(Refusal::OriginNotAllowed);
+        // A web page must not lend itself the certificate that its reader installed.
+        let lent_to = page.origin().filter(|_| !standing.has_bearer()).map(Arc::from);
+        if let Some(origin) = &lent_to {
+            standing.check_origin(origin)?;
         }
         standing.check_network(caller.connection().address)?;
-        Ok(Self { caller, standing, view })
+        Ok(Self { caller, standing, view, lent_to })
     }
 
     /// The key that was used.
@@ -135,9 +137,9 @@ impl Cleared<'_> {
         request: Request,
         (live, arrived_at): (&LiveRequests, Instant),
     ) -> Result<Admitted, Refusal> {
-        let Self { present: Present { caller, standing, view: before }, endpoint } = self;
+        let Self { present: Present { caller, standing, view: before, lent_to }, endpoint } = self;
         let limited_key = caller.limited_key(view);
-        let facts = Facts { caller, endpoint, model: Arc::clone(&request.model) };
+        let facts = Facts { caller, lent_to, endpoint, model: Arc::clone(&request.model) };
         let stood_until = standing.expires_at();
         let expires_at = if view.generation == before.generation && now < stood_until {
             Check::Model.decide(&standing, &facts.question(view), now)?;
@@ -173,6 +175,7 @@ impl Facts {
     fn question(&self, view: &View) -> Question<'_> {
         Question {
             address: self.connection().address,
+            lent_to: self.lent_to.as_deref(),
             endpoint: self.endpoint,
             model: Some(&self.model),
             model_exists: view.settings.models.contains_key(&*self.model),

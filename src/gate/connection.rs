@@ -1,7 +1,7 @@
 //! One accepted connection: what is known of its peer, and the hand that can end it.
 //!
 //! Invariant: nothing in here is told by the caller's requests. Address, names and certificate come
-//! from the socket and the TLS session only.
+//! from the socket (or the PROXY header of a trusted proxy) and the TLS session only.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -24,7 +24,7 @@ pub struct Connection {
     pub address: IpAddr,
     /// The same as text, for its records.
     pub address_text: Box<str>,
-    /// The address that it reached us at.
+    /// The address that it reached us at; behind a proxy, the proxy's.
     pub local: SocketAddr,
     /// The server name that it asked for, lower-case.
     pub sni: Option<Box<str>>,

@@ -9,8 +9,11 @@ use crate::domain::grant::{Certified, Credentials};
 use crate::domain::identity::Role;
 use crate::domain::key::{KeyDigest, KeyId, PresentedKey, Uses};
 use crate::domain::refusal::{CredentialFault, Refusal};
+use crate::domain::token::TokenFault;
 use crate::gate::connection::{Connection, Identity};
 use crate::gate::{Gateway, View};
+use crate::token::compact::is_token;
+use crate::token::issuers::Proof;
 
 /// Headers that may carry a key besides `Authorization`: Anthropic's and Azure's.
 const KEY_HEADERS: [HeaderName; 2] = [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
@@ -25,6 +28,8 @@ pub struct Caller {
     /// Carries the certificate, if there is one.
     connection: Arc<Connection>,
     key: Option<(KeyId, KeyDigest)>,
+    /// In the place of a key.
+    token: Option<Arc<Proof>>,
 }
 
 /// Finds out who is calling.
@@ -42,14 +47,17 @@ pub fn identify(
 ) -> Result<Caller, Refusal> {
     let refused = |fault| Err(Refusal::InvalidCredentials(fault));
     let certificate = identity(view, connection)?;
-    let key = match presented(headers)? {
+    let (key, token) = match presented(headers)? {
         None if certificate.is_none() => return refused(CredentialFault::Nothing),
-        None => None,
+        None => (None, None),
         Some(PLACEHOLDER) if certificate.is_none() => return refused(CredentialFault::PlaceholderWithoutCertificate),
-        Some(PLACEHOLDER) => None,
-        Some(text) => Some(prove_key(gateway, view, text)?),
+        Some(PLACEHOLDER) => (None, None),
+        Some(text) if is_token(text) && !view.issuers.is_empty() => {
+            (None, Some(prove_token(gateway, view, headers, text)?))
+        }
+        Some(text) => (Some(prove_key(gateway, view, text)?), None),
     };
-    Ok(Caller { connection: Arc::clone(connection), key })
+    Ok(Caller { connection: Arc::clone(connection), key, token })
 }
 
 /// Who the certificate of `connection` names under the authorities that `view` trusts; `None` when
@@ -79,14 +87,15 @@ impl Caller {
         Some((*id, view.key(id)?.uses?))
     }
 
-    /// The caller's certificate and key as they stand now. The secret was proven once; whether
+    /// The caller's certificate and key or token as they stand now. The secret was proven once; whether
     /// the credential still counts is looked up anew each time, so that live requests are decided
     /// by the same code as new ones.
     ///
     /// # Errors
     ///
     /// The uniform 401 when the certificate's authority is not trusted any more, or the key is
-    /// gone; `store_unavailable` when nobody knows whether they still stand.
+    /// gone, or the token's issuer or its key is; `store_unavailable` when nobody knows whether they
+    /// still stand.
     pub fn credentials(&self, view: &View) -> Result<Credentials, Refusal> {
         view.check_fresh()?;
         let refused = |fault| Err(Refusal::InvalidCredentials(fault));
@@ -103,8 +112,15 @@ impl Caller {
             not_after: identity.peer.not_after,
             revoked: view.snapshot.denies(&identity.peer),
         });
-        Ok(Credentials { certificate, key })
+        let token = self.token.as_ref().map(|proof| view.issuers.weigh(proof)).transpose()?;
+        Ok(Credentials { certificate, key, token })
     }
+}
+
+/// True when the headers carry something in a place of keys, right or wrong.
+#[must_use]
+pub fn carries_credential(headers: &HeaderMap) -> bool {
+    headers.contains_key(AUTHORIZATION) || KEY_HEADERS.iter().any(|name| headers.contains_key(name))
 }
 
 /// The one credential that the headers carry. The same one in several headers is fine.
@@ -135,6 +151,7 @@ fn bearer_token(value: &HeaderValue) -> Option<&[u8]> {
 fn prove_key(gateway: &Gateway, view: &View, text: &[u8]) -> Result<(KeyId, KeyDigest), Refusal> {
     let refused = |fault| Err(Refusal::InvalidCredentials(fault));
     let Some(presented) = PresentedKey::parse(text) else {
+        gateway.pepper.verifies_nothing(text);
         return refused(CredentialFault::Malformed);
     };
     // That a key is unknown cannot be said either.
@@ -148,6 +165,14 @@ fn prove_key(gateway: &Gateway, view: &View, text: &[u8]) -> Result<(KeyId, KeyD
         Some(_) => refused(CredentialFault::WrongSecret(id)),
         None => refused(CredentialFault::UnknownKey(id)),
     }
+}
+
+/// A token comes in `Authorization` alone: the other headers are for keys, and reach more logs.
+fn prove_token(gateway: &Gateway, view: &View, headers: &HeaderMap, text: &[u8]) -> Result<Arc<Proof>, Refusal> {
+    if KEY_HEADERS.iter().any(|name| headers.contains_key(name)) {
+        return Err(TokenFault::WrongHeader.into());
+    }
+    Ok(view.issuers.prove(text, gateway.clock.now())?)
 }
 
 #[cfg(test)]

@@ -4,13 +4,11 @@
 //! every connection counts against the bounds before its first byte is read, and the protocol is
 //! the negotiated one, never guessed from bytes.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, TcpListener as StdListener};
+use std::net::TcpListener as StdListener;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -27,6 +25,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::gate::arrival::{Admission, Arrival, Place, Source};
 use crate::gate::connection::{Connection, Drivable, Peer, Supervised, drive};
 use crate::gate::pipeline;
 use crate::gate::worker::Worker;
@@ -43,69 +42,6 @@ const MAX_AGE: Duration = Duration::from_secs(3600);
 const HEADER_LIST: u32 = 32 * 1024;
 const MAX_HEADERS: usize = 100;
 
-/// Bounds on connections, shared by all workers.
-#[derive(Debug)]
-pub struct Admission {
-    limit: u32,
-    limit_per_address: u32,
-    open: AtomicU32,
-    by_address: Mutex<HashMap<IpAddr, u32>>,
-}
-
-impl Admission {
-    /// At most `limit` connections, and `limit_per_address` from one address (IPv6: one /64).
-    #[must_use]
-    pub fn new(limit: u32, limit_per_address: u32) -> Self {
-        Self { limit, limit_per_address, open: AtomicU32::new(0), by_address: Mutex::default() }
-    }
-
-    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Admitted> {
-        let address = block_of(address);
-        if self.open.fetch_add(1, Ordering::Relaxed) >= self.limit {
-            self.open.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_address.entry(address).or_insert(0);
-        if *count >= self.limit_per_address {
-            self.open.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        *count += 1;
-        Some(Admitted { admission: Arc::clone(self), address })
-    }
-}
-
-/// A place among the open connections.
-struct Admitted {
-    admission: Arc<Admission>,
-    address: IpAddr,
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.admission.open.fetch_sub(1, Ordering::Relaxed);
-        let mut by_address = self.admission.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&self.address);
-            }
-        }
-    }
-}
-
-/// What counts as one address: an IPv6 customer has a whole /64.
-fn block_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-    }
-}
-
 /// Accepts connections for one worker, until its task is ended.
 pub async fn run(worker: Arc<Worker>, listener: StdListener, admission: Arc<Admission>) {
     let listener = match TcpListener::from_std(listener) {
@@ -121,17 +57,12 @@ pub async fn run(worker: Arc<Worker>, listener: StdListener, admission: Arc<Admi
                 continue;
             }
         };
-        let address = address.ip().to_canonical();
-        let Some(place) = admission.enter(address) else {
-            worker.gateway.metrics.connection_turned_away();
-            continue;
-        };
+        let Some(arrival) = Arrival::admit(&worker, &admission, address.ip()) else { continue };
         let worker = Arc::clone(&worker);
         tokio::spawn(async move {
-            let _place = place;
             let _open = worker.gateway.metrics.connection_opens();
             let _caught = CountPanic(&worker);
-            serve(&worker, socket, address).await;
+            serve(&worker, socket, arrival).await;
         });
     }
 }
@@ -147,14 +78,15 @@ impl Drop for CountPanic<'_> {
     }
 }
 
-async fn serve(worker: &Arc<Worker>, socket: TcpStream, address: IpAddr) {
+async fn serve(worker: &Arc<Worker>, socket: TcpStream, arrival: Arrival) {
     // Boxed: what only the handshake needs is not kept for as long as the connection lives.
-    let handshake = match timeout(HANDSHAKE, Box::pin(handshake(worker, socket, address))).await {
-        Ok(Ok(handshake)) => handshake,
+    let handshake = match timeout(HANDSHAKE, Box::pin(open(worker, socket, arrival))).await {
+        Ok(Ok(Some(handshake))) => handshake,
+        Ok(Ok(None)) => return,
         Ok(Err(failure)) => return worker.gateway.metrics.handshake_failed(failure),
         Err(_) => return worker.gateway.metrics.handshake_failed(HandshakeFailure::TimedOut),
     };
-    let Handshake { stream, connection, http2 } = handshake;
+    let Handshake { stream, connection, http2, place: _place } = handshake;
     let supervised = Arc::clone(&connection.supervised);
     worker.watch(&supervised);
     let io = TokioIo::new(Watched { stream, supervised: Arc::clone(&supervised) });
@@ -196,13 +128,25 @@ struct Handshake {
     stream: TlsStream<ReadAhead<TcpStream>>,
     connection: Connection,
     http2: bool,
+    /// Kept for as long as the connection is open.
+    place: Place,
 }
 
-async fn handshake(worker: &Worker, socket: TcpStream, address: IpAddr) -> Result<Handshake, HandshakeFailure> {
+/// Finds out who is there and shakes hands. `None` when nobody is to be served.
+async fn open(worker: &Worker, mut socket: TcpStream, arrival: Arrival) -> Result<Option<Handshake>, HandshakeFailure> {
+    let Some(source) = arrival.source(worker, &mut socket).await? else { return Ok(None) };
+    let is_probe = source.is_probe;
+    match handshake(worker, socket, source).await {
+        Err(_) if is_probe => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+async fn handshake(worker: &Worker, socket: TcpStream, source: Source) -> Result<Handshake, HandshakeFailure> {
+    let Source { address, local, place, is_probe: _ } = source;
     let broke = |_: io::Error| HandshakeFailure::PeerLeft;
     socket.set_nodelay(true).map_err(broke)?;
     SockRef::from(&socket).set_tcp_user_timeout(Some(USER_TIMEOUT)).map_err(broke)?;
-    let local = socket.local_addr().map_err(broke)?;
     let start =
         LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(socket)).await.map_err(|error| failure(&error))?;
     let settings = Arc::clone(&worker.gateway.view().settings);
@@ -220,7 +164,7 @@ async fn handshake(worker: &Worker, socket: TcpStream, address: IpAddr) -> Resul
     let supervised = Arc::new(Supervised::new(MAX_AGE * 9 / 10 + spread, !http2));
     let peer = Peer { address, local, sni, key_exchange: key_exchange.unwrap_or_default().into(), chain };
     let connection = Connection::new(peer, supervised);
-    Ok(Handshake { stream, connection, http2 })
+    Ok(Handshake { stream, connection, http2, place })
 }
 
 /// Sorts a failed handshake into the few kinds that an operator can act on.
@@ -309,27 +253,5 @@ where
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.as_mut().poll(context).map(|_| ())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_are_bounded_in_all_and_by_address() {
-        let admission = Arc::new(Admission::new(3, 2));
-        let (a, b, c): (IpAddr, IpAddr, IpAddr) =
-            ("10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap(), "fd00::2".parse().unwrap());
-        let first = admission.enter(b).unwrap();
-        let second = admission.enter(c).unwrap();
-        assert!(admission.enter(b).is_none(), "one /64 is one address");
-        let third = admission.enter(a).unwrap();
-        assert!(admission.enter(a).is_none(), "three in all");
-        drop((first, second));
-        assert!(admission.enter(b).is_some());
-        drop(third);
-        assert_eq!(admission.open.load(Ordering::Relaxed), 0);
-        assert!(admission.by_address.lock().unwrap().is_empty());
     }
 }

@@ -2,10 +2,15 @@
 
 pub mod admit;
 pub mod answer;
+pub mod arrival;
 pub mod body;
+pub mod callers;
 pub mod claim;
 pub mod connection;
+pub mod cors;
+pub mod failures;
 pub mod forward;
+pub mod fresh_keys;
 pub mod headers;
 pub mod host;
 pub mod identify;
@@ -21,6 +26,7 @@ pub mod used;
 pub mod worker;
 
 use std::collections::HashSet;
+use std::hash::RandomState;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,16 +37,22 @@ use rustls::ServerConfig;
 use crate::backend::Upstream;
 use crate::clock::Clock;
 use crate::config::{Config, IdentityEntry};
+use crate::domain::failures::Failures;
 use crate::domain::grant::{Credentials, GrantTree, OwnerTree, Standing};
 use crate::domain::identity::Identity;
 use crate::domain::key::{KeyId, KeyRecord, Pepper};
 use crate::domain::owner::OwnerPath;
 use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::Timestamp;
+use crate::gate::callers::Callers;
 use crate::store::snapshot::Snapshot;
 use crate::store::writer::Claims;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::Records;
 use crate::tls::verify::CallerVerifier;
+use crate::token::issuers::Issuers;
+use crate::token::keys::KeySet;
+use crate::token::location::Location;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -52,6 +64,10 @@ pub struct Gateway {
     pub pepper: Pepper,
     /// Claims uses of keys, durably.
     pub claims: Claims,
+    /// Secrets that were wrong, by address.
+    pub failures: Failures,
+    /// Where callers come from.
+    pub callers: Callers,
     /// Where records go.
     pub records: Records,
     /// What is counted.
@@ -83,6 +99,8 @@ pub struct View {
     pub settings: Arc<Settings>,
     /// From the store.
     pub snapshot: Snapshot,
+    /// From the config file and from the issuers themselves.
+    pub issuers: Issuers,
     /// True when `snapshot` is too old to be relied on: who is revoked since is not known.
     pub stale: bool,
 }
@@ -120,12 +138,17 @@ impl View {
     /// Where a caller stands: the grants of config and store, and the owners that are disabled.
     #[must_use]
     pub fn standing<'v>(&'v self, credentials: &'v Credentials) -> Standing<'v> {
-        let tree = OwnerTree {
+        Standing::new(self.owners(), credentials)
+    }
+
+    /// All that lies on the owner tree.
+    #[must_use]
+    pub fn owners(&self) -> OwnerTree<'_> {
+        OwnerTree {
             config: &self.settings.grants,
             store: self.snapshot.grants(),
             disabled: self.snapshot.disabled_owners(),
-        };
-        Standing::new(tree, credentials)
+        }
     }
 }
 
@@ -153,12 +176,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Where `[[identity]]` places an identity: the most literal match; ties were refused on load.
+    /// Where `[[identity]]` places an identity.
     #[must_use]
     pub fn owner_of(&self, identity: &Identity) -> Option<OwnerPath> {
-        let entries = self.config.identities.iter();
-        let precision = |entry: &&IdentityEntry| entry.matches.glob().literal_characters();
-        entries.filter(|entry| entry.matches.matches(identity)).max_by_key(precision).map(|entry| entry.owner.clone())
+        IdentityEntry::owner_of(&self.config.identities, identity)
     }
 }
 
@@ -168,12 +189,16 @@ impl Gateway {
     #[must_use]
     pub fn new(settings: Settings, parts: Parts) -> Self {
         let Parts { clock, pepper, claims, records, metrics } = parts;
-        let view = View { generation: 1, settings: Arc::new(settings), snapshot: Snapshot::default(), stale: false };
+        let issuers = Issuers::default().reconfigured(&settings.config.issuers);
+        let view =
+            View { generation: 1, settings: Arc::new(settings), snapshot: Snapshot::default(), stale: false, issuers };
         Self {
             view: ArcSwap::from_pointee(view),
             clock,
             pepper,
             claims,
+            failures: Failures::new(RandomState::new()),
+            callers: Callers::default(),
             records,
             metrics,
             buffered: AtomicU64::new(0),
@@ -195,6 +220,7 @@ impl Gateway {
             settings: Arc::clone(&view.settings),
             snapshot: snapshot.clone(),
             stale: false,
+            issuers: view.issuers.clone(),
         });
         self.tell_twofold_keys();
     }
@@ -212,6 +238,18 @@ impl Gateway {
             settings: Arc::clone(&settings),
             snapshot: view.snapshot.clone(),
             stale: view.stale,
+            issuers: view.issuers.reconfigured(&settings.config.issuers),
+        });
+    }
+
+    /// Puts keys that were fetched from `location` in force.
+    pub fn publish_keys(&self, location: &Location, keys: &KeySet, now: Timestamp) {
+        self.view.rcu(|view| View {
+            generation: view.generation + 1,
+            settings: Arc::clone(&view.settings),
+            snapshot: view.snapshot.clone(),
+            stale: view.stale,
+            issuers: view.issuers.with_keys(location, keys, now),
         });
         self.tell_twofold_keys();
     }

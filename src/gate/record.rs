@@ -222,9 +222,10 @@ impl Record {
         let Some(credentials) = &self.credentials else { return Vec::new() };
         let certificate = credentials.certificate.as_ref();
         let key = credentials.key.as_ref();
-        let owner = key.map(|key| &key.owner).or_else(|| certificate.and_then(|c| c.owner.as_ref()));
+        let owner = credentials.bearer_owner().or_else(|| certificate.and_then(|c| c.owner.as_ref()));
+        let token = credentials.token.as_ref().and_then(|vouched| vouched.token.visible_subject());
         let values = [
-            ("x-doorward-subject", certificate.map(|certificate| certificate.identity.to_string())),
+            ("x-doorward-subject", certificate.map(|certificate| certificate.identity.to_string()).or(token)),
             ("x-doorward-owner", owner.map(ToString::to_string)),
             ("x-doorward-key-id", key.map(|key| key.id.to_string())),
             ("x-doorward-request-id", Some(self.id().to_owned())),
@@ -252,6 +253,7 @@ impl Drop for Record {
         let detail = self.refusal.as_ref().map(|refusal| cut(refusal.to_string()));
         let certificate = self.credentials.as_ref().and_then(|credentials| credentials.certificate.as_ref());
         let key = self.credentials.as_ref().and_then(|credentials| credentials.key.as_ref());
+        let bearer_owner = self.credentials.as_ref().and_then(Credentials::bearer_owner);
         let identity_owner = certificate.and_then(|certificate| certificate.owner.as_ref());
         let entry = Entry {
             ts: self.received_at,
@@ -259,8 +261,8 @@ impl Drop for Record {
             outcome,
             status: self.status,
             code,
-            owner: key.map(|key| key.owner.as_str()).or_else(|| identity_owner.map(|owner| owner.as_str())),
-            identity_owner: key.and(identity_owner).map(|owner| owner.as_str()),
+            owner: bearer_owner.or(identity_owner).map(|owner| owner.as_str()),
+            identity_owner: bearer_owner.and(identity_owner).map(|owner| owner.as_str()),
             key_id: key.map(|key| key.id.as_str()),
             identity: certificate.map(|certificate| certificate.identity.uri()),
             client_ip: &self.connection.address_text,

@@ -18,6 +18,11 @@ use crate::gate::headers::{X_DOORWARD_ORIGIN, X_REQUEST_ID};
 use crate::gate::record::Record;
 use crate::gate::stream::ReplyBody;
 
+/// `Retry-After` in milliseconds, as SDKs read it.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+/// Whether a client's own retries can help.
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
 /// Turns a refusal into a response in the dialect of the path.
 #[must_use]
 pub fn refuse(refusal: &Refusal, shape: Shape, head: &Parts, mut record: Option<Record>) -> Response<ReplyBody> {
@@ -31,14 +36,12 @@ pub fn refuse(refusal: &Refusal, shape: Shape, head: &Parts, mut record: Option<
     match refusal.retry() {
         Retry::AsTheClientLikes => {}
         Retry::After(wait) => {
-            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
-            headers.insert(
-                HeaderName::from_static("retry-after-ms"),
-                HeaderValue::from(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
-            );
+            let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000).max(1)));
+            headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
         }
         Retry::Never => {
-            headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
+            headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
         }
     }
     if let Refusal::MethodNotAllowed { allow } = refusal {
@@ -58,6 +61,15 @@ pub fn refuse(refusal: &Refusal, shape: Shape, head: &Parts, mut record: Option<
 pub fn answer(content_type: &'static str, body: Bytes, head: &Parts, mut record: Record) -> Response<ReplyBody> {
     record.answered(StatusCode::OK.as_u16());
     made_here(StatusCode::OK, content_type, body, head, Some(record))
+}
+
+/// An answer that has nothing to say: leave to call.
+#[must_use]
+pub fn nothing(head: &Parts, mut record: Record) -> Response<ReplyBody> {
+    record.answered(StatusCode::NO_CONTENT.as_u16());
+    let mut response = made_here(StatusCode::NO_CONTENT, "", Bytes::new(), head, Some(record));
+    response.headers_mut().remove(CONTENT_TYPE);
+    response
 }
 
 /// The record ends here, before the first byte is sent. A caller that never reads its refusal would

@@ -17,8 +17,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::backend::pool::Pools;
 use crate::domain::refusal::Refusal;
 use crate::gate::Gateway;
+use crate::gate::arrival::Admission;
 use crate::gate::connection::{Order, Patience, Supervised};
-use crate::gate::listener::{self, Admission};
+use crate::gate::listener;
 use crate::gate::live::LiveRequests;
 use crate::gate::used::UsedKeys;
 

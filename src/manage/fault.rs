@@ -99,17 +99,19 @@ impl Fault {
     #[must_use]
     pub fn config(file: &str, problems: &[Problem]) -> Self {
         let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        Self::new(Code::Failed, format!("the grants of {file} cannot be read: {}", said.join("; ")))
+        Self::new(Code::Failed, format!("the grants and keys of {file} cannot be read: {}", said.join("; ")))
             .hint("`doorward check` shows every problem of a config")
     }
 }
 
 impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
-        let code = match error {
-            StoreError::Locked | StoreError::ReadOnly | StoreError::Full => Code::StoreUnavailable,
-            StoreError::Exists(_) | StoreError::NameRevoked(_) => Code::Conflict,
-            _ => Code::Failed,
+        let code = if matches!(error, StoreError::Locked | StoreError::ReadOnly | StoreError::Full) {
+            Code::StoreUnavailable
+        } else if matches!(error, StoreError::Exists(_) | StoreError::NameRevoked(_)) {
+            Code::Conflict
+        } else {
+            Code::Failed
         };
         // The store's words end with what to do.
         let text = error.to_string();

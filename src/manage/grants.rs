@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::domain::endpoint::Endpoints;
 use crate::domain::grant::{self, Models, Require};
 use crate::domain::network::Networks;
+use crate::domain::origin::Origins;
 use crate::domain::owner::OwnerPath;
-use crate::domain::timestamp::parse_span;
-use crate::manage::Manager;
+use crate::domain::timestamp::{Timestamp, parse_span};
 use crate::manage::fault::{Code, Fault};
 use crate::manage::fields::{Reading, endpoints, when};
 use crate::manage::operation::{Method, Operation};
 use crate::manage::page::{self, Page};
+use crate::manage::{Manager, Source};
 
 /// A grant, as verbs show it. A field that is null says nothing: the path's other grants decide.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -31,34 +32,14 @@ pub struct Grant {
     pub endpoints: Option<Vec<String>>,
     /// Which models they may name.
     pub models: Option<Vec<String>>,
+    /// Which web pages may call and read the answers.
+    pub cors_origins: Option<Vec<String>>,
     /// From this moment on everything at and below the node is refused.
     pub expires_at: Option<String>,
     /// How long a key lives that is made without an expiry.
     pub default_key_ttl: Option<String>,
     /// How long a key may live at most.
     pub max_key_ttl: Option<String>,
-}
-
-/// Where a grant is kept.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "GrantSource")]
-pub enum Source {
-    /// In the config file, which alone changes it.
-    Config,
-    /// In the store.
-    Store,
-}
-
-impl Source {
-    /// The word.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Config => "config",
-            Self::Store => "store",
-        }
-    }
 }
 
 impl Grant {
@@ -70,6 +51,7 @@ impl Grant {
             networks: grant.networks.as_ref().map(Networks::entries),
             endpoints: grant.endpoints.as_ref().map(Endpoints::entries),
             models: grant.models.as_ref().map(Models::entries),
+            cors_origins: grant.cors_origins.as_ref().map(Origins::entries),
             expires_at: grant.expires_at.map(|at| at.to_string()),
             default_key_ttl: grant.default_key_ttl.map(spelled),
             max_key_ttl: grant.max_key_ttl.map(spelled),
@@ -92,7 +74,7 @@ impl Manager<'_> {
     }
 
     fn placed_on(&self, owner: &OwnerPath) -> Result<Vec<(grant::Grant, Source)>, Fault> {
-        let config = self.policy.grants.as_ref().map_err(Clone::clone)?;
+        let config = self.policy.grants()?;
         let mut placed = Vec::new();
         for node in owner.lineage() {
             let of_config = config.iter().filter(|grant| grant.owner.as_str() == node);
@@ -127,7 +109,7 @@ impl Operation for ListGrants {
 
     fn perform(self, manager: &mut Manager<'_>) -> Result<Self::Answer, Fault> {
         let limit = page::limit(self.limit)?;
-        let config = manager.policy.grants.as_ref().map_err(Clone::clone)?;
+        let config = manager.policy.grants()?;
         let stored = manager.store.list_grants()?;
         let mut all: Vec<Grant> = config.iter().map(|grant| Grant::new(grant, Source::Config)).collect();
         all.extend(stored.iter().map(|grant| Grant::new(grant, Source::Store)));
@@ -193,6 +175,9 @@ pub struct SetGrant {
     /// Which models they may name, and patterns over them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub models: Option<Vec<String>>,
+    /// Which web pages may call and read the answers: origins such as https://chat.corp.example.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cors_origins: Option<Vec<String>>,
     /// From this moment on everything at and below the node is refused: a span from now, or a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
@@ -223,17 +208,11 @@ impl Operation for SetGrant {
     const PATH: &'static str = "/v1/grants/{owner}";
 
     fn perform(self, manager: &mut Manager<'_>) -> Result<Self::Answer, Fault> {
-        let mut reading = Reading::default();
-        let read = self.read(&mut reading, manager);
-        reading.finish()?;
-        let Some(grant) = read else { return Err(Fault::field("owner", "is missing")) };
-        if grant == grant::Grant::new(grant.owner.clone()) {
-            return Err(Fault::new(Code::InvalidRequest, "the grant says nothing")
-                .hint("`doorward grant remove` takes a grant away"));
-        }
+        let grant = self.read(manager.now)?;
         manager.store.set_grant(&grant)?;
         let mut warnings = Vec::new();
-        if manager.grants_on(&grant.owner)?.iter().all(|grant| grant.require.is_none()) {
+        let grants = manager.grants_on(&grant.owner)?;
+        if manager.policy.knows_config() && grants.iter().all(|grant| grant.require.is_none()) {
             warnings
                 .push(format!("no grant on the path of {} names `require`: callers there are refused", grant.owner));
         }
@@ -242,8 +221,28 @@ impl Operation for SetGrant {
 }
 
 impl SetGrant {
-    fn read(&self, reading: &mut Reading, manager: &Manager<'_>) -> Option<grant::Grant> {
-        let now = manager.now;
+    /// Fails when the request is wrong whatever the store holds.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong.
+    pub fn check(&self, now: Timestamp) -> Result<(), Fault> {
+        self.read(now).map(|_| ())
+    }
+
+    fn read(&self, now: Timestamp) -> Result<grant::Grant, Fault> {
+        let mut reading = Reading::default();
+        let read = self.fields(&mut reading, now);
+        reading.finish()?;
+        let Some(grant) = read else { return Err(Fault::field("owner", "is missing")) };
+        if grant == grant::Grant::new(grant.owner.clone()) {
+            return Err(Fault::new(Code::InvalidRequest, "the grant says nothing")
+                .hint("`doorward grant remove` takes a grant away"));
+        }
+        Ok(grant)
+    }
+
+    fn fields(&self, reading: &mut Reading, now: Timestamp) -> Option<grant::Grant> {
         let owner = reading.value("owner", &self.owner, OwnerPath::parse);
         let grant = grant::Grant {
             owner: owner?,
@@ -251,6 +250,7 @@ impl SetGrant {
             networks: reading.list("networks", self.networks.as_ref(), Networks::parse),
             endpoints: reading.list("endpoints", self.endpoints.as_ref(), endpoints),
             models: reading.list("models", self.models.as_ref(), Models::parse),
+            cors_origins: reading.list("cors_origins", self.cors_origins.as_ref(), Origins::parse),
             expires_at: reading.optional("expires_at", self.expires_at.as_deref(), |text| {
                 when(text, now).and_then(|at| if at > now { Ok(at) } else { Err("is not in the future".to_owned()) })
             }),
@@ -299,7 +299,7 @@ impl Operation for RemoveGrant {
             return Ok(RemovedGrant { owner: owner.to_string() });
         }
         let fault = Fault::new(Code::NotFound, format!("the store has no grant on {owner}"));
-        let in_config = manager.policy.grants.iter().flatten().any(|grant| grant.owner == owner);
+        let in_config = manager.policy.grants().is_ok_and(|config| config.iter().any(|grant| grant.owner == owner));
         Err(if in_config {
             fault.hint("the grant there is in the config file: change it there")
         } else {

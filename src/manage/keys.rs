@@ -25,10 +25,10 @@ use crate::domain::key::{
 use crate::domain::network::Networks;
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
-use crate::manage::Manager;
 use crate::manage::fault::{Code, Fault};
 use crate::manage::fields::{Reading, endpoints, when};
 use crate::manage::operation::{Method, Operation};
+use crate::manage::{Manager, Policy};
 use crate::store::pepper;
 
 /// Makes a key. Without limits of its own it may do what its owner's grants say.
@@ -84,17 +84,14 @@ impl Operation for CreateKey {
     const CREATES: bool = true;
 
     fn perform(self, manager: &mut Manager<'_>) -> Result<Self::Answer, Fault> {
-        let mut reading = Reading::default();
-        let wanted = self.read(&mut reading, manager.now);
-        reading.finish()?;
-        let Some(wanted) = wanted else { return Err(Fault::field("owner", "is missing")) };
+        let wanted = self.wanted(manager.now)?;
         let grants = manager.grants_on(&wanted.owner)?;
         let expires_at = policy::expiry(&wanted, manager.now, manager.now, &grants)?;
         let (key, digest) = manager.mint()?;
         let mut record = wanted.record(key.id(), digest, manager.now);
         record.expires_at = expires_at;
         manager.store.create_key(&record)?;
-        let warnings = policy::warnings(&record, &grants);
+        let warnings = policy::warnings(&record, &grants, manager.policy);
         Ok(KeyAnswer { key: manager.shown(&record)?.with_secret(&key), warnings })
     }
 }
@@ -111,6 +108,22 @@ struct Wanted {
 }
 
 impl CreateKey {
+    /// Fails when the request is wrong whatever the store holds.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong.
+    pub fn check(&self, now: Timestamp) -> Result<(), Fault> {
+        policy::expiry(&self.wanted(now)?, now, now, &[]).map(|_| ())
+    }
+
+    fn wanted(&self, now: Timestamp) -> Result<Wanted, Fault> {
+        let mut reading = Reading::default();
+        let wanted = self.read(&mut reading, now);
+        reading.finish()?;
+        wanted.ok_or_else(|| Fault::field("owner", "is missing"))
+    }
+
     /// Reads the fields; spans begin at `now`. `None` when something is wrong, which is noted.
     fn read(&self, reading: &mut Reading, now: Timestamp) -> Option<Wanted> {
         let owner = reading.value("owner", &self.owner, OwnerPath::parse);
@@ -186,8 +199,12 @@ impl Manager<'_> {
     }
 }
 
-/// What is said of an id that no key has.
-fn unknown(id: &KeyId) -> Fault {
+/// What is said of an id that no key of the store has.
+fn unknown(id: &KeyId, policy: &Policy) -> Fault {
+    if policy.keys().iter().any(|key| key.id == *id) {
+        return Fault::new(Code::Conflict, format!("the key {id} is in the config file, not in the store"))
+            .hint("change or remove its [[key]] there");
+    }
     Fault::new(Code::NotFound, format!("no key has the id {id}")).hint("`doorward key list` shows all ids")
 }
 

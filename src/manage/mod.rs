@@ -5,6 +5,7 @@
 //! said of a request is said here too, so that both say the same.
 
 pub mod certificates;
+pub mod explain;
 pub mod fault;
 pub mod fields;
 pub mod grants;
@@ -15,8 +16,13 @@ pub mod page;
 
 use std::path::Path;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Declared;
 use crate::domain::grant::Grant;
 use crate::domain::identity::TrustDomain;
+use crate::domain::key::KeyRecord;
 use crate::domain::timestamp::Timestamp;
 use crate::manage::fault::Fault;
 use crate::store::Store;
@@ -37,9 +43,49 @@ pub struct Manager<'a> {
 /// The part of the config that decides what operators may do.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// The grants of the config file, or why they cannot be known: then nothing is done that they
-    /// could forbid, and all else is.
-    pub grants: Result<Vec<Grant>, Fault>,
+    /// What the config file lists; `None` when there is no file to be found, as beside a state
+    /// directory that was named alone. When there is one and it cannot be read: why; then nothing is
+    /// done that they could forbid, and all else is.
+    pub config: Result<Option<Declared>, Fault>,
     /// The trust domain of the built-in authority, when there is one.
     pub trust_domain: Option<TrustDomain>,
+}
+
+/// Where something is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// In the config file, which alone changes it.
+    Config,
+    /// In the store.
+    Store,
+}
+
+impl Source {
+    /// The word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Store => "store",
+        }
+    }
+}
+
+impl Policy {
+    /// The grants of the config file, as far as there is one.
+    fn grants(&self) -> Result<&[Grant], Fault> {
+        let config = self.config.as_ref().map_err(Clone::clone)?;
+        Ok(config.as_ref().map(|config| config.grants.as_slice()).unwrap_or_default())
+    }
+
+    /// The keys of the config file, as far as they are known: to be shown, never to decide.
+    fn keys(&self) -> &[KeyRecord] {
+        self.config.as_ref().ok().and_then(Option::as_ref).map(|config| config.keys.as_slice()).unwrap_or_default()
+    }
+
+    /// True when what the config lists is known.
+    const fn knows_config(&self) -> bool {
+        matches!(self.config, Ok(Some(_)))
+    }
 }

@@ -61,6 +61,8 @@ pub trait Operation: Serialize + DeserializeOwned + JsonSchema + Send + 'static 
     const PATH: &'static str;
     /// True when something new comes of it: the status is 201 then.
     const CREATES: bool = false;
+    /// True when something may be different afterwards: then the log says who asked.
+    const CHANGES: bool = !matches!(Self::METHOD, Method::Get);
     /// Most bytes of a request in the admin API.
     const MAX_BYTES: usize = 64 * 1024;
     /// True when the log shows the request as it was; false for what is too long.

@@ -17,6 +17,7 @@ use crate::domain::key::{
     Binding, ExternalId, Hashing, KeyDetails, KeyDigest, KeyId, KeyRecord, Labels, Narrowing, Note, Uses,
 };
 use crate::domain::network::Networks;
+use crate::domain::origin::Origins;
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
@@ -48,8 +49,17 @@ pub(super) const KEY: [&str; 19] = [
 pub(super) const CERTIFICATE: [&str; 8] =
     ["serial", "uri", "not_before", "not_after", "spki_sha256", "issued_at", "revoked_at", "reason"];
 /// What [`grant`] reads.
-pub(super) const GRANT: [&str; 8] =
-    ["owner", "require", "networks", "endpoints", "models", "expires_at", "default_key_ttl", "max_key_ttl"];
+pub(super) const GRANT: [&str; 9] = [
+    "owner",
+    "require",
+    "networks",
+    "endpoints",
+    "models",
+    "cors_origins",
+    "expires_at",
+    "default_key_ttl",
+    "max_key_ttl",
+];
 /// What [`owner`] reads.
 const OWNER: [&str; 4] = ["path", "disabled_at", "keys", "granted"];
 
@@ -80,6 +90,7 @@ pub(super) struct Lists {
     networks: Known<Networks>,
     endpoints: Known<Endpoints>,
     models: Known<Models>,
+    origins: Known<Origins>,
 }
 
 /// Lists by the text that they were stored as; bounded.
@@ -140,6 +151,7 @@ pub(super) fn grant(row: &Row<'_>) -> Result<Grant, StoreError> {
         networks: read.list("networks", &lists.networks, Networks::parse::<String>)?,
         endpoints: read.list("endpoints", &lists.endpoints, Endpoints::parse::<String>)?,
         models: read.list("models", &lists.models, Models::parse::<String>)?,
+        cors_origins: read.list("cors_origins", &lists.origins, Origins::parse::<String>)?,
         expires_at: read.maybe_time("expires_at")?,
         default_key_ttl: read.maybe_span("default_key_ttl")?,
         max_key_ttl: read.maybe_span("max_key_ttl")?,

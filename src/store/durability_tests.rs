@@ -277,7 +277,9 @@ impl Drop for Mount {
 fn a_full_disk_refuses_the_write_and_keeps_the_rest() {
     let Some(mount) = Mount::new("size=300k,mode=700") else { return };
     let mut store = Store::open(mount.0.path()).unwrap();
-    let mut written = 0;
+    let limited = KeyRecord { uses: uses(9), ..new_key(0) };
+    store.create_key(&limited).unwrap();
+    let mut written = 1;
     let error = loop {
         match store.create_key(&new_key(written)) {
             Ok(()) => written += 1,
@@ -285,7 +287,12 @@ fn a_full_disk_refuses_the_write_and_keeps_the_rest() {
         }
     };
     assert!(matches!(error, StoreError::Full), "{error:?}");
-    assert!(written > 0);
+    assert!(written > 1);
+    // Each write takes a little more; then none is possible.
+    let claimed = (0..9).filter(|_| store.claim_uses(&[limited.id]).is_ok()).count();
+    assert!(claimed < 9);
+    let left = store.key(&limited.id).unwrap().unwrap().uses.unwrap().left;
+    assert_eq!(left as usize, 9 - claimed, "what was not acknowledged was not taken");
     assert_eq!(store.list_keys().unwrap().len() as u64, written, "reading goes on, and no half key is there");
     drop(store);
     mount.remount("remount,size=2m");

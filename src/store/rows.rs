@@ -1,4 +1,4 @@
-//! What goes into the store and comes out of it, besides [`KeyRecord`](crate::domain::key::KeyRecord).
+//! What goes into the store and comes out of it, besides [`KeyRecord`].
 
 use std::fmt;
 use std::time::Duration;

@@ -9,13 +9,16 @@ mod certificates;
 mod counters;
 mod keys;
 mod owners;
+mod upkeep;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior, params};
+use tokio::time::Instant;
 
 use crate::domain::grant::Grant;
 use crate::domain::key::{KeyId, KeyRecord};
@@ -30,6 +33,9 @@ pub const FILE: &str = "doorward.db";
 
 /// How long a writer waits for another process's transaction.
 const BUSY: Duration = Duration::from_secs(5);
+
+/// How long a process that makes a new store is given before it is tried again.
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// So many deletions are kept for readers that fell behind.
 const MAX_DELETIONS: i64 = 10_000;
@@ -93,7 +99,14 @@ impl Sqlite {
         for name in [FILE.to_owned(), format!("{FILE}-wal"), format!("{FILE}-shm")] {
             directory::check_file(state_dir, &state_dir.join(name))?;
         }
-        let opened = Self::set_up(path);
+        let begun = Instant::now();
+        let mut opened = Self::set_up(path);
+        // SQLite waits for locks, but not for the one that makes a new file a WAL database: two
+        // processes that make a store at once would refuse one another.
+        while matches!(opened, Err(StoreError::Locked)) && begun.elapsed() < BUSY {
+            thread::sleep(AGAIN);
+            opened = Self::set_up(path);
+        }
         if let Err(StoreError::Sql(error)) = &opened
             && error.sqlite_error_code() == Some(ErrorCode::CannotOpen)
         {

@@ -41,9 +41,36 @@ pub struct NotClaimed;
 
 #[derive(Debug)]
 enum Job {
-    Claim { key: KeyId, answer: oneshot::Sender<Result<Claimed, NotClaimed>> },
+    Claim { key: KeyId, answer: oneshot::Sender<Result<Answer, NotClaimed>> },
     Refund(KeyId),
     Touch(Vec<(KeyId, Timestamp)>),
+}
+
+/// What became of a claim, on its way to the asker. One that never arrives gives the use back.
+#[derive(Debug)]
+struct Answer {
+    key: KeyId,
+    outcome: Claimed,
+    /// `None` once it has arrived.
+    back: Option<Claims>,
+}
+
+impl Answer {
+    /// It has arrived: the use is the asker's.
+    fn arrived(mut self) -> Claimed {
+        self.back = None;
+        self.outcome
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(claims) = self.back.take()
+            && self.outcome == Claimed::Claimed
+        {
+            claims.refund(self.key);
+        }
+    }
 }
 
 impl Claims {
@@ -52,12 +79,12 @@ impl Claims {
     ///
     /// # Errors
     ///
-    /// When the claim could not be made durable within [`PATIENCE`].
+    /// When the claim could not be made durable within two seconds.
     pub async fn claim(&self, key: KeyId) -> Result<Claimed, NotClaimed> {
         let (answer, answered) = oneshot::channel();
         let asked = async {
             self.0.send(Job::Claim { key, answer }).await.map_err(|_| NotClaimed)?;
-            answered.await.map_err(|_| NotClaimed)?
+            answered.await.map_err(|_| NotClaimed)?.map(Answer::arrived)
         };
         timeout(PATIENCE, asked).await.map_err(|_| NotClaimed)?
     }
@@ -97,8 +124,10 @@ impl Writer {
         let (stop, stopped) = oneshot::channel();
         // Its waits are asynchronous; its work on the store blocks, and nothing else is in here.
         let runtime = runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
+        let claims = Claims(sender);
         let mut desk = Desk {
             state_dir: state_dir.to_owned(),
+            claims: claims.clone(),
             opened: None,
             refunds: Vec::new(),
             used: FxHashMap::default(),
@@ -106,7 +135,7 @@ impl Writer {
         };
         let run = move || runtime.block_on(desk.run(jobs, stopped));
         let thread = thread::Builder::new().name("store-write".to_owned()).spawn(run).map_err(failed)?;
-        Ok(Self { claims: Claims(sender), stop: Some(stop), thread: Some(thread) })
+        Ok(Self { claims, stop: Some(stop), thread: Some(thread) })
     }
 
     /// The hand of the request path.
@@ -130,6 +159,8 @@ impl Drop for Writer {
 /// What the writer has before it.
 struct Desk {
     state_dir: PathBuf,
+    /// For answers that do not arrive.
+    claims: Claims,
     opened: Option<(Store, FileId)>,
     /// Uses to be given back; kept until that is done.
     refunds: Vec<KeyId>,
@@ -141,7 +172,7 @@ struct Desk {
 /// Device and inode: another file may come into the place of the one that we opened.
 type FileId = (u64, u64);
 
-type Waiting = (KeyId, oneshot::Sender<Result<Claimed, NotClaimed>>);
+type Waiting = (KeyId, oneshot::Sender<Result<Answer, NotClaimed>>);
 
 impl Desk {
     async fn run(&mut self, mut jobs: mpsc::Receiver<Job>, mut stopped: oneshot::Receiver<()>) {
@@ -193,9 +224,11 @@ impl Desk {
         let keys: Vec<_> = waiting.iter().map(|(key, _)| *key).collect();
         let outcomes = self.with_store(|store| store.claim_uses(&keys));
         for (index, (key, answer)) in waiting.into_iter().enumerate() {
-            let outcome = outcomes.as_ref().and_then(|outcomes| outcomes.get(index)).copied();
-            let left = answer.send(outcome.ok_or(NotClaimed)).is_err();
-            if left && outcome == Some(Claimed::Claimed) {
+            let outcome = outcomes.as_ref().and_then(|outcomes| outcomes.get(index)).copied().ok_or(NotClaimed);
+            let made = outcome.map(|outcome| Answer { key, outcome, back: Some(self.claims.clone()) });
+            if let Err(Ok(unheard)) = answer.send(made)
+                && unheard.arrived() == Claimed::Claimed
+            {
                 self.refunds.push(key);
             }
         }

@@ -64,6 +64,23 @@ fn a_claim_whose_asker_leaves_is_given_back() {
     assert_eq!(left(&fixture, &key), 100 - kept);
 }
 
+/// Even when the answer lies ready and nobody has looked at it yet.
+#[test]
+fn an_answer_that_is_not_taken_is_given_back() {
+    let fixture = Fixture::new();
+    let key = limited(&fixture, 1, 5);
+    let writer = Writer::start(fixture.dir()).unwrap();
+    let (answer, answered) = oneshot::channel();
+    writer.claims().0.blocking_send(Job::Claim { key, answer }).unwrap();
+    let begun = tokio::time::Instant::now();
+    while left(&fixture, &key) == 5 {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+    drop(answered);
+    drop(writer);
+    assert_eq!(left(&fixture, &key), 5);
+}
+
 #[test]
 fn a_refund_makes_one_more_claim_and_no_two() {
     let fixture = Fixture::new();

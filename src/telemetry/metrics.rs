@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::domain::event::Outcome;
 
@@ -32,10 +32,12 @@ pub struct Metrics {
     reply_side: Histogram,
     panics: Counter,
     reloads: Family<ReloadLabels, Counter>,
+    key_fetches: Family<IssuerLabels, Counter>,
     records_dropped: Gauge<u64, AtomicU64>,
     records_written: Gauge<u64, AtomicU64>,
     keys: Gauge,
     store_readable: Gauge,
+    shared_address: Gauge,
     certificates: Family<CertificateLabels, Gauge>,
 }
 
@@ -80,6 +82,12 @@ struct ReloadLabels {
     result: &'static str,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct IssuerLabels {
+    issuer: String,
+    result: &'static str,
+}
+
 /// Why a TLS handshake failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HandshakeFailure {
@@ -95,6 +103,10 @@ pub enum HandshakeFailure {
     PeerLeft,
     /// It took too long.
     TimedOut,
+    /// PROXY headers are required, and the peer is no trusted proxy.
+    UntrustedProxy,
+    /// A trusted proxy sent something else than a PROXY header that is taken.
+    ProxyHeader,
 }
 
 impl HandshakeFailure {
@@ -106,6 +118,8 @@ impl HandshakeFailure {
             Self::Protocol => "protocol",
             Self::PeerLeft => "peer_left",
             Self::TimedOut => "timed_out",
+            Self::UntrustedProxy => "untrusted_proxy",
+            Self::ProxyHeader => "proxy_header",
         }
     }
 }
@@ -116,20 +130,13 @@ impl Default for Metrics {
         let requests = Family::<RequestLabels, Counter>::default();
         registry.register("requests", "Requests by outcome and refusal code", requests.clone());
         let forwarded = requests.get_or_create(&RequestLabels::new(Outcome::Forwarded, None)).clone();
-        let in_flight = Gauge::default();
-        registry.register("requests_in_flight", "Requests between their head and their last byte", in_flight.clone());
-        let connections = Gauge::default();
-        registry.register("connections", "Open connections", connections.clone());
-        let turned_away = Counter::default();
-        registry.register(
-            "connections_turned_away",
-            "Connections closed because a bound was reached",
-            turned_away.clone(),
-        );
-        let handshakes = Family::default();
-        registry.register("handshake_failures", "TLS handshakes that failed", handshakes.clone());
-        let connects = Family::default();
-        registry.register("backend_connect_failures", "Connections to a backend that failed", connects.clone());
+        let in_flight =
+            registered(&mut registry, "requests_in_flight", "Requests between their head and their last byte");
+        let connections = registered(&mut registry, "connections", "Open connections");
+        let turned_away =
+            registered(&mut registry, "connections_turned_away", "Connections closed because a bound was reached");
+        let handshakes = registered(&mut registry, "handshake_failures", "TLS handshakes that failed");
+        let connects = registered(&mut registry, "backend_connect_failures", "Connections to a backend that failed");
         let request_side = Histogram::new(exponential_buckets(0.000_01, 4.0, 10));
         registry.register_with_unit(
             "request_processing",
@@ -144,27 +151,24 @@ impl Default for Metrics {
             Unit::Seconds,
             reply_side.clone(),
         );
-        let panics = Counter::default();
-        registry.register("panics", "Connections that were lost to a defect", panics.clone());
-        let reloads = Family::default();
-        registry.register("reloads", "Reloads of the config by result", reloads.clone());
-        let records_dropped = Gauge::default();
-        registry.register(
-            "records_dropped",
-            "Records that were lost because the queue was full",
-            records_dropped.clone(),
+        let panics = registered(&mut registry, "panics", "Connections that were lost to a defect");
+        let reloads = registered(&mut registry, "reloads", "Reloads of the config by result");
+        let key_fetches = registered(&mut registry, "issuer_key_fetches", "Fetches of an issuer's keys by result");
+        let records_dropped =
+            registered(&mut registry, "records_dropped", "Records that were lost because the queue was full");
+        let records_written = registered(&mut registry, "records_written", "Records that were written");
+        let keys = registered(&mut registry, "keys", "Keys in the store, revoked ones included");
+        let shared_address = registered(
+            &mut registry,
+            "callers_share_an_address",
+            "1 when different callers came and all of them from one address",
         );
-        let records_written = Gauge::default();
-        registry.register("records_written", "Records that were written", records_written.clone());
-        let keys = Gauge::default();
-        registry.register("keys", "Keys in the store, revoked ones included", keys.clone());
-        let store_readable = Gauge::default();
-        store_readable.set(1);
-        registry.register(
+        let store_readable: Gauge = registered(
+            &mut registry,
             "store_readable",
             "1 while the store can be read; 0 while its last state is relied on",
-            store_readable.clone(),
         );
+        store_readable.set(1);
         let certificates = Family::default();
         registry.register_with_unit(
             "certificate_ends_timestamp",
@@ -185,13 +189,22 @@ impl Default for Metrics {
             reply_side,
             panics,
             reloads,
+            key_fetches,
             records_dropped,
             records_written,
             keys,
             store_readable,
             certificates,
+            shared_address,
         }
     }
+}
+
+/// A metric that begins at nothing and is in the registry.
+fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
 }
 
 impl Metrics {
@@ -265,12 +278,19 @@ impl Metrics {
         }
     }
 
+    /// The keys of an issuer were fetched, or could not be.
+    pub fn keys_fetched(&self, issuer: &str, fetched: bool) {
+        let result = if fetched { "fetched" } else { "failed" };
+        self.key_fetches.get_or_create(&IssuerLabels { issuer: issuer.to_owned(), result }).inc();
+    }
+
     /// Writes all figures in the text format that Prometheus scrapes.
     #[must_use]
     pub fn scrape(&self, figures: Figures) -> String {
         self.records_dropped.set(figures.records_dropped);
         self.records_written.set(figures.records_written);
         self.keys.set(i64::try_from(figures.keys).unwrap_or(i64::MAX));
+        self.shared_address.set(i64::from(figures.callers_share_an_address));
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => text,
@@ -288,6 +308,8 @@ pub struct Figures {
     pub records_written: u64,
     /// Keys in the store.
     pub keys: usize,
+    /// Different callers came, all from one address.
+    pub callers_share_an_address: bool,
 }
 
 /// An open connection, as far as counting goes.

@@ -45,6 +45,27 @@ pub fn backend_config(tls: &BackendTls) -> Result<ClientConfig, String> {
     Ok(config)
 }
 
+/// TLS towards the server of an issuer's keys. `wanted` is false where it is not spoken: then no
+/// certificate is good, and the operating system needs to have no roots.
+///
+/// # Errors
+///
+/// When there are no roots to verify the server with.
+pub fn issuer_config(private: &[CertificateDer<'static>], wanted: bool) -> Result<ClientConfig, String> {
+    let roots = match (wanted, private) {
+        (false, _) => RootCertStore::empty(),
+        (true, []) => system_roots(SYSTEM_ROOTS)?,
+        (true, private) => private_roots(private)?,
+    };
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
 fn private_roots(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates {

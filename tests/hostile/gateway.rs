@@ -155,7 +155,7 @@ impl Gateway {
 
     /// A number from the metrics.
     pub fn figure(&self, name: &str) -> u64 {
-        let figures = Figures { records_dropped: 0, records_written: 0, keys: 0 };
+        let figures = Figures { records_dropped: 0, records_written: 0, keys: 0, callers_share_an_address: false };
         let text = self.server.gateway().metrics.scrape(figures);
         let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
         line.and_then(|line| line.split(' ').nth(1)).unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()

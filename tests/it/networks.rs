@@ -30,7 +30,7 @@ async fn promise_04_networks_in_both_families() {
         let parsed = Networks::parse(networks).unwrap();
         for source in SOURCES {
             let source: IpAddr = source.parse().unwrap();
-            let answer = world.caller().key(&key).from(source).chat(&chat("llama")).await;
+            let answer = world.caller().key(&key).calling_from(source).chat(&chat("llama")).await;
             // The oracle is the definition, by way of the family that the caller has.
             let listed = networks.iter().any(|network| match network.split_once('/') {
                 None => *network == "*" || network.parse::<IpAddr>().unwrap() == source,

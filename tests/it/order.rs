@@ -147,3 +147,51 @@ async fn model_before_target() {
     line.chat(&chat("same")).await.assert_refused(&world, 503, "no_backend").await;
     stub.assert_untouched();
 }
+
+/// Web pages: leave to call is decided after 1 and asks for no credential; a lent certificate after
+/// 4 and before 5.
+#[tokio::test]
+async fn pages_between_the_checks() {
+    let stub = Stub::chatty().await;
+    let grants = format!(
+        r#"{OPEN}
+[[identity]]
+match = "spiffe://corp.test/client/far-*"
+owner = "acme/far"
+
+[[identity]]
+match = "spiffe://corp.test/client/keyed-*"
+owner = "acme/keyed"
+
+[[grant]]
+owner = "acme/far"
+networks = ["10.0.0.0/8"]
+
+[[grant]]
+owner = "acme/keyed"
+require = "key"
+
+[[grant]]
+owner = "pages"
+cors_origins = ["https://chat.corp.test"]
+"#
+    );
+    let world = Setup::new(&stub).grants(&grants).start().await;
+    let asking = "Access-Control-Request-Method: POST\r\nOrigin:";
+    for (target, headers, status) in [
+        ("/v1/models?key=x", format!("Host: evil.test\r\n{asking} https://chat.corp.test"), 421),
+        ("/nowhere?key=x", format!("Host: llm.test\r\n{asking} https://evil.test"), 400),
+        ("/nowhere", format!("Host: llm.test\r\n{asking} https://evil.test"), 403),
+        ("/nowhere", format!("Host: llm.test\r\n{asking} https://chat.corp.test"), 404),
+        (CHAT, format!("Host: llm.test\r\n{asking} https://chat.corp.test"), 204),
+    ] {
+        let mut line = world.caller().raw().await;
+        line.send(format!("OPTIONS {target} HTTP/1.1\r\n{headers}\r\n\r\n")).await;
+        assert_eq!(line.answer().await.status, status, "{target} {headers}");
+    }
+    for (name, status, code) in [("keyed-a", 401, "key_required"), ("far-a", 403, "origin_not_allowed")] {
+        let caller = world.caller().certificate(&world.certificate(name)).header("origin", "https://chat.corp.test");
+        caller.post("/nowhere", "x").await.assert_refused(&world, status, code).await;
+    }
+    stub.assert_untouched();
+}

@@ -98,6 +98,62 @@ async fn invalid_credentials() {
     with(&good.text).chat(&chat("llama")).await.assert_served();
 }
 
+/// Who guesses is told to wait; who has a credential that is good, or was, never hears of it.
+#[tokio::test]
+async fn too_many_failures() {
+    let stub = Stub::chatty().await;
+    let world = Setup::new(&stub).manual_clock().start().await;
+    let good = world.key("acme/x").await;
+    let revoked = world.key("acme/x").await;
+    let before = world.generation();
+    world.revoke_key(&revoked.id);
+    world.changed_since(before).await;
+    let unknown = World::open(&stub).await.key("acme/x").await;
+    let with = |text: &str| world.caller().header("authorization", &format!("Bearer {text}"));
+    // What is no guess is not counted.
+    for (caller, times) in
+        [(world.caller(), 25), (with(&revoked.text), 25), (with(&good.text).header("api-key", "x"), 25)]
+    {
+        let mut line = caller.h1().await;
+        for _ in 0..times {
+            line.chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
+        }
+    }
+    let guesses = [unknown.text.clone(), "dw_nonsense".to_owned(), "sk-elsewhere".to_owned()];
+    let mut lines = Vec::new();
+    for guess in &guesses {
+        lines.extend(with(guess).both().await);
+    }
+    let count = lines.len();
+    for guess in 0..20 {
+        let line = &mut lines[guess % count];
+        line.chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
+    }
+    for line in &mut lines {
+        let answer = line.chat(&chat("llama")).await;
+        let record = answer.assert_refused(&world, 429, "too_many_failures").await;
+        assert!(record["detail"].as_str().unwrap().starts_with("too many failures from this address: "), "{record}");
+        assert_eq!((answer.header("retry-after"), answer.header("retry-after-ms")), (Some("6"), Some("6000")));
+        assert_eq!((answer.header("www-authenticate"), answer.header("x-should-retry")), (None, None));
+        assert_eq!(answer.json()["error"]["type"], "rate_limit_error");
+    }
+    stub.assert_untouched();
+    // The same address, at the same time.
+    with(&good.text).chat(&chat("llama")).await.assert_served();
+    world.caller().certificate(&world.certificate("alice")).chat(&chat("llama")).await.assert_served();
+    with(&revoked.text).chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
+    world.caller().chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
+    // Time, and nothing else, gives the next one.
+    world.clock.advance(Duration::from_millis(4_500));
+    let answer = lines[0].chat(&chat("llama")).await;
+    answer.assert_refused(&world, 429, "too_many_failures").await;
+    assert_eq!((answer.header("retry-after"), answer.header("retry-after-ms")), (Some("2"), Some("1500")));
+    world.clock.advance(Duration::from_millis(1_500));
+    lines[1].chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
+    lines[2].chat(&chat("llama")).await.assert_refused(&world, 429, "too_many_failures").await;
+    assert!(world.metric("doorward_requests_total{outcome=\"refused\",code=\"too_many_failures\"}").await > 7.5);
+}
+
 #[tokio::test]
 async fn key_required() {
     let stub = Stub::chatty().await;

@@ -163,7 +163,7 @@ async fn a_use_is_claimed_before_a_target_is_chosen() {
     line.chat(&chat("llama")).await.assert_refused(&world, 401, "invalid_credentials").await;
 }
 
-/// With `refund_on_failure`, a use that ended without a backend's answer is given back, and no other.
+/// With `refund_on_failure`, a use whose backend failed is given back, and no other.
 #[tokio::test]
 async fn a_failure_of_the_backend_is_given_back_to_keys_that_say_so() {
     let stub = Stub::by_hand().await;

@@ -79,6 +79,8 @@ def test_every_operation_answers_as_documented(admin):
     do("delete", "/v1/keys/{id}", 200, id=rotated["id"])
     keys = [{"owner": owner, "external_id": "sdk-1", "expires_at": "1h"}]
     do("post", "/v1/keys/import", 200, {"keys": keys})
+    question = {"key": key, "from": "127.0.0.1", "endpoint": "openai.chat_completions", "model": "m"}
+    do("post", "/v1/explain", 200, question)
     do("get", "/v1/owners", 200)
     do("post", "/v1/owners/{owner}/disable", 200, owner=owner)
     do("post", "/v1/owners/{owner}/enable", 200, owner=owner)

@@ -102,7 +102,8 @@ def gone(world, request_id):
 
 
 def test_a_hang_up_reaches_the_backend_within_a_second(world, by_key):
-    assert world.busy() == 0
+    # The backend may still be at the end of what the test before had cut.
+    poll(3, "the backend is idle", lambda: world.busy() == 0)
     body = chat(stream=True, max_tokens=ENDLESS)
     with by_key.http(httpx) as http:
         with http.stream("POST", world.url + "/v1/chat/completions", json=body, headers=by_key.headers()) as answer:

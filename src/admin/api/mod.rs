@@ -16,11 +16,13 @@ pub mod socket;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -32,10 +34,9 @@ use tokio::time::timeout;
 use crate::admin::api::operators::Operators;
 use crate::admin::api::problem::Refusal;
 use crate::admin::api::route::{Done, Fields, Route};
-use crate::config::is_address_name;
+use crate::config::{Declared, is_address_name};
 use crate::gate::{Gateway, host};
 use crate::manage::fault::{Code, Fault};
-use crate::manage::operation::Method;
 use crate::manage::{Manager, Policy};
 use crate::store::Store;
 
@@ -53,9 +54,8 @@ const OPERATION: Duration = Duration::from_secs(30);
 pub struct Api {
     gateway: Arc<Gateway>,
     state_dir: PathBuf,
-    store: Mutex<Store>,
-    /// One operation at a time: there is one connection to the store, and threads that wait for it
-    /// would only be threads.
+    /// One operation at a time: the store takes one writer, and threads that wait for it would only
+    /// be threads.
     turn: Arc<Semaphore>,
 }
 
@@ -81,10 +81,10 @@ pub(super) enum Peer {
 }
 
 impl Api {
-    /// An API that changes `store`, which is the one in `state_dir`.
+    /// An API that changes the store in `state_dir`.
     #[must_use]
-    pub fn new(gateway: Arc<Gateway>, state_dir: PathBuf, store: Store) -> Self {
-        Self { gateway, state_dir, store: Mutex::new(store), turn: Arc::new(Semaphore::new(1)) }
+    pub fn new(gateway: Arc<Gateway>, state_dir: PathBuf) -> Self {
+        Self { gateway, state_dir, turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// Answers one request.
@@ -106,7 +106,11 @@ impl Api {
         head: &Parts,
         body: &mut Incoming,
     ) -> Result<(u16, Vec<u8>), Refusal> {
-        let who = self.identify(peer)?;
+        let who = self.identify(peer).inspect_err(|refusal| {
+            if let Peer::Remote { address, .. } = peer {
+                tracing::warn!(%address, ?refusal, "admin API: refused");
+            }
+        })?;
         if head.headers.contains_key(ORIGIN) {
             return Err(Refusal::Origin);
         }
@@ -141,11 +145,8 @@ impl Api {
         match peer {
             Peer::Local { uid } => Ok(format!("uid {uid}")),
             Peer::Remote { operators, chain, address, .. } => {
-                let identified = operators.identify(chain, &self.gateway.view().snapshot);
-                if let Err(refusal) = &identified {
-                    tracing::warn!(%address, ?refusal, "admin API: refused");
-                }
-                identified.map(|operator| format!("{operator} at {address}"))
+                let operator = operators.identify(chain, &self.gateway.view())?;
+                Ok(format!("{operator} at {address}"))
             }
         }
     }
@@ -188,7 +189,7 @@ impl Api {
             let _turn = turn;
             let asked = logged(route, &fields);
             let result = api.perform(route, fields);
-            if route.method != Method::Get {
+            if route.changes {
                 match &result {
                     Ok(done) => {
                         let id = done.id.as_deref().unwrap_or_default();
@@ -212,9 +213,11 @@ impl Api {
     fn perform(&self, route: &Route, fields: Fields) -> Result<Done, Fault> {
         let settings = Arc::clone(&self.gateway.view().settings);
         let config = &settings.config;
-        let policy = Policy { grants: Ok(config.grants.clone()), trust_domain: config.trust_domain.clone() };
-        // Each operation is a transaction of the store, so a panic in one leaves nothing half done.
-        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let declared = Declared::of(config);
+        let policy = Policy { config: Ok(Some(declared)), trust_domain: config.trust_domain.clone() };
+        // Opened each time: a connection that was kept would go on writing to a file that was moved
+        // away, and a revocation there would count for nobody.
+        let mut store = Store::open_existing(&self.state_dir)?;
         let mut manager =
             Manager { store: &mut store, state_dir: &self.state_dir, policy: &policy, now: self.gateway.clock.now() };
         (route.run)(fields, &mut manager)
@@ -277,6 +280,9 @@ fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {
     let problem = refusal.problem();
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     let mut response = response(problem.status, problem::CONTENT_TYPE, body);
+    if problem.status == 503 {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
     if let Refusal::Method(methods) = refusal
         && let Ok(methods) = HeaderValue::from_str(methods)
     {

@@ -24,7 +24,7 @@ fn build() -> Value {
     let problem = generator.subschema_for::<Problem>().to_value();
     for route in all() {
         let described = (route.describe)(&mut generator);
-        let operation = operation(route, &described.request, described.answer);
+        let operation = operation(route, &described.request, &described.answer);
         requests.push((route, described.request));
         let path = paths.entry(route.path).or_insert_with(|| Value::Object(Map::new()));
         if let Value::Object(methods) = path {
@@ -77,7 +77,7 @@ fn codes() -> String {
     codes.join(", ")
 }
 
-fn operation(route: &Route, request: &str, answer: Value) -> Value {
+fn operation(route: &Route, request: &str, answer: &Value) -> Value {
     let status = route.status.to_string();
     let mut operation = json!({
         "operationId": route.name,

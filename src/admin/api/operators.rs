@@ -20,13 +20,18 @@ use tokio_rustls::TlsAcceptor;
 use crate::admin::api::problem::Refusal;
 use crate::admin::api::{Api, Peer, serve};
 use crate::domain::identity::Role;
-use crate::store::snapshot::Snapshot;
+use crate::gate::View;
+use crate::manage::fault::{Code, Fault};
 use crate::tls::verify::CallerVerifier;
 
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Strangers can hold these and no others.
 const MAX_HANDSHAKES: usize = 64;
 const MAX_CONNECTIONS: usize = 64;
+/// Connections with certificates of the authority that are no operator's. They are told so, and
+/// cannot take the operators' places meanwhile.
+const MAX_OTHERS: usize = 16;
+const OTHERS: Duration = Duration::from_secs(10);
 
 /// Who operators are, and how the listener shows itself to them.
 #[derive(Debug)]
@@ -59,7 +64,7 @@ impl Operators {
     }
 
     /// The operator that `chain` names, when it is good now.
-    pub(super) fn identify(&self, chain: &[CertificateDer<'_>], snapshot: &Snapshot) -> Result<String, Refusal> {
+    pub(super) fn identify(&self, chain: &[CertificateDer<'_>], view: &View) -> Result<String, Refusal> {
         // The verifier looks at the time again, whatever it remembers.
         let peer =
             self.0.load().verifier.identify(chain).ok_or(Refusal::NotAnOperator("it is not good, or has ended"))?;
@@ -67,8 +72,12 @@ impl Operators {
             Role::Operator => {}
             Role::Client | Role::Connector => return Err(Refusal::NotAnOperator("it is of another role")),
         }
-        if snapshot.denies(&peer) {
+        if view.snapshot.denies(&peer) {
             return Err(Refusal::NotAnOperator("it is revoked"));
+        }
+        if view.stale {
+            // Nobody knows who is revoked by now.
+            return Err(Fault::new(Code::StoreUnavailable, "the store cannot be read").into());
         }
         Ok(peer.identity.to_string())
     }
@@ -104,6 +113,7 @@ impl Listener {
     pub async fn run(self, api: Arc<Api>) {
         let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let others = Arc::new(Semaphore::new(MAX_OTHERS));
         loop {
             let Ok(handshaking) = Arc::clone(&handshakes).acquire_owned().await else { return };
             let (socket, address) = match self.listener.accept().await {
@@ -113,15 +123,17 @@ impl Listener {
                     continue;
                 }
             };
-            let (api, operators, connections) =
-                (Arc::clone(&api), Arc::clone(&self.operators), Arc::clone(&connections));
+            let (api, operators) = (Arc::clone(&api), Arc::clone(&self.operators));
+            let (connections, others) = (Arc::clone(&connections), Arc::clone(&others));
             tokio::spawn(async move {
                 // A stranger's handshake that fails is no news.
                 let Ok(Ok(shaken)) = timeout(HANDSHAKE, handshake(socket, address, operators)).await else { return };
                 drop(handshaking);
-                let Ok(_connection) = connections.try_acquire() else { return };
                 let (peer, stream, http2) = shaken;
-                serve::connection(api, peer, stream, http2).await;
+                let is_operator = api.identify(&peer).is_ok();
+                let (places, life) = if is_operator { (connections, serve::LIFE) } else { (others, OTHERS) };
+                let Ok(_place) = places.try_acquire() else { return };
+                serve::connection(api, peer, stream, http2, life).await;
             });
         }
     }

@@ -137,9 +137,10 @@ impl Refusal {
         let (status, code) = self.status();
         let (detail, hint) = self.words();
         let title = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-        let (hint, errors) = match self {
-            Self::Fault(fault) => (fault.hint.clone(), fault.wrong.clone()),
-            _ => (hint.map(str::to_owned), Vec::new()),
+        let (hint, errors) = if let Self::Fault(fault) = self {
+            (fault.hint.clone(), fault.wrong.clone())
+        } else {
+            (hint.map(str::to_owned), Vec::new())
         };
         Problem {
             r#type: "about:blank".to_owned(),

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::manage::Manager;
 use crate::manage::certificates::{ListCertificates, RevokeCertificate, RevokeName};
+use crate::manage::explain::Explain;
 use crate::manage::fault::{Code, Fault};
 use crate::manage::grants::{ListGrants, RemoveGrant, SetGrant, ShowGrants};
 use crate::manage::keys::{CreateKey, DeleteKey, ImportKeys, ListKeys, RevokeKey, RotateKey, ShowKey, UpdateKey};
@@ -35,6 +36,8 @@ pub struct Route {
     pub status: u16,
     /// Most bytes of a body.
     pub max_body: usize,
+    /// True when something may be different afterwards.
+    pub changes: bool,
     /// True when the log shows the request as it was.
     pub logged_whole: bool,
     /// JSON schema of the request: all its fields, wherever they travel.
@@ -84,6 +87,7 @@ pub fn all() -> &'static [Route] {
             Route::of::<ListCertificates>(),
             Route::of::<RevokeCertificate>(),
             Route::of::<RevokeName>(),
+            Route::of::<Explain>(),
         ]
     })
 }
@@ -97,6 +101,7 @@ impl Route {
             path: O::PATH,
             status: if O::CREATES { 201 } else { 200 },
             max_body: O::MAX_BYTES,
+            changes: O::CHANGES,
             logged_whole: O::LOGGED_WHOLE,
             request: settings().into_generator().into_root_schema_for::<O>().to_value(),
             describe: |generator| {
@@ -188,9 +193,10 @@ pub fn write<O: Operation>(operation: &O) -> Result<Written, Fault> {
         target.push(mark);
         target.push_str(&field);
         target.push('=');
-        match value {
-            Value::String(text) => escape(&text, &mut target),
-            value => escape(&value.to_string(), &mut target),
+        if let Value::String(text) = &value {
+            escape(text, &mut target);
+        } else {
+            escape(&value.to_string(), &mut target);
         }
         mark = '&';
     }

@@ -17,15 +17,15 @@ use crate::admin::api::{Api, Peer};
 
 /// From one request to the end of the next one's head.
 const HEAD: Duration = Duration::from_secs(10);
-/// Then no further request is taken.
-const LIFE: Duration = Duration::from_secs(600);
+/// How long an operator's connection takes requests.
+pub(super) const LIFE: Duration = Duration::from_secs(600);
 /// How long the last requests may take.
 const LAST: Duration = Duration::from_secs(60);
 const HEAD_BYTES: u32 = 16 * 1024;
 const MAX_HEADERS: usize = 64;
 
-/// Serves a connection to its end.
-pub(super) async fn connection<S>(api: Arc<Api>, peer: Peer, stream: S, is_http2: bool)
+/// Serves a connection to its end. After `life` it takes no further request.
+pub(super) async fn connection<S>(api: Arc<Api>, peer: Peer, stream: S, is_http2: bool, life: Duration)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -44,7 +44,7 @@ where
             .keep_alive_timeout(Duration::from_secs(20))
             .serve_connection(TokioIo::new(stream), service);
         let mut served = pin!(served);
-        if timeout(LIFE, served.as_mut()).await.is_err() {
+        if timeout(life, served.as_mut()).await.is_err() {
             served.as_mut().graceful_shutdown();
             drop(timeout(LAST, served).await);
         }
@@ -56,7 +56,7 @@ where
             .max_header_size(HEAD_BYTES as usize)
             .serve_connection(TokioIo::new(stream), service);
         let mut served = pin!(served);
-        if timeout(LIFE, served.as_mut()).await.is_err() {
+        if timeout(life, served.as_mut()).await.is_err() {
             served.as_mut().graceful_shutdown();
             drop(timeout(LAST, served).await);
         }

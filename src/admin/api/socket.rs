@@ -111,7 +111,7 @@ impl Socket {
             let api = Arc::clone(&api);
             tokio::spawn(async move {
                 let _slot = slot;
-                serve::connection(api, Peer::Local { uid }, stream, false).await;
+                serve::connection(api, Peer::Local { uid }, stream, false, serve::LIFE).await;
             });
         }
     }

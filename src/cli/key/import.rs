@@ -50,7 +50,9 @@ impl Import {
             let done = match done {
                 Ok(done) => done,
                 Err(fault) => {
-                    self.print(&all, out, err)?;
+                    if !all.keys.is_empty() {
+                        self.print(&all, out, err)?;
+                    }
                     return Err(in_file(fault, &name, number * BATCH));
                 }
             };
@@ -61,7 +63,7 @@ impl Import {
         let conflicts = all.keys.iter().filter(|key| key.outcome == Outcome::Conflict).count();
         if conflicts > 0 {
             return Err(Failure::with_hint(
-                format!("{} in the store differ from the import and stay as they are", output::count(conflicts, "key")),
+                format!("left alone, because what the store has differs: {}", output::count(conflicts, "key")),
                 "`doorward key update` changes a key",
             ));
         }

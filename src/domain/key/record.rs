@@ -59,7 +59,8 @@ pub struct Narrowing {
 pub struct Uses {
     /// How often; a key with none left is spent.
     pub left: u32,
-    /// True when a use is given back that ended without a backend's answer.
+    /// True when a use is given back whose backend failed: could not be reached, broke off, or said
+    /// itself that it failed (5xx).
     pub refund_on_failure: bool,
 }
 

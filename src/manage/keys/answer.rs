@@ -12,6 +12,7 @@ use crate::domain::network::Networks;
 use crate::domain::owner::DisabledOwners;
 use crate::domain::timestamp::Timestamp;
 use crate::manage::Manager;
+use crate::manage::Source;
 use crate::manage::fault::Fault;
 use crate::manage::fields::Revealed;
 
@@ -23,6 +24,8 @@ pub struct Key {
     /// The whole key: shown once, only its hash is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Revealed>,
+    /// Where it is kept.
+    pub source: Source,
     /// Whom it belongs to.
     pub owner: String,
     /// What it is good for now.
@@ -33,8 +36,8 @@ pub struct Key {
     pub endpoints: Option<Vec<String>>,
     /// Models that it may name; null: its owner's grants decide.
     pub models: Option<Vec<String>>,
-    /// When it was made.
-    pub created_at: String,
+    /// When it was made; null for a key of the config.
+    pub created_at: Option<String>,
     /// Before this it is refused.
     pub not_before: Option<String>,
     /// From this moment on it is refused.
@@ -129,7 +132,7 @@ impl State {
 
 impl Key {
     pub(super) fn new(
-        record: &KeyRecord,
+        (record, source): (&KeyRecord, Source),
         disabled: &DisabledOwners,
         last_used_at: Option<Timestamp>,
         now: Timestamp,
@@ -139,12 +142,13 @@ impl Key {
         Self {
             id: record.id.to_string(),
             key: None,
+            source,
             owner: record.owner.to_string(),
             state: State::of(record, disabled, now),
             networks: record.narrowing.networks.as_ref().map(Networks::entries),
             endpoints: record.narrowing.endpoints.as_ref().map(Endpoints::entries),
             models: record.narrowing.models.as_ref().map(Models::entries),
-            created_at: record.created_at.to_string(),
+            created_at: (source == Source::Store).then(|| record.created_at.to_string()),
             not_before: record.not_before.map(time),
             expires_at: record.expires_at.map(time),
             revoked_at: record.revoked_at.map(time),
@@ -179,6 +183,6 @@ impl Manager<'_> {
     /// A key as it is shown.
     pub(super) fn shown(&self, record: &KeyRecord) -> Result<Key, Fault> {
         let last_used_at = self.store.last_used_at(&record.id)?;
-        Ok(Key::new(record, &self.disabled_owners()?, last_used_at, self.now))
+        Ok(Key::new((record, Source::Store), &self.disabled_owners()?, last_used_at, self.now))
     }
 }

@@ -76,7 +76,7 @@ impl Operation for UpdateKey {
         let mut reading = Reading::default();
         let mut change = self.read(&mut reading, manager.now);
         reading.finish()?;
-        let record = manager.store.key(&id)?.ok_or_else(|| unknown(&id))?;
+        let record = manager.store.key(&id)?.ok_or_else(|| unknown(&id, manager.policy))?;
         let grants = manager.grants_on(&record.owner)?;
         if change.expires_at.is_some() || change.not_before.is_some() {
             let asked = Lifetime {
@@ -89,9 +89,9 @@ impl Operation for UpdateKey {
         }
         let record = match manager.store.update_key(&id, &change)? {
             Updated::Changed(record) | Updated::Unchanged(record) => record,
-            Updated::Unknown => return Err(unknown(&id)),
+            Updated::Unknown => return Err(unknown(&id, manager.policy)),
         };
-        Ok(KeyAnswer { key: manager.shown(&record)?, warnings: policy::warnings(&record, &grants) })
+        Ok(KeyAnswer { key: manager.shown(&record)?, warnings: policy::warnings(&record, &grants, manager.policy) })
     }
 }
 
@@ -180,7 +180,7 @@ impl Operation for RotateKey {
         let overlap = reading.optional("overlap", self.overlap.as_deref(), parse_span);
         let asked = reading.optional("expires_at", self.expires_at.as_deref(), |text| when(text, now));
         reading.finish()?;
-        let old = manager.store.key(&id)?.ok_or_else(|| unknown(&id))?;
+        let old = manager.store.key(&id)?.ok_or_else(|| unknown(&id, manager.policy))?;
         let grants = manager.grants_on(&old.owner)?;
         let expires_at = match asked {
             Some(_) => life(&old, asked, now, &grants).map_err(|why| not_allowed(&why))?,
@@ -195,9 +195,9 @@ impl Operation for RotateKey {
             Rotated::Rotated { new, old } => Ok(RotatedKey {
                 key: manager.shown(&new)?.with_secret(&key),
                 old_expires_at: old.expires_at.map(|at| at.to_string()),
-                warnings: policy::warnings(&new, &grants),
+                warnings: policy::warnings(&new, &grants, manager.policy),
             }),
-            Rotated::Unknown => Err(unknown(&id)),
+            Rotated::Unknown => Err(unknown(&id, manager.policy)),
             Rotated::Revoked => Err(ended("is revoked: nothing takes its place")),
             Rotated::Expired => Err(ended("has expired: nothing takes its place")),
         }
@@ -253,7 +253,7 @@ impl Operation for RevokeKey {
         let newly = match manager.store.revoke_key(&id, manager.now)? {
             Revoked::Revoked => true,
             Revoked::AlreadyRevoked => false,
-            Revoked::Unknown => return Err(unknown(&id)),
+            Revoked::Unknown => return Err(unknown(&id, manager.policy)),
         };
         Ok(RevokedKey { id: id.to_string(), newly })
     }
@@ -284,6 +284,10 @@ impl Operation for DeleteKey {
 
     fn perform(self, manager: &mut Manager<'_>) -> Result<Self::Answer, Fault> {
         let id = read_id(&self.id)?;
-        if manager.store.delete_key(&id)? { Ok(DeletedKey { id: id.to_string() }) } else { Err(unknown(&id)) }
+        if manager.store.delete_key(&id)? {
+            Ok(DeletedKey { id: id.to_string() })
+        } else {
+            Err(unknown(&id, manager.policy))
+        }
     }
 }

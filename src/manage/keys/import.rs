@@ -169,7 +169,8 @@ impl Operation for ImportKeys {
             existing: Existing::read(manager)?,
             grants: HashMap::new(),
         };
-        let (mut all, mut imports, mut made, mut warnings) = (Reading::default(), Vec::new(), Vec::new(), Vec::new());
+        let (mut all, mut imports, mut made, mut endless) =
+            (Reading::default(), Vec::new(), Vec::new(), HashSet::new());
         let mut seen = HashSet::new();
         for (index, entry) in self.keys.iter().enumerate() {
             let mut reading = Reading::of(format!("keys[{index}]."));
@@ -180,7 +181,7 @@ impl Operation for ImportKeys {
                     reading.wrong("external_id", "or the id is that of another key of this import");
                 }
                 if record.expires_at.is_none() {
-                    warnings.push(record.id);
+                    endless.insert(record.id.to_string());
                 }
                 imports.push(import.import);
                 made.push(import.made);
@@ -203,10 +204,7 @@ impl Operation for ImportKeys {
             }
         });
         let keys: Vec<_> = keys.collect();
-        let endless = keys
-            .iter()
-            .filter(|key| key.outcome == Outcome::Created && warnings.iter().any(|id| id.as_str() == key.id))
-            .count();
+        let endless = keys.iter().filter(|key| key.outcome == Outcome::Created && endless.contains(&key.id)).count();
         let warnings = match endless {
             0 => Vec::new(),
             1 => vec!["1 of the keys never expires".to_owned()],

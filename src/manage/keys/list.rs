@@ -1,19 +1,21 @@
 //! Keys, shown.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::key::{KeyId, KeyRecord};
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
-use crate::manage::Manager;
 use crate::manage::fault::Fault;
 use crate::manage::fields::Reading;
 use crate::manage::keys::{Key, State, read_id, unknown};
 use crate::manage::operation::{Method, Operation};
 use crate::manage::page::{self, Page};
+use crate::manage::{Manager, Source};
 
-/// Lists keys without their secrets, oldest first.
+/// Lists keys without their secrets: those of the store, oldest first, then those of the config.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListKeys {
@@ -45,7 +47,7 @@ impl Operation for ListKeys {
         let mut reading = Reading::default();
         let owner = reading.optional("owner", self.owner.as_deref(), OwnerPath::parse);
         let state = reading.optional("state", self.state.as_deref(), State::parse);
-        let mut place = reading.optional("cursor", self.cursor.as_deref(), read_place);
+        let place = reading.optional("cursor", self.cursor.as_deref(), Place::read);
         reading.finish()?;
         let limit = page::limit(self.limit)?;
         let disabled = manager.disabled_owners()?;
@@ -54,21 +56,28 @@ impl Operation for ListKeys {
                 && state.is_none_or(|state| State::of(record, &disabled, now) == state)
         };
         // One more than the page holds tells whether there is a next one.
-        let mut found: Vec<KeyRecord> = Vec::new();
-        loop {
-            let batch = manager.store.keys_after(place, BATCH)?;
-            place = batch.last().map(place_of);
-            let is_last = batch.len() < BATCH;
-            found.extend(batch.into_iter().filter(wanted));
-            if is_last || found.len() > limit {
-                break;
-            }
+        let mut found: Vec<(KeyRecord, Source)> = Vec::new();
+        let mut place = place.unwrap_or(Place::Store(None));
+        while let Place::Store(after) = place
+            && found.len() <= limit
+        {
+            let batch = manager.store.keys_after(after, BATCH)?;
+            let last = batch.last().map(|record| (record.created_at, record.id));
+            place = if batch.len() < BATCH { Place::Config(None) } else { Place::Store(last) };
+            found.extend(batch.into_iter().filter(wanted).map(|record| (record, Source::Store)));
+        }
+        if let Place::Config(after) = place {
+            let mut listed: Vec<_> = manager.policy.keys().iter().filter(|record| Some(record.id) > after).collect();
+            listed.sort_by_key(|record| record.id);
+            found.extend(listed.into_iter().filter(|record| wanted(record)).cloned().map(|key| (key, Source::Config)));
         }
         let more = found.len() > limit;
         found.truncate(limit);
-        let next = found.last().filter(|_| more).map(|record| written(place_of(record)));
+        let next = found.last().filter(|_| more).map(|(record, source)| Place::of(record, *source).to_string());
         let last_used = manager.store.last_used()?;
-        let shown = |record: &KeyRecord| Key::new(record, &disabled, last_used.get(&record.id).copied(), now);
+        let shown = |(record, source): &(KeyRecord, Source)| {
+            Key::new((record, *source), &disabled, last_used.get(&record.id).copied(), now)
+        };
         Ok(Page { items: found.iter().map(shown).collect(), next })
     }
 }
@@ -76,19 +85,41 @@ impl Operation for ListKeys {
 /// How many keys are read from the store at once.
 const BATCH: usize = 1000;
 
-const fn place_of(record: &KeyRecord) -> (Timestamp, KeyId) {
-    (record.created_at, record.id)
+/// Where a page ends: the keys of the store come first, by age, then those of the config, by id.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Store(Option<(Timestamp, KeyId)>),
+    Config(Option<KeyId>),
 }
 
-fn written((created_at, id): (Timestamp, KeyId)) -> String {
-    format!("{}-{id}", created_at.as_millis())
+impl Place {
+    const fn of(record: &KeyRecord, source: Source) -> Self {
+        match source {
+            Source::Store => Self::Store(Some((record.created_at, record.id))),
+            Source::Config => Self::Config(Some(record.id)),
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        let wrong = || "is not the `next` of a page".to_owned();
+        let (age, id) = text.rsplit_once('-').ok_or_else(wrong)?;
+        let id = KeyId::parse(id).map_err(|_| wrong())?;
+        if age == "config" {
+            return Ok(Self::Config(Some(id)));
+        }
+        let created_at = Timestamp::from_millis(age.parse().map_err(|_| wrong())?);
+        Ok(Self::Store(Some((created_at, id))))
+    }
 }
 
-fn read_place(text: &str) -> Result<(Timestamp, KeyId), String> {
-    let wrong = || "is not the `next` of a page".to_owned();
-    let (created_at, id) = text.rsplit_once('-').ok_or_else(wrong)?;
-    let created_at = created_at.parse().map_err(|_| wrong())?;
-    Ok((Timestamp::from_millis(created_at), KeyId::parse(id).map_err(|_| wrong())?))
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(Some((created_at, id))) => write!(f, "{}-{id}", created_at.as_millis()),
+            Self::Config(Some(id)) => write!(f, "config-{id}"),
+            Self::Store(None) | Self::Config(None) => Ok(()),
+        }
+    }
 }
 
 /// Shows a key without its secret.
@@ -109,7 +140,11 @@ impl Operation for ShowKey {
 
     fn perform(self, manager: &mut Manager<'_>) -> Result<Self::Answer, Fault> {
         let id = read_id(&self.id)?;
-        let record = manager.store.key(&id)?.ok_or_else(|| unknown(&id))?;
+        if let Some(listed) = manager.policy.keys().iter().find(|record| record.id == id) {
+            let last_used_at = manager.store.last_used_at(&id)?;
+            return Ok(Key::new((listed, Source::Config), &manager.disabled_owners()?, last_used_at, manager.now));
+        }
+        let record = manager.store.key(&id)?.ok_or_else(|| unknown(&id, manager.policy))?;
         manager.shown(&record)
     }
 }

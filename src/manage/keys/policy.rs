@@ -5,6 +5,7 @@ use std::fmt::Display;
 use crate::domain::grant::Grant;
 use crate::domain::key::{KeyRecord, Lifetime, NotAllowed, expiry_allowed};
 use crate::domain::timestamp::Timestamp;
+use crate::manage::Policy;
 use crate::manage::fault::{Code, Fault};
 use crate::manage::keys::Wanted;
 
@@ -34,12 +35,14 @@ pub(super) fn not_allowed(why: &NotAllowed) -> Fault {
 }
 
 /// What will surprise the owner of a key. Nothing here decides: the gate does, request by request.
-pub(super) fn warnings(record: &KeyRecord, grants: &[Grant]) -> Vec<String> {
+pub(super) fn warnings(record: &KeyRecord, grants: &[Grant], policy: &Policy) -> Vec<String> {
     let mut warnings = Vec::new();
     if record.expires_at.is_none() {
         warnings.push("the key never expires; expires_at (--expires 30d) would end it".to_owned());
     }
-    if grants.iter().all(|grant| grant.require.is_none()) {
+    if !policy.knows_config() {
+        warnings.push("no config was found, so its grants were not looked at; --config FILE names it".to_owned());
+    } else if grants.iter().all(|grant| grant.require.is_none()) {
         warnings
             .push(format!("no grant on the path of {} names `require`, so the key opens nothing yet", record.owner));
     }
@@ -77,6 +80,7 @@ impl<T> Beyond<T> for (&Option<T>, &Option<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Declared;
     use crate::domain::endpoint::Endpoints;
     use crate::domain::grant::{Models, Require};
     use crate::domain::key::{KeyDigest, KeyId, Narrowing};
@@ -91,6 +95,10 @@ mod tests {
             models: Some(Models::parse(&["llama-*", "qwen"]).unwrap()),
             ..Grant::new(OwnerPath::parse("acme").unwrap())
         }
+    }
+
+    fn known() -> Policy {
+        Policy { config: Ok(Some(Declared::default())), trust_domain: None }
     }
 
     fn key(networks: &[&str], endpoints: &[&str], models: &[&str]) -> KeyRecord {
@@ -117,7 +125,7 @@ mod tests {
             key(&["10.1.0.0/16", "fd00:1::/64"], &["openai.chat_completions"], &["llama-3*", "qwen", "llama-*-q4"]),
             key(&["10.0.0.0/8"], &["@chat", "@models"], &["llama-*"]),
         ] {
-            assert_eq!(warnings(&key, &[grant()]), Vec::<String>::new());
+            assert_eq!(warnings(&key, &[grant()], &known()), Vec::<String>::new());
         }
     }
 
@@ -133,7 +141,7 @@ mod tests {
             (key(&[], &[], &["llama*"]), "models"),
             (key(&[], &[], &["qwen*"]), "models"),
         ] {
-            let said = warnings(&key, &[grant()]);
+            let said = warnings(&key, &[grant()], &known());
             assert!(said.len() == 1 && said[0].contains(field), "{said:?}");
         }
     }
@@ -141,7 +149,7 @@ mod tests {
     #[test]
     fn what_never_ends_and_what_opens_nothing_is_said() {
         let endless = KeyRecord { expires_at: None, ..key(&[], &[], &[]) };
-        let said = warnings(&endless, &[]);
+        let said = warnings(&endless, &[], &known());
         assert!(said.len() == 2 && said[0].contains("never expires") && said[1].contains("opens nothing"), "{said:?}");
     }
 }

@@ -39,6 +39,7 @@ CREATE TABLE grants (
     networks        TEXT,
     endpoints       TEXT,
     models          TEXT,
+    cors_origins    TEXT,
     expires_at      INTEGER,
     default_key_ttl INTEGER,
     max_key_ttl     INTEGER,

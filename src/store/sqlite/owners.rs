@@ -24,7 +24,7 @@ impl Sqlite {
             }
             transaction.execute(
                 &format!(
-                    "INSERT OR REPLACE INTO grants ({}, revision) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    "INSERT OR REPLACE INTO grants ({}, revision) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                     columns()
                 ),
                 params![
@@ -33,6 +33,7 @@ impl Sqlite {
                     grant.networks.as_ref().map(|networks| codec::list(&networks.entries())),
                     grant.endpoints.as_ref().map(|endpoints| codec::list(&endpoints.entries())),
                     grant.models.as_ref().map(|models| codec::list(&models.entries())),
+                    grant.cors_origins.as_ref().map(|origins| codec::list(&origins.entries())),
                     grant.expires_at.map(Timestamp::as_millis),
                     grant.default_key_ttl.map(codec::millis),
                     grant.max_key_ttl.map(codec::millis),

@@ -16,6 +16,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -52,17 +53,45 @@ pub(crate) struct Caller {
     roots: Vec<CertificateDer<'static>>,
     leaf: Option<Leaf>,
     headers: HeaderMap,
-    /// The address to call from; the machine's choice when there is none.
+    /// Where it calls from, on a machine with several addresses.
     source: Option<IpAddr>,
+    /// What is sent before TLS begins.
+    preface: Vec<u8>,
 }
 
 impl Caller {
     pub(crate) fn new(address: SocketAddr, roots: Vec<CertificateDer<'static>>) -> Self {
-        Self { address, name: "llm.test".to_owned(), roots, leaf: None, headers: HeaderMap::new(), source: None }
+        Self {
+            address,
+            name: "llm.test".to_owned(),
+            roots,
+            leaf: None,
+            headers: HeaderMap::new(),
+            source: None,
+            preface: Vec::new(),
+        }
     }
 
     pub(crate) fn named(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Connects to another address: that of a proxy.
+    pub(crate) const fn through(mut self, proxy: SocketAddr) -> Self {
+        self.address = proxy;
+        self
+    }
+
+    /// Calls from this address, and to the gateway's own in the same family.
+    pub(crate) const fn calling_from(mut self, source: IpAddr) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    /// Sends these bytes before TLS begins.
+    pub(crate) fn announced(mut self, preface: impl Into<Vec<u8>>) -> Self {
+        self.preface = preface.into();
         self
     }
 
@@ -80,15 +109,14 @@ impl Caller {
         self.header("authorization", &bearer)
     }
 
-    /// Calls from this address, and to the gateway's own in the same family.
-    pub(crate) const fn from(mut self, source: IpAddr) -> Self {
-        self.source = Some(source);
-        self
+    /// A header of every request.
+    pub(crate) fn header(self, name: &str, value: &str) -> Self {
+        self.header_bytes(name, value.as_bytes())
     }
 
-    /// A header of every request.
-    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap());
+    /// The same, with a value that need not be text.
+    pub(crate) fn header_bytes(mut self, name: &str, value: &[u8]) -> Self {
+        self.headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_bytes(value).unwrap());
         self
     }
 
@@ -121,20 +149,26 @@ impl Caller {
     }
 
     pub(crate) async fn tls_with(&self, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
-        let socket = match self.source {
-            None => TcpStream::connect(self.address).await?,
-            Some(source) => {
-                let (socket, gateway) = match source {
-                    IpAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::LOCALHOST)),
-                    IpAddr::V6(_) => (TcpSocket::new_v6()?, IpAddr::from(Ipv6Addr::LOCALHOST)),
-                };
-                socket.bind(SocketAddr::new(source, 0))?;
-                socket.connect(SocketAddr::new(gateway, self.address.port())).await?
-            }
-        };
-        socket.set_nodelay(true)?;
+        let mut socket = self.tcp().await?;
+        socket.write_all(&self.preface).await?;
         let name = ServerName::try_from(self.name.clone()).unwrap();
         within(LONG, "the handshake ends", TlsConnector::from(config).connect(name, socket)).await
+    }
+
+    /// A connection on which nothing was sent yet.
+    pub(crate) async fn tcp(&self) -> std::io::Result<TcpStream> {
+        let gateway = match self.source {
+            None => self.address.ip(),
+            Some(IpAddr::V4(_)) => Ipv4Addr::LOCALHOST.into(),
+            Some(IpAddr::V6(_)) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let socket = if gateway.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(source) = self.source {
+            socket.bind(SocketAddr::new(source, 0))?;
+        }
+        let socket = socket.connect(SocketAddr::new(gateway, self.address.port())).await?;
+        socket.set_nodelay(true)?;
+        Ok(socket)
     }
 
     /// An HTTP/1.1 connection.
