@@ -1,54 +1,85 @@
 //! The two-level authority in the state directory.
 //!
-//! Invariant: the directory holds a whole authority or there is none. [`Authority::init`] builds it
-//! beside its place and renames it there in one step, so no crash leaves half of one.
+//! Invariant: the directory holds a whole authority or there is none (see `contents`), and an
+//! [`Authority`] is one whose parts were found to belong together.
 //!
 //! The trust domain is in the root's only subject alternative name, `spiffe://<trust-domain>`:
-//! there is no second place that could disagree with it.
+//! there is no second place that could disagree with it. Under a root of somebody else's it is in a
+//! file, and callers are verified up to our issuer, never up to that root: whatever else it signs
+//! is no caller of ours.
 
 use std::fmt;
-use std::fs::{self, File, TryLockError};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use rcgen::{Issuer, KeyPair, PublicKeyData};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::FromDer;
-use zeroize::Zeroizing;
 
+use crate::ca::contents::{
+    BRIDGE_CRT, Contents, ISSUER_CRT, ISSUER_KEY, ISSUER_SINCE, Lock, OLDER_ISSUERS, OLDER_ROOTS, ROOT_CRT, ROOT_KEY,
+    TRUST_DOMAIN, refuse_existing,
+};
 use crate::ca::issue::{self, Profile};
-use crate::ca::plan::{self, LeafPlan, Serial, ServerPlan, Span};
-use crate::ca::{CaError, files};
+use crate::ca::make::{self, random_serial};
+use crate::ca::passphrase::{self, Passphrase};
+use crate::ca::plan::{LeafPlan, ServerPlan, Span};
+use crate::ca::{CaError, checks, contents};
 use crate::domain::identity::{IdentityName, Role, TrustDomain};
 use crate::domain::timestamp::Timestamp;
-
-const DAY: u64 = 24 * 3600;
-const ROOT_LIFE: Duration = Duration::from_secs(3650 * DAY);
-const ISSUER_LIFE: Duration = Duration::from_secs(365 * DAY);
-
-const ROOT_CRT: &str = "root.crt";
-const ROOT_KEY: &str = "root.key";
-const ISSUER_CRT: &str = "issuer.crt";
-const ISSUER_KEY: &str = "issuer.key";
 
 /// The built-in authority, ready to issue. The root's key is not held: it may be offline.
 pub struct Authority {
     domain: TrustDomain,
-    root: Held,
-    issuer: Held,
+    root: CertificateDer<'static>,
+    root_key: RootKey,
+    /// The issuer, and what is between it and a root of somebody else's.
+    issuer: Vec<CertificateDer<'static>>,
+    issuer_pem: String,
     signer: Issuer<'static, KeyPair>,
     span: Span,
+    /// What is sent with the gateway's own certificate instead of `issuer`.
+    bridge: Option<CertificateDer<'static>>,
+    older_roots: Vec<CertificateDer<'static>>,
+    /// The roots in PEM, newest first.
+    bundle_pem: String,
+    older_issuers: Vec<OlderIssuer>,
+    issuer_since: Option<Timestamp>,
 }
 
-/// A certificate as it is in its file.
-struct Held {
-    der: CertificateDer<'static>,
-    pem: String,
+/// An issuer from before, which signs nothing but CRLs any more.
+pub(super) struct OlderIssuer {
+    pub(super) der: CertificateDer<'static>,
+    pub(super) key: KeyPair,
+    pub(super) not_after: Timestamp,
+    /// False when its root is somebody else's: then callers are verified up to it.
+    pub(super) below_own_root: bool,
+}
+
+/// Where the key of the root is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RootKey {
+    /// Beside the root, as it is.
+    Here,
+    /// Beside the root, under a passphrase.
+    Encrypted,
+    /// Somewhere else.
+    Offline,
+    /// The root is somebody else's.
+    NotOurs,
+}
+
+impl RootKey {
+    /// The word in output.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Here => "here",
+            Self::Encrypted => "encrypted",
+            Self::Offline => "offline",
+            Self::NotOurs => "not-ours",
+        }
+    }
 }
 
 /// A certificate with its issuer, in both forms.
@@ -67,7 +98,21 @@ impl Authority {
     ///
     /// When `dir` holds one, or anything else, already.
     pub fn init(dir: &Path, domain: &TrustDomain, now: Timestamp) -> Result<Self, CaError> {
-        init(dir, domain, now, &mut || Ok(()))?;
+        Self::init_with(dir, domain, None, now)
+    }
+
+    /// As [`Self::init`]. With a passphrase the root's key is encrypted.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::init`].
+    pub fn init_with(
+        dir: &Path,
+        domain: &TrustDomain,
+        passphrase: Option<&Passphrase>,
+        now: Timestamp,
+    ) -> Result<Self, CaError> {
+        init(dir, (domain, passphrase), now, &mut || Ok(()))?;
         Self::open(dir)
     }
 
@@ -78,30 +123,86 @@ impl Authority {
     ///
     /// When there is none, its parts do not belong together, or others can read a private key.
     pub fn open(dir: &Path) -> Result<Self, CaError> {
-        let at = |name: &str| dir.join(name);
-        if !fs::exists(at(ROOT_CRT)).map_err(CaError::io(dir))? {
-            return Err(CaError::Missing(dir.to_owned()));
-        }
-        let (root, issuer) = (read_certificate(&at(ROOT_CRT))?, read_certificate(&at(ISSUER_CRT))?);
-        let key = read_key(&at(ISSUER_KEY))?;
-        let root_x509 = parse(&root, &at(ROOT_CRT))?;
-        let issuer_x509 = parse(&issuer, &at(ISSUER_CRT))?;
+        Self::of(dir, &Contents::read(dir)?)
+    }
 
-        let domain = check_root(&root_x509).map_err(|why| CaError::broken(&at(ROOT_CRT), why))?;
-        check_issuer(&issuer_x509, &root_x509, &domain).map_err(|why| CaError::broken(&at(ISSUER_CRT), why))?;
-        check_pair(&key, &issuer_x509, &at(ISSUER_KEY))?;
-        if fs::exists(at(ROOT_KEY)).map_err(CaError::io(dir))? {
-            check_pair(&read_key(&at(ROOT_KEY))?, &root_x509, &at(ROOT_KEY))?;
-        }
-        let span = Span {
-            not_before: Timestamp::from_seconds(issuer_x509.validity().not_before.timestamp()),
-            // An issuer is worth no more than its root.
-            not_after: Timestamp::from_seconds(
-                issuer_x509.validity().not_after.timestamp().min(root_x509.validity().not_after.timestamp()),
-            ),
+    pub(super) fn of(dir: &Path, contents: &Contents) -> Result<Self, CaError> {
+        let broken = |name: &'static str| move |why: String| CaError::broken(&dir.join(name), why);
+        let text = |name: &'static str| contents.get(name);
+        let require = |name: &'static str| text(name).ok_or_else(|| CaError::broken(&dir.join(name), "it is missing"));
+        let Some(root_pem) = text(ROOT_CRT) else {
+            return Err(CaError::Missing(dir.to_owned()));
         };
-        let signer = Issuer::from_ca_cert_der(&issuer.der, key)?;
-        Ok(Self { domain, signer, span, root, issuer })
+        let root = checks::certificate(root_pem).map_err(broken(ROOT_CRT))?;
+        let issuer_pem = require(ISSUER_CRT)?;
+        let issuer = checks::certificates(issuer_pem).map_err(broken(ISSUER_CRT))?;
+        let key = read_key(require(ISSUER_KEY)?).map_err(broken(ISSUER_KEY))?;
+
+        let root_x509 = checks::parse(&root).map_err(broken(ROOT_CRT))?;
+        let (domain, ours) = match text(TRUST_DOMAIN) {
+            None => (checks::own_root(&root_x509).map_err(broken(ROOT_CRT))?, true),
+            Some(domain) => (TrustDomain::parse(domain.trim()).map_err(broken(TRUST_DOMAIN))?, false),
+        };
+        let span = check_chain(&issuer, &root, &domain, ours).map_err(broken(ISSUER_CRT))?;
+        let issuer_der = issuer.first().ok_or_else(|| CaError::broken(dir, "no issuer"))?;
+        if !checks::is_pair(&key, &checks::parse(issuer_der).map_err(broken(ISSUER_CRT))?) {
+            return Err(broken(ISSUER_KEY)("it is not the key of the certificate beside it".to_owned()));
+        }
+        let root_key = match text(ROOT_KEY) {
+            _ if !ours => RootKey::NotOurs,
+            None => RootKey::Offline,
+            Some(pem) if passphrase::is_encrypted(pem) => RootKey::Encrypted,
+            Some(pem) => {
+                if !checks::is_pair(&read_key(pem).map_err(broken(ROOT_KEY))?, &root_x509) {
+                    return Err(broken(ROOT_KEY)("it is not the key of the certificate beside it".to_owned()));
+                }
+                RootKey::Here
+            }
+        };
+        let (older_roots, older_roots_pem) = match text(OLDER_ROOTS) {
+            None => (Vec::new(), String::new()),
+            Some(pem) => (checks::certificates(pem).map_err(broken(OLDER_ROOTS))?, pem.to_owned()),
+        };
+        for older in &older_roots {
+            let theirs =
+                checks::parse(older).and_then(|older| checks::own_root(&older)).map_err(broken(OLDER_ROOTS))?;
+            if theirs != domain {
+                return Err(broken(OLDER_ROOTS)(format!("it holds a root of the trust domain {theirs}")));
+            }
+        }
+        let bridge = match text(BRIDGE_CRT) {
+            None => None,
+            Some(pem) => {
+                let bridge = checks::certificate(pem).map_err(broken(BRIDGE_CRT))?;
+                check_bridge(&bridge, issuer_der, &older_roots).map_err(broken(BRIDGE_CRT))?;
+                Some(bridge)
+            }
+        };
+        let mut own_roots = older_roots.clone();
+        own_roots.extend(ours.then(|| root.clone()));
+        let older_issuers = match text(OLDER_ISSUERS) {
+            None => Vec::new(),
+            Some(pem) => older_issuers(pem, &own_roots).map_err(broken(OLDER_ISSUERS))?,
+        };
+        let issuer_since = text(ISSUER_SINCE).map(|at| Timestamp::parse(at.trim())).transpose();
+        let issuer_since = issuer_since.map_err(|why| broken(ISSUER_SINCE)(why.to_string()))?;
+        let signer = Issuer::from_ca_cert_der(issuer_der, key)?;
+        let end = if root_pem.ends_with('\n') { "" } else { "\n" };
+        let bundle_pem = format!("{root_pem}{end}{older_roots_pem}");
+        Ok(Self {
+            domain,
+            root_key,
+            signer,
+            span,
+            issuer_pem: issuer_pem.to_owned(),
+            issuer,
+            bridge,
+            older_roots,
+            bundle_pem,
+            older_issuers,
+            issuer_since,
+            root,
+        })
     }
 
     /// The trust domain of every identity that it names.
@@ -110,22 +211,79 @@ impl Authority {
         &self.domain
     }
 
-    /// What verifiers trust.
+    /// What clients verify the gateway with: the root, and those before it that still count.
     #[must_use]
     pub fn roots(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.root.der.clone()]
+        std::iter::once(&self.root).chain(&self.older_roots).cloned().collect()
+    }
+
+    /// What callers are verified with. Under a root of somebody else's that is the issuer, and not
+    /// the root, which signs for others as well.
+    #[must_use]
+    pub fn anchors(&self) -> Vec<CertificateDer<'static>> {
+        let newest = if self.root_key == RootKey::NotOurs { self.issuer.first() } else { Some(&self.root) };
+        let older = self.older_issuers.iter().filter(|older| !older.below_own_root).map(|older| &older.der);
+        newest.into_iter().chain(&self.older_roots).chain(older).cloned().collect()
     }
 
     /// What clients trust, in PEM: the file that is called `ca.crt` on their side.
     #[must_use]
     pub fn bundle_pem(&self) -> &str {
-        &self.root.pem
+        &self.bundle_pem
     }
 
     /// When the issuer ends, and with it everything that it issued.
     #[must_use]
     pub const fn issuer_not_after(&self) -> Timestamp {
         self.span.not_after
+    }
+
+    /// The root.
+    #[must_use]
+    pub const fn root(&self) -> &CertificateDer<'static> {
+        &self.root
+    }
+
+    /// The issuer.
+    #[must_use]
+    pub fn issuer(&self) -> Option<&CertificateDer<'static>> {
+        self.issuer.first()
+    }
+
+    /// Where the key of the root is.
+    #[must_use]
+    pub const fn root_key(&self) -> RootKey {
+        self.root_key
+    }
+
+    /// Own roots from before that are still trusted.
+    #[must_use]
+    pub fn older_roots(&self) -> &[CertificateDer<'static>] {
+        &self.older_roots
+    }
+
+    /// How many issuers from before still count.
+    #[must_use]
+    pub const fn older_issuer_count(&self) -> usize {
+        self.older_issuers.len()
+    }
+
+    /// Since when its issuer issues; `None` when no other did before, or none of those counts.
+    #[must_use]
+    pub const fn issuer_since(&self) -> Option<Timestamp> {
+        self.issuer_since
+    }
+
+    pub(super) const fn signer(&self) -> &Issuer<'static, KeyPair> {
+        &self.signer
+    }
+
+    pub(super) fn older_issuers(&self) -> &[OlderIssuer] {
+        &self.older_issuers
+    }
+
+    pub(super) const fn issuer_span(&self) -> Span {
+        self.span
     }
 
     /// Plans a certificate of this authority with a fresh serial number.
@@ -156,7 +314,7 @@ impl Authority {
         if plan.span().not_after > self.span.not_after {
             return Err(CaError::NotAsPlanned("the plan outlives this issuer"));
         }
-        self.issue(&Profile::client(plan, crl), spki)
+        self.issue(&Profile::client(plan, crl), spki, None)
     }
 
     /// Certifies the gateway's own names under a fresh key: leaf and issuer, and the key.
@@ -171,14 +329,21 @@ impl Authority {
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CaError> {
         let plan = ServerPlan::new(names, random_serial()?, self.span, now)?;
         let key = KeyPair::generate()?;
-        let issued = self.issue(&Profile::server(&plan), &key.subject_public_key_info())?;
+        let issued = self.issue(&Profile::server(&plan), &key.subject_public_key_info(), self.bridge.as_ref())?;
         Ok((issued.chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into()))
     }
 
-    fn issue(&self, profile: &Profile, spki: &[u8]) -> Result<Issued, CaError> {
-        let leaf = issue::issue(profile, spki, &self.signer, &self.issuer.der)?;
-        let pem = format!("{}{}", leaf.pem(), self.issuer.pem);
-        Ok(Issued { chain: vec![leaf.into(), self.issuer.der.clone()], pem })
+    fn issue(
+        &self,
+        profile: &Profile,
+        spki: &[u8],
+        instead_of_issuer: Option<&CertificateDer<'static>>,
+    ) -> Result<Issued, CaError> {
+        let issuer = self.issuer.first().ok_or(CaError::NotAsPlanned("no issuer"))?;
+        let leaf = issue::issue(profile, spki, &self.signer, issuer)?;
+        let pem = format!("{}{}", leaf.pem(), self.issuer_pem);
+        let above = instead_of_issuer.map_or(self.issuer.as_slice(), std::slice::from_ref);
+        Ok(Issued { chain: std::iter::once(leaf.into()).chain(above.iter().cloned()).collect(), pem })
     }
 }
 
@@ -191,180 +356,119 @@ impl fmt::Debug for Authority {
 /// `before_each` runs before every change on disk: tests stop there to see what a crash leaves.
 fn init(
     dir: &Path,
-    domain: &TrustDomain,
+    (domain, passphrase): (&TrustDomain, Option<&Passphrase>),
     now: Timestamp,
-    before_each: &mut dyn FnMut() -> io::Result<()>,
+    before_each: contents::BeforeEach<'_>,
 ) -> Result<(), CaError> {
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let name = dir.file_name().ok_or_else(|| CaError::broken(dir, "not the name of a directory"))?;
-    let mut staging_name = std::ffi::OsString::from(".");
-    staging_name.push(name);
-    staging_name.push(".new");
-    let staging = parent.join(staging_name);
-
     refuse_existing(dir)?;
-    fs::create_dir_all(parent).map_err(CaError::io(parent))?;
-    let _lock = claim(&staging, dir)?;
-    // Somebody else may have been done a moment ago.
-    refuse_existing(dir)?;
-    for (name, text, mode) in generate(domain, now)? {
-        let path = staging.join(name);
-        before_each().map_err(CaError::io(&path))?;
-        files::write_new(&path, text.as_bytes(), mode).map_err(CaError::io(&path))?;
-    }
-    before_each().map_err(CaError::io(&staging))?;
-    files::sync_dir(&staging).map_err(CaError::io(&staging))?;
-    before_each().map_err(CaError::io(dir))?;
-    // A directory is renamed onto another only if that is empty: nothing can be overwritten.
-    fs::rename(&staging, dir).map_err(|error| {
-        let taken = matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists);
-        if taken { CaError::Exists(dir.to_owned()) } else { CaError::io(dir)(error) }
-    })?;
-    files::sync_dir(parent).map_err(CaError::io(parent))
+    let _lock = Lock::take(dir)?;
+    let root = make::root(domain, now)?;
+    let (issuer, _) =
+        make::issuer(domain, (root.certificate.der(), &root.key), None, (span_of(root.certificate.der())?, now))?;
+    let mut contents = Contents::default();
+    contents.set(ROOT_KEY, stored_key(&root.key, passphrase)?);
+    contents.set(ROOT_CRT, root.certificate.pem().into());
+    contents.set(ISSUER_KEY, issuer.key.serialize_pem().into());
+    contents.set(ISSUER_CRT, issuer.certificate.pem().into());
+    contents.place_new(dir, before_each)
 }
 
-fn refuse_existing(dir: &Path) -> Result<(), CaError> {
-    match fs::read_dir(dir) {
-        Ok(mut entries) => entries.next().map_or(Ok(()), |_| Err(CaError::Exists(dir.to_owned()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(CaError::io(dir)(error)),
+/// A private key as it is kept.
+pub(super) fn stored_key(
+    key: &KeyPair,
+    passphrase: Option<&Passphrase>,
+) -> Result<zeroize::Zeroizing<String>, CaError> {
+    match passphrase {
+        None => Ok(key.serialize_pem().into()),
+        Some(passphrase) => passphrase::encrypt(key.serialized_der(), passphrase),
     }
 }
 
-/// The staging directory, empty and ours alone until the lock is dropped.
-fn claim(staging: &Path, dir: &Path) -> Result<File, CaError> {
-    match files::create_private_dir(staging) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(CaError::io(staging)(error)),
-        Ok(()) | Err(_) => {}
+/// When a certificate of our own is valid.
+pub(super) fn span_of(der: &CertificateDer<'_>) -> Result<Span, CaError> {
+    checks::parse(der).map(|certificate| checks::span(&certificate)).map_err(|_| CaError::NotAsPlanned("not X.509"))
+}
+
+pub(super) fn read_key(pem: &str) -> Result<KeyPair, String> {
+    KeyPair::from_pem(pem).map_err(|_| "not a private key in PEM (PKCS#8)".to_owned())
+}
+
+/// Issuer, what is between, root: each signed the one before. When it holds: as long as all do.
+pub(super) fn check_chain(
+    chain: &[CertificateDer<'static>],
+    root: &CertificateDer<'static>,
+    domain: &TrustDomain,
+    ours: bool,
+) -> Result<Span, String> {
+    if ours && chain.len() > 1 {
+        return Err("it holds more than one certificate".to_owned());
     }
-    let lock = File::open(staging).map_err(CaError::io(staging))?;
-    lock.try_lock().map_err(|error| match error {
-        TryLockError::WouldBlock => CaError::Busy(dir.to_owned()),
-        TryLockError::Error(error) => CaError::io(staging)(error),
-    })?;
-    // What a crashed attempt left: keys that nobody has ever used.
-    for entry in fs::read_dir(staging).map_err(CaError::io(staging))? {
-        let path = entry.map_err(CaError::io(staging))?.path();
-        fs::remove_file(&path).map_err(CaError::io(&path))?;
+    let parsed = chain.iter().chain([root]).map(|der| checks::parse(der)).collect::<Result<Vec<_>, _>>()?;
+    let (issuer, above) = parsed.split_first().ok_or("it holds no certificate")?;
+    checks::issuer(issuer, domain)?;
+    let mut span = checks::span(issuer);
+    let mut below = issuer;
+    for (authorities_below, certificate) in above.iter().enumerate() {
+        let limit = checks::authority(certificate)?;
+        if limit.is_some_and(|limit| (limit as usize) < authorities_below + 1) {
+            return Err(format!("{} allows fewer authorities below it (path length)", certificate.subject()));
+        }
+        if !checks::signed_by(below, certificate) {
+            return Err(match ours {
+                true => "the root beside it did not sign it".to_owned(),
+                false => format!("{} was not signed by {}, which follows it", below.subject(), certificate.subject()),
+            });
+        }
+        let theirs = checks::span(certificate);
+        span.not_before = span.not_before.max(theirs.not_before);
+        span.not_after = span.not_after.min(theirs.not_after);
+        below = certificate;
     }
-    Ok(lock)
+    Ok(span)
 }
 
-type NewFile = (&'static str, Zeroizing<String>, u32);
-
-fn generate(domain: &TrustDomain, now: Timestamp) -> Result<[NewFile; 4], CaError> {
-    let uri = || format!("spiffe://{domain}");
-    // A part of the serial number keeps two authorities of one name apart in chain building.
-    let name = |what: &str, serial: Serial| {
-        let short: String = serial.to_string().chars().take(8).collect();
-        // 64 characters fit into a common name.
-        let domain: String = domain.as_str().chars().take(40).collect();
-        format!("{domain} {what} {short}")
-    };
-    let (root_key, issuer_key) = (KeyPair::generate()?, KeyPair::generate()?);
-
-    let serial = random_serial()?;
-    let root_span = plan::authority_span(now, ROOT_LIFE);
-    let root_profile = Profile::authority(name("root", serial), uri(), 1, serial, root_span);
-    let root_params = root_profile.params()?;
-    let root = root_params.self_signed(&root_key)?;
-    issue::check(&root_profile, root.der(), &root_key.subject_public_key_info(), root.der())?;
-
-    let serial = random_serial()?;
-    let issuer_span = plan::authority_span(now, ISSUER_LIFE);
-    let issuer_profile = Profile::authority(name("issuer", serial), uri(), 0, serial, issuer_span);
-    let root_signer = Issuer::from_params(&root_params, &root_key);
-    let issuer = issuer_profile.params()?.signed_by(&issuer_key, &root_signer)?;
-    issue::check(&issuer_profile, issuer.der(), &issuer_key.subject_public_key_info(), root.der())?;
-
-    Ok([
-        (ROOT_KEY, Zeroizing::new(root_key.serialize_pem()), files::SECRET),
-        (ISSUER_KEY, Zeroizing::new(issuer_key.serialize_pem()), files::SECRET),
-        (ISSUER_CRT, Zeroizing::new(issuer.pem()), files::PUBLIC),
-        (ROOT_CRT, Zeroizing::new(root.pem()), files::PUBLIC),
-    ])
-}
-
-fn random_serial() -> Result<Serial, CaError> {
-    let mut bytes = [0; 16];
-    rand::fill(&mut bytes).map_err(|_| CaError::Crypto("no random numbers".to_owned()))?;
-    Ok(Serial::from_random(bytes))
-}
-
-fn read_certificate(path: &Path) -> Result<Held, CaError> {
-    let pem = fs::read_to_string(path).map_err(CaError::io(path))?;
-    let mut found = CertificateDer::pem_slice_iter(pem.as_bytes());
-    match (found.next(), found.next()) {
-        (Some(Ok(der)), None) => Ok(Held { der, pem }),
-        (Some(Ok(_)), Some(_)) => Err(CaError::broken(path, "more than one certificate")),
-        (Some(Err(_)) | None, _) => Err(CaError::broken(path, "not a certificate in PEM")),
+fn check_bridge(
+    bridge: &CertificateDer<'static>,
+    issuer: &CertificateDer<'static>,
+    older_roots: &[CertificateDer<'static>],
+) -> Result<(), String> {
+    let (bridge, issuer) = (checks::parse(bridge)?, checks::parse(issuer)?);
+    if bridge.public_key().raw != issuer.public_key().raw || bridge.subject().as_raw() != issuer.subject().as_raw() {
+        return Err("it is not a certificate of the issuer beside it".to_owned());
     }
-}
-
-fn read_key(path: &Path) -> Result<KeyPair, CaError> {
-    let mode = files::mode(path).map_err(CaError::io(path))?;
-    if mode & 0o077 != 0 {
-        return Err(CaError::KeyExposed { path: path.to_owned(), mode });
+    for older in older_roots {
+        if checks::signed_by(&bridge, &checks::parse(older)?) {
+            return Ok(());
+        }
     }
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(CaError::io(path))?);
-    KeyPair::from_pem(&text).map_err(|_| CaError::broken(path, "not a private key in PEM (PKCS#8)"))
+    Err("no root from before signed it".to_owned())
 }
 
-fn parse<'a>(held: &'a Held, path: &Path) -> Result<X509Certificate<'a>, CaError> {
-    match X509Certificate::from_der(&held.der) {
-        Ok(([], certificate)) => Ok(certificate),
-        Ok(_) | Err(_) => Err(CaError::broken(path, "not X.509 in DER")),
+fn older_issuers(pem: &str, own_roots: &[CertificateDer<'static>]) -> Result<Vec<OlderIssuer>, String> {
+    let certificates = checks::certificates(pem)?;
+    let keys: Result<Vec<_>, _> = PrivateKeyDer::pem_slice_iter(pem.as_bytes()).collect();
+    let keys = keys.map_err(|_| "a private key in it cannot be read".to_owned())?;
+    if keys.len() != certificates.len() {
+        return Err("it does not hold one key for each certificate".to_owned());
     }
+    certificates.into_iter().zip(keys).map(|(der, key)| older_issuer(der, &key, own_roots)).collect()
 }
 
-fn check_pair(key: &KeyPair, certificate: &X509Certificate<'_>, path: &Path) -> Result<(), CaError> {
-    if key.subject_public_key_info() == certificate.public_key().raw {
-        Ok(())
-    } else {
-        Err(CaError::broken(path, "it is not the key of the certificate beside it"))
+fn older_issuer(
+    der: CertificateDer<'static>,
+    key: &PrivateKeyDer<'static>,
+    own_roots: &[CertificateDer<'static>],
+) -> Result<OlderIssuer, String> {
+    let key = KeyPair::try_from(key).map_err(|_| "a private key in it cannot be used".to_owned())?;
+    let parsed = checks::parse(&der)?;
+    if !checks::is_pair(&key, &parsed) {
+        return Err("a key in it is not that of the certificate before it".to_owned());
     }
-}
-
-fn check_root(root: &X509Certificate<'_>) -> Result<TrustDomain, String> {
-    check_ca(root, root)?;
-    trust_domain(root)
-}
-
-fn check_issuer(issuer: &X509Certificate<'_>, root: &X509Certificate<'_>, domain: &TrustDomain) -> Result<(), String> {
-    let below = check_ca(issuer, root)?;
-    if below != Some(0) {
-        return Err("an issuer must have the path length 0".to_owned());
-    }
-    let own = trust_domain(issuer)?;
-    if own == *domain { Ok(()) } else { Err(format!("it is of the trust domain {own}, the root of {domain}")) }
-}
-
-/// The path length.
-fn check_ca(certificate: &X509Certificate<'_>, by: &X509Certificate<'_>) -> Result<Option<u32>, String> {
-    let constraints = certificate.basic_constraints().ok().flatten();
-    let Some(constraints) = constraints.filter(|constraints| constraints.value.ca) else {
-        return Err("it is not the certificate of an authority".to_owned());
-    };
-    let usage = certificate.key_usage().ok().flatten();
-    if !usage.is_some_and(|usage| usage.value.key_cert_sign() && usage.value.crl_sign()) {
-        return Err("it may not sign certificates and CRLs".to_owned());
-    }
-    if certificate.issuer().as_raw() != by.subject().as_raw()
-        || certificate.verify_signature(Some(by.public_key())).is_err()
-    {
-        return Err("the root beside it did not sign it".to_owned());
-    }
-    Ok(constraints.value.path_len_constraint)
-}
-
-fn trust_domain(certificate: &X509Certificate<'_>) -> Result<TrustDomain, String> {
-    let names = certificate.subject_alternative_name().ok().flatten();
-    let uri = match names.as_ref().map(|names| names.value.general_names.as_slice()) {
-        Some([GeneralName::URI(uri)]) => *uri,
-        Some(_) | None => return Err("its only name must be spiffe://<trust-domain>".to_owned()),
-    };
-    let domain = uri.strip_prefix("spiffe://").ok_or_else(|| format!("{uri:?} is not spiffe://<trust-domain>"))?;
-    TrustDomain::parse(domain)
+    let roots = own_roots.iter().map(|root| checks::parse(root)).collect::<Result<Vec<_>, _>>()?;
+    let below_own_root = roots.iter().any(|root| checks::signed_by(&parsed, root));
+    let not_after = checks::span(&parsed).not_after;
+    drop(parsed);
+    Ok(OlderIssuer { der, key, not_after, below_own_root })
 }
 
 /// Where the authority's files are, for messages and backups.

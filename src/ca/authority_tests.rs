@@ -1,3 +1,5 @@
+use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::Arc;
@@ -5,6 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::ca::plan::Serial;
 use crate::clock::Clock;
 use crate::config::ClientAuth;
 use crate::tls::server::{certified_key, provider};
@@ -32,7 +35,7 @@ fn init_makes_what_open_reads() {
     let opened = Authority::open(&ca).unwrap();
     assert_eq!(opened.trust_domain(), &domain());
     assert_eq!((opened.roots(), opened.bundle_pem()), (made.roots(), made.bundle_pem()));
-    assert_eq!(opened.issuer_not_after(), now().after(ISSUER_LIFE));
+    assert_eq!(opened.issuer_not_after(), now().after(make::ISSUER_LIFE));
     for file in files_in(&ca) {
         let mode = fs::metadata(&file).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, if file.extension().unwrap() == "key" { 0o600 } else { 0o644 }, "{}", file.display());
@@ -61,7 +64,7 @@ fn a_crash_leaves_no_half_authority() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca");
     let mut steps = 0;
-    init(&dir.path().join("count"), &domain(), now(), &mut || {
+    init(&dir.path().join("count"), (&domain(), None), now(), &mut || {
         steps += 1;
         Ok(())
     })
@@ -69,7 +72,7 @@ fn a_crash_leaves_no_half_authority() {
     assert_eq!(steps, 6);
     for last in 0..steps {
         let mut left = last;
-        let crashed = init(&ca, &domain(), now(), &mut || {
+        let crashed = init(&ca, (&domain(), None), now(), &mut || {
             left -= 1;
             if left < 0 { Err(io::Error::other("killed")) } else { Ok(()) }
         });
@@ -77,6 +80,7 @@ fn a_crash_leaves_no_half_authority() {
         assert!(matches!(Authority::open(&ca), Err(CaError::Missing(_))), "after {last} steps");
     }
     // A file that was being written when the power went.
+    drop(fs::create_dir(dir.path().join(".ca.new")));
     fs::write(dir.path().join(".ca.new/root.key"), "-----BEGIN PRI").unwrap();
     Authority::init(&ca, &domain(), now()).unwrap();
     let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -205,7 +209,7 @@ fn a_plan_is_for_one_authority() {
     let serial = Serial::from_random([1; 16]);
     let foreign = LeafPlan::new((&elsewhere, Role::Client, &name("a")), None, serial, far, now()).unwrap();
     assert!(matches!(authority.issue_client(&foreign, &spki, None), Err(CaError::NotAsPlanned(_))));
-    let late = now().after(ISSUER_LIFE);
+    let late = now().after(make::ISSUER_LIFE);
     let outliving = LeafPlan::new((&domain(), Role::Client, &name("a")), None, serial, far, late).unwrap();
     assert!(matches!(authority.issue_client(&outliving, &spki, None), Err(CaError::NotAsPlanned(_))));
     assert!(matches!(authority.plan_client(Role::Client, &name("a"), None, late), Err(CaError::Plan(_))));

@@ -164,7 +164,7 @@ pub(crate) fn issue(
 
 /// Accepts P-256, P-384, Ed25519, and RSA of 3072 to 8192 bits, in their one usual encoding: the
 /// same key in another encoding would have another hash and so slip past its own revocation.
-fn check_key(spki: &[u8]) -> Result<(), CaError> {
+pub(super) fn check_key(spki: &[u8]) -> Result<(), CaError> {
     let refused = |why| Err(CaError::PublicKey(why));
     let Ok(([], key)) = ParsedKey::from_der(spki) else {
         return refused("it is not a SubjectPublicKeyInfo in DER");

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::ca::authority::{Authority, Issued};
 use crate::ca::plan::LeafPlan;
-use crate::ca::{CaError, files};
+use crate::ca::{CaError, checks, files};
 
 /// The roots, beside every certificate.
 const ROOTS: &str = "ca.crt";
@@ -21,8 +21,8 @@ const ROOTS: &str = "ca.crt";
 pub struct NewLeaf {
     /// The certificate with its issuer.
     pub issued: Issued,
-    /// PKCS#8 in PEM.
-    pub key_pem: Zeroizing<String>,
+    /// PKCS#8 in PEM; `None` when the key was made elsewhere and never seen here.
+    pub key_pem: Option<Zeroizing<String>>,
 }
 
 impl std::fmt::Debug for NewLeaf {
@@ -68,11 +68,21 @@ pub enum Existing {
 pub fn generate(authority: &Authority, plan: &LeafPlan, crl: Option<&str>) -> Result<NewLeaf, CaError> {
     let key = KeyPair::generate()?;
     let issued = authority.issue_client(plan, &key.subject_public_key_info(), crl)?;
-    Ok(NewLeaf { issued, key_pem: Zeroizing::new(key.serialize_pem()) })
+    Ok(NewLeaf { issued, key_pem: Some(Zeroizing::new(key.serialize_pem())) })
 }
 
-/// Writes `NAME.crt`, `NAME.key` and `ca.crt` into `dir`, which is made if it is missing. Another
-/// `ca.crt` than this authority's counts as existing; the same one is fine.
+/// Certifies a key that was made elsewhere, as planned: `spki` is its DER `SubjectPublicKeyInfo`.
+///
+/// # Errors
+///
+/// As [`Authority::issue_client`].
+pub fn certify(authority: &Authority, plan: &LeafPlan, spki: &[u8], crl: Option<&str>) -> Result<NewLeaf, CaError> {
+    Ok(NewLeaf { issued: authority.issue_client(plan, spki, crl)?, key_pem: None })
+}
+
+/// Writes `NAME.crt`, `NAME.key` (when the key was made here) and `ca.crt` into `dir`, which is made if it is missing. Another
+/// `ca.crt` than this authority's counts as existing; the same one is fine, and one from before a
+/// rotation makes way.
 ///
 /// A crash between the last moves can leave a new key beside an old certificate: run it again.
 ///
@@ -91,31 +101,40 @@ pub fn write(
         return Err(CaError::broken(&paths.roots, "the certificate of this name would overwrite the roots"));
     }
     fs::create_dir_all(dir).map_err(CaError::io(dir))?;
-    let same_roots = fs::read(&paths.roots).is_ok_and(|found| found == bundle_pem.as_bytes());
+    let found_roots = fs::read_to_string(&paths.roots).unwrap_or_default();
+    let same_roots = found_roots == bundle_pem;
+    let existing_roots = if shares_a_root(&found_roots, bundle_pem) { Existing::Replace } else { existing };
     let mut staged = Vec::with_capacity(3);
-    for (path, text, mode) in [
-        (&paths.key, leaf.key_pem.as_str(), files::SECRET),
-        (&paths.certificate, leaf.issued.pem.as_str(), files::PUBLIC),
-        (&paths.roots, bundle_pem, files::PUBLIC),
-    ] {
+    let key = leaf.key_pem.as_ref().map(|key| (&paths.key, key.as_str(), files::SECRET));
+    let public =
+        [(&paths.certificate, leaf.issued.pem.as_str(), files::PUBLIC), (&paths.roots, bundle_pem, files::PUBLIC)];
+    for (path, text, mode) in key.into_iter().chain(public) {
         if path == &paths.roots && same_roots {
             continue;
         }
         // Before anything is moved, so that a certificate that is there saves its key as well.
+        let existing = if path == &paths.roots { existing_roots } else { existing };
         if existing == Existing::Keep && fs::symlink_metadata(path).is_ok() {
             return Err(CaError::Exists(path.clone()));
         }
-        staged.push((path, text, mode, staging_of(path)));
+        staged.push((path, text, mode, staging_of(path), existing));
     }
-    for (_, text, mode, staging) in &staged {
+    for (_, text, mode, staging, _) in &staged {
         remove_stale(staging)?;
         files::write_new(staging, text.as_bytes(), *mode).map_err(CaError::io(staging))?;
     }
-    for (path, _, _, staging) in &staged {
-        place(staging, path, existing)?;
+    for (path, _, _, staging, existing) in &staged {
+        place(staging, path, *existing)?;
     }
     files::sync_dir(dir).map_err(CaError::io(dir))?;
     Ok(paths)
+}
+
+fn shares_a_root(found: &str, bundle: &str) -> bool {
+    match (checks::certificates(found), checks::certificates(bundle)) {
+        (Ok(found), Ok(bundle)) => found.iter().any(|root| bundle.contains(root)),
+        (Ok(_) | Err(_), _) => false,
+    }
 }
 
 fn staging_of(path: &Path) -> PathBuf {

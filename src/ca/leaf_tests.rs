@@ -2,6 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use super::*;
+use crate::ca::change;
 use crate::clock::Clock;
 use crate::domain::identity::{IdentityName, Role, TrustDomain};
 
@@ -86,6 +87,27 @@ fn nothing_is_replaced_unasked() {
     assert!(matches!(write(&other, "carol", Existing::Keep), Err(CaError::Exists(_))));
     assert!(!out.join("carol.key").exists());
     assert!(matches!(write(&authority, "ca", Existing::Replace), Err(CaError::Broken { .. })));
+}
+
+#[test]
+fn the_roots_follow_a_rotation() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = authority(dir.path(), "corp.example");
+    let out = dir.path().join("out");
+    write(&leaf(&first, "alice"), first.bundle_pem(), &out, "alice", Existing::Keep).unwrap();
+    let rotated = change::rotate_root(&dir.path().join("ca"), change::Unlock::default(), Clock::System.now()).unwrap();
+    let paths = write(&leaf(&rotated, "bob"), rotated.bundle_pem(), &out, "bob", Existing::Keep).unwrap();
+    assert_eq!(fs::read_to_string(&paths.roots).unwrap(), rotated.bundle_pem());
+    for name in ["alice", "bob"] {
+        openssl(
+            &out,
+            &format!("verify -x509_strict -purpose sslclient -CAfile ca.crt -untrusted {name}.crt {name}.crt"),
+        );
+    }
+    // Over, and the bundle has one of the two roots.
+    let finished = change::finish(&dir.path().join("ca")).unwrap();
+    write(&leaf(&finished, "carol"), finished.bundle_pem(), &out, "carol", Existing::Keep).unwrap();
+    assert_eq!(fs::read_to_string(&paths.roots).unwrap(), finished.bundle_pem());
 }
 
 #[test]

@@ -7,10 +7,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub mod authority;
+pub mod change;
+mod checks;
+mod contents;
+pub mod crl;
+pub mod csr;
+pub mod describe;
 mod files;
 pub mod issue;
 pub mod leaf;
+mod make;
+pub mod passphrase;
 pub mod plan;
+pub mod request;
 
 /// Why the authority could not do something. The text says what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -21,9 +30,18 @@ pub enum CaError {
     /// There is no authority.
     #[error("there is no authority in {}; make one with: doorward ca init --trust-domain corp.example", .0.display())]
     Missing(PathBuf),
-    /// Another process is making the authority.
-    #[error("another process is making the authority in {}", .0.display())]
+    /// Another process is making or changing the authority.
+    #[error("another process is changing the authority in {}", .0.display())]
     Busy(PathBuf),
+    /// A private key is encrypted and no passphrase was given.
+    #[error("{} is encrypted and needs its passphrase", .0.display())]
+    Locked(PathBuf),
+    /// The key of the root is elsewhere.
+    #[error("the root's key is not in {}: it was taken offline", .0.display())]
+    RootOffline(PathBuf),
+    /// The authority is not in a state in which this can be done.
+    #[error("{0}")]
+    NotNow(String),
     /// A private key that others can read.
     #[error("{} can be read by others (mode {mode:04o}); run: chmod 600 {}", path.display(), path.display())]
     KeyExposed {
@@ -46,6 +64,9 @@ pub enum CaError {
     /// The public key may not be certified.
     #[error("the public key cannot be certified: {0}")]
     PublicKey(&'static str),
+    /// A request for a certificate is not accepted.
+    #[error("the request is not accepted: {0}")]
+    Request(&'static str),
     /// A certificate did not say what was planned, and was thrown away.
     #[error("the issued certificate differs from its plan: {0}")]
     NotAsPlanned(&'static str),

@@ -42,7 +42,7 @@ pub type Prepared = Option<(Tls, Timestamp)>;
 pub fn prepare(config: &Config, clock: &Clock) -> Result<Prepared, Failure> {
     let (Some(address), Some(domain)) = (config.admin_api, &config.trust_domain) else { return Ok(None) };
     let authority = Authority::open(&ca::directory(&config.state_dir)).map_err(|e| ca::said(&e, domain.as_str()))?;
-    let builtin = Some((authority.trust_domain().clone(), authority.roots()));
+    let builtin = Some((authority.trust_domain().clone(), authority.anchors()));
     // No `[[trust]]`: only the built-in authority makes operators.
     let verifier = CallerVerifier::new(ClientAuth::Required, builtin, &[], clock.clone(), provider());
     let verifier = verifier.map_err(Failure::new)?;

@@ -4,13 +4,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::ca::CaError;
 use crate::ca::authority::Authority;
-use crate::ca::leaf::{self, Existing, LeafFiles};
+use crate::ca::csr;
+use crate::ca::leaf::{self, Existing, LeafFiles, NewLeaf};
+use crate::ca::plan::LeafPlan;
 use crate::cli::ca;
+use crate::cli::inspect::Inspect;
 use crate::cli::output::{self, Failure, Format};
 use crate::cli::place::Place;
 use crate::cli::reach::Reach;
@@ -24,6 +27,9 @@ use crate::store::Store;
 use crate::store::rows::{NewCertificate, Reason, Serial};
 use crate::tls::peer::{self, Mapping};
 
+/// Most bytes of a request that are read.
+const MAX_CSR: u64 = 1 << 20;
+
 /// Certificates for clients, connectors and operators.
 #[derive(Debug, Subcommand)]
 pub enum Cert {
@@ -31,6 +37,8 @@ pub enum Cert {
     Issue(Issue),
     /// List issued certificates
     List(List),
+    /// Show what a certificate says, and what this gateway makes of it
+    Inspect(Inspect),
     /// Revoke a certificate, or a name with all its certificates, within a second
     Revoke(Revoke),
 }
@@ -47,9 +55,15 @@ pub struct Issue {
     /// How long it is good for: 5m to 90d [default: 24h]
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     ttl: Option<Duration>,
+    /// Certify the key of this request (PKCS#10; - for stdin), whatever names it asks for
+    #[arg(long, value_name = "FILE")]
+    csr: Option<PathBuf>,
     /// Where the files go
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
+    /// pem, or p12: the same files, and the line that makes a PKCS#12 file of them
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT", conflicts_with = "csr")]
+    format: Form,
     /// Lift the revocation of this name
     #[arg(long)]
     reinstate: bool,
@@ -58,6 +72,16 @@ pub struct Issue {
     output: Format,
     #[command(flatten)]
     place: Place,
+}
+
+/// The forms in which a certificate and its key can be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum Form {
+    /// Files in PEM
+    #[default]
+    Pem,
+    /// And PKCS#12, which browsers and Java read; openssl makes it, and asks for its password
+    P12,
 }
 
 /// Lists issued certificates.
@@ -103,6 +127,7 @@ impl Cert {
         match self {
             Self::Issue(verb) => verb.run(out, err),
             Self::List(verb) => verb.run(out),
+            Self::Inspect(verb) => verb.run(out),
             Self::Revoke(verb) => verb.run(out, err),
         }
     }
@@ -135,6 +160,37 @@ pub fn issue(
 ) -> Result<Made, Failure> {
     let plan = authority.plan_client(role, name, ttl, now).map_err(Failure::new)?;
     let made = leaf::generate(authority, &plan, None).map_err(Failure::new)?;
+    hand_out(authority, store, (&plan, &made), (dir, existing), now)
+}
+
+/// As [`issue`], for a key that was made elsewhere.
+fn issue_for(
+    spki: &[u8],
+    authority: &Authority,
+    store: &mut Store,
+    (role, name, ttl): (Role, &IdentityName, Option<Duration>),
+    (dir, now): (&Path, Timestamp),
+) -> Result<Made, Failure> {
+    let hash = peer::sha256(spki);
+    if store.denied().map_err(Failure::new)?.public_keys.contains(&hash) {
+        return Err(Failure::with_hint(
+            "this key was revoked as compromised",
+            "make another key, and a request with it",
+        ));
+    }
+    let plan = authority.plan_client(role, name, ttl, now).map_err(Failure::new)?;
+    let made = leaf::certify(authority, &plan, spki, None).map_err(Failure::new)?;
+    hand_out(authority, store, (&plan, &made), (dir, Existing::Keep), now)
+}
+
+/// Records a certificate, and then writes its files.
+fn hand_out(
+    authority: &Authority,
+    store: &mut Store,
+    (plan, made): (&LeafPlan, &NewLeaf),
+    (dir, existing): (&Path, Existing),
+    now: Timestamp,
+) -> Result<Made, Failure> {
     let certificate = made.issued.chain.first().ok_or_else(|| Failure::new("the authority issued nothing"))?;
     let mapping = Mapping::BuiltIn(authority.trust_domain().clone());
     let peer = peer::read(certificate, &peer::Authority::BuiltIn, &mapping)
@@ -148,16 +204,16 @@ pub fn issue(
         issued_at: now,
     };
     store.record_certificate(&row).map_err(Failure::new)?;
-    let files =
-        leaf::write(&made, authority.bundle_pem(), dir, name.as_str(), existing).map_err(|error| taken(&error))?;
+    let files = leaf::write(made, authority.bundle_pem(), dir, plan.name().as_str(), existing)
+        .map_err(|error| taken(&error))?;
     Ok(Made { files, serial: row.serial, identity: row.identity.to_string(), not_after: row.not_after })
 }
 
 /// Fails when a certificate of `name` is in `dir` already: before anything is issued, since what is
 /// recorded and reaches nobody would be in all lists.
-fn check_free(dir: &Path, name: &IdentityName) -> Result<(), Failure> {
+fn check_free(dir: &Path, name: &IdentityName, with_key: bool) -> Result<(), Failure> {
     let LeafFiles { key, certificate, .. } = LeafFiles::of(dir, name.as_str());
-    match [key, certificate].into_iter().find(|file| file.exists()) {
+    match with_key.then_some(key).into_iter().chain([certificate]).find(|file| file.exists()) {
         Some(file) => Err(taken(&CaError::Exists(file))),
         None => Ok(()),
     }
@@ -178,14 +234,24 @@ struct Issued {
     serial: String,
     not_after: String,
     certificate: PathBuf,
-    key_file: PathBuf,
+    /// Absent when the key was made elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_file: Option<PathBuf>,
     ca: PathBuf,
 }
 
 impl Issue {
     fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
         let authority = ca::open(&self.place.state_dir()?)?;
-        check_free(&self.out, &self.name)?;
+        // Before anything changes: who sends junk must not reinstate a name.
+        let spki = match &self.csr {
+            None => None,
+            Some(file) => {
+                let request = ca::read_bounded(file, MAX_CSR)?;
+                Some(csr::public_key(&request).map_err(Failure::new)?)
+            }
+        };
+        check_free(&self.out, &self.name, spki.is_none())?;
         let mut store = self.place.store()?;
         let domain = authority.trust_domain();
         if store.is_name_revoked(domain, &self.name).map_err(Failure::new)? {
@@ -199,7 +265,12 @@ impl Issue {
             writeln!(err, "warning: the revocation of {} is lifted", self.name)?;
         }
         let now = Clock::System.now();
-        let made = issue(&authority, &mut store, (self.role, &self.name, self.ttl), (&self.out, Existing::Keep), now)?;
+        let wanted = (self.role, &self.name, self.ttl);
+        let made = match &spki {
+            None => issue(&authority, &mut store, wanted, (&self.out, Existing::Keep), now)?,
+            Some(spki) => issue_for(spki, &authority, &mut store, wanted, (&self.out, now))?,
+        };
+        let key_file = Some(&made.files.key).filter(|_| spki.is_none());
         match self.output {
             Format::Json => {
                 let shown = Issued {
@@ -208,15 +279,22 @@ impl Issue {
                     serial: made.serial.to_string(),
                     not_after: made.not_after.to_string(),
                     certificate: made.files.certificate,
-                    key_file: made.files.key,
+                    key_file: key_file.cloned(),
                     ca: made.files.roots,
                 };
                 output::json(out, &shown)
             }
             Format::Table => {
                 writeln!(out, "{} until {}, serial {}", made.identity, made.not_after, made.serial)?;
-                for file in [&made.files.certificate, &made.files.key, &made.files.roots] {
+                for file in std::iter::once(&made.files.certificate).chain(key_file).chain([&made.files.roots]) {
                     writeln!(out, "  {}", file.display())?;
+                }
+                if self.format == Form::P12 {
+                    writeln!(
+                        out,
+                        "\n# PKCS#12; it asks for the password of the file\n{}",
+                        pkcs12(&made.files, &self.name)
+                    )?;
                 }
                 if self.role == Role::Client {
                     let url = url_of(self.place.config_if_any().as_ref());
@@ -243,21 +321,42 @@ fn url_of(config: Option<&Config>) -> String {
 pub fn usage(url: &str, files: &LeafFiles, key: &str) -> String {
     let [certificate, private, roots] =
         [&files.certificate, &files.key, &files.roots].map(|path| path.display().to_string());
+    let [certificate_word, private_word, roots_word] = [&certificate, &private, &roots].map(|path| word(path));
     format!(
         r#"# curl
-curl --cacert {roots} --cert {certificate} --key {private} -H "Authorization: Bearer {key}" {url}/v1/models
+curl --cacert {roots_word} --cert {certificate_word} --key {private_word} -H "Authorization: Bearer {key}" {url}/v1/models
 
 # Python: pip install openai
 import ssl, openai
-tls = ssl.create_default_context(cafile="{roots}")
-tls.load_cert_chain("{certificate}", "{private}")
+tls = ssl.create_default_context(cafile={roots:?})
+tls.load_cert_chain({certificate:?}, {private:?})
 client = openai.OpenAI(base_url="{url}/v1", api_key="{key}", http_client=openai.DefaultHttpxClient(verify=tls))
 
 // Node: npm install openai undici
 import fs from "node:fs"; import OpenAI from "openai"; import {{ Agent, fetch as through }} from "undici";
-const dispatcher = new Agent({{ connect: {{ ca: fs.readFileSync("{roots}"), cert: fs.readFileSync("{certificate}"), key: fs.readFileSync("{private}") }} }});
+const dispatcher = new Agent({{ connect: {{ ca: fs.readFileSync({roots:?}), cert: fs.readFileSync({certificate:?}), key: fs.readFileSync({private:?}) }} }});
 const client = new OpenAI({{ baseURL: "{url}/v1", apiKey: "{key}", fetch: (u, o) => through(u, {{ ...o, dispatcher }}) }});"#
     )
+}
+
+/// The line that makes a PKCS#12 file of the files in PEM: with openssl, whose PBES2 browsers, curl
+/// and Java read.
+#[must_use]
+pub fn pkcs12(files: &LeafFiles, name: &IdentityName) -> String {
+    let file = files.certificate.with_extension("p12");
+    let [out, key, certificate, roots] =
+        [&file, &files.key, &files.certificate, &files.roots].map(|path| word(&path.display().to_string()));
+    format!("openssl pkcs12 -export -out {out} -inkey {key} -in {certificate} -certfile {roots} -name {name}")
+}
+
+/// A path as one word for a shell.
+fn word(path: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    if !path.is_empty() && path.chars().all(plain) {
+        path.to_owned()
+    } else {
+        format!("'{}'", path.replace('\'', r"'\''"))
+    }
 }
 
 impl List {

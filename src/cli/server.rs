@@ -15,6 +15,7 @@ use crate::admin::Admin;
 use crate::admin::api::operators::Tls;
 use crate::backend::Upstream;
 use crate::ca::authority::Authority;
+use crate::ca::describe::Description;
 use crate::ca::plan::SERVER_TTL;
 use crate::cli::admin_api::{self, AdminApi, Prepared};
 use crate::cli::ca;
@@ -65,6 +66,8 @@ pub struct Server {
     refresher: Refresher,
     writer: RecordWriter,
     renew_at: Option<Timestamp>,
+    /// When it is looked up again which certificates end first.
+    look_at: Timestamp,
     seen: HashMap<PathBuf, Option<Fingerprint>>,
 }
 
@@ -115,7 +118,8 @@ impl Server {
         let admin = tokio::spawn(admin.run());
         let mut refresher = Refresher::new(publish_keys(&gateway));
         refresher.follow(errands, &gateway.view().issuers);
-        Ok(Self {
+        let look_at = Timestamp::from_seconds(0);
+        let mut server = Self {
             gateway,
             options,
             workers,
@@ -127,8 +131,11 @@ impl Server {
             refresher,
             writer,
             renew_at,
+            look_at,
             seen,
-        })
+        };
+        server.look_at_ends();
+        Ok(server)
     }
 
     /// Where callers are served.
@@ -181,7 +188,8 @@ impl Server {
             ));
         }
         let mut seen = fingerprints(&config);
-        seen.extend(before.into_iter().filter(|(file, _)| config.watched.contains(file) || *file == config.file));
+        let watched: Vec<_> = watched(&config).collect();
+        seen.extend(before.into_iter().filter(|(file, _)| watched.contains(file)));
         let operators = admin_api::prepare(&config, &self.options.clock)?;
         let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
         let (settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
@@ -197,11 +205,28 @@ impl Server {
 
     /// Reloads if a file has changed since it was read, or the internal certificate is due.
     pub fn reload_if_due(&mut self) {
+        self.look_at_ends();
         let now = fingerprints(&self.gateway.view().settings.config);
         let due = self.renew_at.is_some_and(|at| self.options.clock.now() >= at);
         if now != self.seen || due {
             self.seen = now;
             self.reload();
+        }
+    }
+
+    /// Says in the metrics which certificates end first; once a minute.
+    fn look_at_ends(&mut self) {
+        let now = self.options.clock.now();
+        if now < self.look_at {
+            return;
+        }
+        self.look_at = now.after(LOOK);
+        let settings = Arc::clone(&self.gateway.view().settings);
+        match ends(&settings.config, now) {
+            Ok(ends) => self.gateway.metrics.certificates_end(&ends),
+            Err(failure) => {
+                tracing::warn!("which certificates end first is not known: {}", failure.to_string().trim_end());
+            }
         }
     }
 
@@ -267,7 +292,7 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
         None => None,
         Some(domain) => Some(open_authority(&config, domain.as_str())?),
     };
-    let builtin = authority.as_ref().map(|authority| (authority.trust_domain().clone(), authority.roots()));
+    let builtin = authority.as_ref().map(|authority| (authority.trust_domain().clone(), authority.anchors()));
     let verifier = CallerVerifier::new(config.listen.client_auth, builtin, &config.trust, clock.clone(), provider())
         .map_err(said)?;
     let (key, renew_at) = match (&config.listen.certificate, &authority) {
@@ -338,9 +363,31 @@ pub(super) fn server_names(config: &Config) -> Vec<String> {
     names
 }
 
+/// When the first certificate of each role ends, in seconds since 1970.
+fn ends(config: &Config, now: Timestamp) -> Result<Vec<(&'static str, i64)>, Failure> {
+    let store = Store::open(&config.state_dir).map_err(Failure::new)?;
+    let issued = store.soonest_ends(now).map_err(Failure::new)?;
+    let mut ends: Vec<_> = issued.into_iter().map(|(role, end)| (role.as_str(), end.as_seconds())).collect();
+    if let Some(domain) = &config.trust_domain {
+        ends.push(("issuer", open_authority(config, domain.as_str())?.issuer_not_after().as_seconds()));
+    }
+    // The internal one renews itself.
+    if let ServerCertificate::Files { chain, .. } = &config.listen.certificate
+        && let Some(leaf) = chain.first()
+    {
+        ends.push(("server", Description::read(leaf).map_err(Failure::new)?.span.not_after.as_seconds()));
+    }
+    Ok(ends)
+}
+
 fn fingerprints(config: &Config) -> HashMap<PathBuf, Option<Fingerprint>> {
-    let files = config.watched.iter().chain([&config.file]);
-    files.map(|file| (file.clone(), fingerprint(file))).collect()
+    watched(config).map(|file| (file.clone(), fingerprint(&file))).collect()
+}
+
+/// What a reload looks at. A changed authority is another directory in the place of the old one.
+fn watched(config: &Config) -> impl Iterator<Item = PathBuf> {
+    let authority = config.trust_domain.as_ref().map(|_| ca::directory(&config.state_dir));
+    config.watched.iter().chain([&config.file]).cloned().chain(authority)
 }
 
 fn fingerprint(file: &Path) -> Option<Fingerprint> {
@@ -350,5 +397,7 @@ fn fingerprint(file: &Path) -> Option<Fingerprint> {
 
 /// How long the last records may take to reach the disk.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
+/// How often it is looked up which certificates end first.
+const LOOK: Duration = Duration::from_secs(60);
 /// How often files are looked at.
 pub const WATCH: Duration = Duration::from_secs(1);

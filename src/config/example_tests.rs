@@ -4,7 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod, KeyPair,
+    SerialNumber, date_time_ymd,
+};
 
 use super::{Config, Problem, load, parse};
 
@@ -54,6 +57,15 @@ fn the_commented_defaults_are_the_defaults() {
     for name in ["corp-roots.pem", "spire-bundle.pem"] {
         write(name, root.self_signed(&key).unwrap().pem());
     }
+    let list = CertificateRevocationListParams {
+        this_update: date_time_ymd(2026, 1, 1),
+        next_update: date_time_ymd(2096, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    write("corp-roots.crl", list.signed_by(&Issuer::from_params(&root, &key)).unwrap().pem().unwrap());
     write("batch-keys.json", KEYS.to_owned());
     let leaf = CertificateParams::new(["gateway.corp.example".to_owned()]).unwrap();
     write("gateway.crt", leaf.self_signed(&key).unwrap().pem());
@@ -65,7 +77,7 @@ fn the_commented_defaults_are_the_defaults() {
     let plain = parse(EXAMPLE, &file, &environment).unwrap();
 
     assert_eq!(spelled_out.trust.len(), 2);
-    assert_eq!(spelled_out.watched.len(), 5);
+    assert_eq!(spelled_out.watched.len(), 6);
     assert_eq!(spelled_out.issuers.len(), 2);
     assert!(spelled_out.grants.iter().any(|grant| grant.expires_at.is_some()));
     assert!(spelled_out.grants.iter().any(|grant| grant.default_key_ttl < grant.max_key_ttl));

@@ -20,13 +20,19 @@ use crate::config::values::Text;
 
 /// Largest file that is read: far more than any chain of certificates.
 const MAX_FILE_BYTES: u64 = 4 << 20;
+/// Largest list of revoked certificates: a million of them.
+const MAX_LIST_BYTES: u64 = 48 << 20;
 
 /// Reads a file, refusing one that is too large to be meant.
 pub(super) fn read_bounded(file: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    read_at_most(file, MAX_FILE_BYTES)
+}
+
+fn read_at_most(file: &Path, most: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::new());
-    File::open(file)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {MAX_FILE_BYTES} bytes")));
+    File::open(file)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {most} bytes")));
     }
     Ok(bytes)
 }
@@ -83,6 +89,17 @@ impl<'d> Value<'d> {
             Some(index) => self.refuse(&format!("certificate {} cannot be a root", index + 1)),
             None => Some(found),
         }
+    }
+
+    /// A file of revoked certificates, with what to call it. Such files may be long.
+    pub(super) fn list_file(&self) -> Option<(String, Vec<u8>)> {
+        let text = self.text()?;
+        let file = self.resolve(&text)?;
+        let shown = text.shown();
+        self.place.document.watch(&file);
+        let bytes = read_at_most(&file, MAX_LIST_BYTES);
+        let bytes = bytes.map_err(|error| self.wrong(format!("cannot read {shown}: {error}"))).ok()?;
+        Some((shown.to_owned(), bytes.to_vec()))
     }
 
     /// The private key of a PEM file.

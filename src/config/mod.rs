@@ -4,6 +4,7 @@
 //! one, and it reports every problem at once, each with its path, its line and the known choices.
 
 mod backends;
+mod crls;
 mod declared;
 mod document;
 mod files;
@@ -32,7 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use crate::domain::endpoint::Dialect;
@@ -213,6 +214,8 @@ pub struct Trust {
     pub name: String,
     /// Its roots; never empty.
     pub roots: Vec<CertificateDer<'static>>,
+    /// What it has revoked; empty when nothing says so.
+    pub crls: Vec<CertificateRevocationListDer<'static>>,
     /// How a certificate becomes an identity.
     pub map: IdentityMap,
 }

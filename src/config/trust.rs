@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use crate::config::crls::read_crls;
 use crate::config::document::{Table, Value};
 use crate::config::{IdentityEntry, IdentityField, IdentityMap, Trust};
 use crate::domain::glob::Glob;
@@ -53,8 +54,13 @@ fn read_trust_entry(
         let roots = table.require("roots", "a PEM file with the root certificates");
         let roots = roots.and_then(|value| value.roots());
         let map = read_map(table, authorities);
-        table.later("crls", |_| false);
-        Some(Trust { name: name?, roots: roots?, map: map? })
+        let crls = match (table.get("crls"), &roots) {
+            (None, _) => Some(Vec::new()),
+            (Some(value), Some(roots)) => read_crls(&value, roots),
+            // Whose lists would they be?
+            (Some(value), None) => read_crls(&value, &[]),
+        };
+        Some(Trust { name: name?, roots: roots?, crls: crls?, map: map? })
     })
 }
 

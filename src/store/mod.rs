@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use crate::domain::grant::Grant;
-use crate::domain::identity::{IdentityName, TrustDomain};
+use crate::domain::identity::{IdentityName, Role, TrustDomain};
 use crate::domain::key::{KeyChange, KeyId, KeyRecord};
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
@@ -187,6 +187,12 @@ impl Store {
     pub fn list_certificates(&self) -> Result<Vec<CertificateRecord>, StoreError> {
         let Self::Sqlite(engine) = self;
         engine.list_certificates()
+    }
+
+    /// For each role the moment at which somebody is left without a good certificate first.
+    pub fn soonest_ends(&self, now: Timestamp) -> Result<Vec<(Role, Timestamp)>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.soonest_ends(now)
     }
 
     /// The certificate of this number.

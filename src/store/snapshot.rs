@@ -154,7 +154,9 @@ pub struct DenySet {
 }
 
 impl DenySet {
-    fn denies(&self, certificate: &PeerCertificate) -> bool {
+    /// True when a certificate, its key or its subject is among them.
+    #[must_use]
+    pub fn denies(&self, certificate: &PeerCertificate) -> bool {
         // Serial numbers are unique within one authority only.
         let ours = certificate.authority == Authority::BuiltIn;
         (ours && self.serials.contains(&certificate.serial))

@@ -38,6 +38,12 @@ pub struct Metrics {
     keys: Gauge,
     store_readable: Gauge,
     shared_address: Gauge,
+    certificates: Family<CertificateLabels, Gauge>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct CertificateLabels {
+    role: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -163,6 +169,13 @@ impl Default for Metrics {
             "1 while the store can be read; 0 while its last state is relied on",
         );
         store_readable.set(1);
+        let certificates = Family::default();
+        registry.register_with_unit(
+            "certificate_ends_timestamp",
+            "When the first certificate of a role ends that has no successor",
+            Unit::Seconds,
+            certificates.clone(),
+        );
         Self {
             registry,
             requests,
@@ -181,6 +194,7 @@ impl Default for Metrics {
             records_written,
             keys,
             store_readable,
+            certificates,
             shared_address,
         }
     }
@@ -253,6 +267,15 @@ impl Metrics {
     /// The store can be read again, or not any more.
     pub fn store_readable(&self, readable: bool) {
         self.store_readable.set(i64::from(readable));
+    }
+
+    /// When the first certificate of each role ends, in seconds since 1970. Roles that are not named
+    /// have none.
+    pub fn certificates_end(&self, ends: &[(&'static str, i64)]) {
+        self.certificates.clear();
+        for (role, end) in ends {
+            self.certificates.get_or_create(&CertificateLabels { role }).set(*end);
+        }
     }
 
     /// The keys of an issuer were fetched, or could not be.

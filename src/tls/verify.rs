@@ -17,7 +17,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
 };
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 
 use crate::clock::Clock;
 use crate::config::{ClientAuth, IdentityMap, Trust};
@@ -57,6 +57,8 @@ struct Entry {
 /// whose end to heed.
 struct Root {
     verifier: Arc<dyn ClientCertVerifier>,
+    /// Where lists of revoked certificates are: refuses those that no list speaks of.
+    covered: Option<Arc<dyn ClientCertVerifier>>,
     validity: Validity,
 }
 
@@ -87,11 +89,13 @@ impl CallerVerifier {
     ) -> Result<Arc<Self>, String> {
         let mut sources = Vec::new();
         if let Some((domain, roots)) = builtin {
-            sources.push((Authority::BuiltIn, Mapping::BuiltIn(domain), roots));
+            // What the built-in authority has revoked is looked up in the store.
+            sources.push((Authority::BuiltIn, Mapping::BuiltIn(domain), roots, Vec::new()));
         }
         for entry in trust {
             let authority = Authority::External(entry.name.as_str().into());
-            sources.push((authority, Mapping::External(entry.map.clone()), entry.roots.clone()));
+            let mapping = Mapping::External(entry.map.clone());
+            sources.push((authority, mapping, entry.roots.clone(), entry.crls.clone()));
         }
         if client_auth == ClientAuth::Off {
             sources.clear();
@@ -102,7 +106,7 @@ impl CallerVerifier {
         refuse_shared(&sources)?;
         let entries = sources
             .into_iter()
-            .map(|(authority, mapping, roots)| Entry::new(authority, mapping, &roots, &provider))
+            .map(|(authority, mapping, roots, crls)| Entry::new((authority, mapping), &roots, &crls, &provider))
             .collect::<Result<Vec<_>, _>>()?;
         let mandatory = client_auth == ClientAuth::Required;
         let hints = hints(&entries);
@@ -115,6 +119,24 @@ impl CallerVerifier {
     pub fn identify(&self, chain: &[CertificateDer<'_>]) -> Option<Arc<PeerCertificate>> {
         let (leaf, intermediates) = chain.split_first()?;
         self.verify(leaf, intermediates).ok()
+    }
+
+    /// As [`Self::identify`], with the reason when there is no identity: for people.
+    ///
+    /// # Errors
+    ///
+    /// When it is not a good certificate.
+    pub fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<Arc<PeerCertificate>, String> {
+        let (leaf, intermediates) = chain.split_first().ok_or("there is no certificate")?;
+        self.verify(leaf, intermediates).map_err(|error| {
+            if let Error::InvalidCertificate(CertificateError::Other(OtherError(why))) = &error {
+                return why.to_string();
+            }
+            if error == Error::InvalidCertificate(CertificateError::UnknownIssuer) {
+                return "no authority that is trusted has issued it, or its issuer is not beside it".to_owned();
+            }
+            error.to_string()
+        })
     }
 
     fn verify(
@@ -166,11 +188,26 @@ impl CallerVerifier {
     }
 }
 
+impl Root {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: Timestamp,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.verifier.verify_client_cert(leaf, intermediates, unix_time(now))?;
+        match &self.covered {
+            None => Ok(verified),
+            Some(covered) => covered.verify_client_cert(leaf, intermediates, unix_time(now)),
+        }
+    }
+}
+
 impl Entry {
     fn new(
-        authority: Authority,
-        mapping: Mapping,
+        (authority, mapping): (Authority, Mapping),
         roots: &[CertificateDer<'static>],
+        crls: &[CertificateRevocationListDer<'static>],
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, String> {
         let name = name_of(&authority);
@@ -180,11 +217,23 @@ impl Entry {
             .map(|certificate| {
                 let mut store = RootCertStore::empty();
                 store.add(certificate.clone()).map_err(|error| wrong(&error))?;
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
-                    .build()
-                    .map_err(|error| wrong(&error))?;
+                let store = Arc::new(store);
+                let builder = || {
+                    WebPkiClientVerifier::builder_with_provider(Arc::clone(&store), Arc::clone(provider))
+                        .with_crls(crls.iter().cloned())
+                };
+                // Two questions: is nothing in the chain revoked, as far as there are lists; and is
+                // there a list that speaks of the leaf? An authority between need not publish one.
+                let verifier = builder().allow_unknown_revocation_status().build().map_err(|error| wrong(&error))?;
+                let covered = match crls {
+                    [] => None,
+                    [_, ..] => {
+                        let leaf = builder().only_check_end_entity_revocation();
+                        Some(leaf.build().map_err(|error| wrong(&error))?)
+                    }
+                };
                 let validity = Validity::read(certificate).map_err(|error| wrong(&error))?;
-                Ok(Root { verifier, validity })
+                Ok(Root { verifier, covered, validity })
             })
             .collect::<Result<Vec<_>, String>>()?;
         if roots.is_empty() {
@@ -203,7 +252,7 @@ impl Entry {
     ) -> Result<&Root, Error> {
         let mut fault = Error::InvalidCertificate(CertificateError::UnknownIssuer);
         for root in &self.roots {
-            match root.verifier.verify_client_cert(leaf, intermediates, unix_time(now)) {
+            match root.verify(leaf, intermediates, now) {
                 Ok(_) if root.validity.contains(now) => return Ok(root),
                 // The root has ended, or not begun: for whom it vouches does not matter.
                 Ok(_) => fault = out_of(root.validity, now),
@@ -362,11 +411,11 @@ fn name_of(authority: &Authority) -> String {
     }
 }
 
-type Source = (Authority, Mapping, Vec<CertificateDer<'static>>);
+type Source = (Authority, Mapping, Vec<CertificateDer<'static>>, Vec<CertificateRevocationListDer<'static>>);
 
 fn refuse_shared(sources: &[Source]) -> Result<(), String> {
-    for (at, (authority, mapping, roots)) in sources.iter().enumerate() {
-        for (earlier, earlier_mapping, earlier_roots) in sources.iter().take(at) {
+    for (at, (authority, mapping, roots, _)) in sources.iter().enumerate() {
+        for (earlier, earlier_mapping, earlier_roots, _) in sources.iter().take(at) {
             let both = || format!("{} and {}", name_of(earlier), name_of(authority));
             if let Some(domain) = domains(mapping).iter().find(|domain| domains(earlier_mapping).contains(domain)) {
                 return Err(format!("{} both speak for the trust domain {domain}", both()));

@@ -23,12 +23,17 @@ fn domain(text: &str) -> TrustDomain {
 
 fn spiffe(name: &str, ca: &Ca, domains: &[&str]) -> Trust {
     let trust_domains = domains.iter().map(|text| domain(text)).collect();
-    Trust { name: name.to_owned(), roots: vec![ca.root()], map: IdentityMap::Spiffe { trust_domains } }
+    Trust {
+        name: name.to_owned(),
+        roots: vec![ca.root()],
+        crls: Vec::new(),
+        map: IdentityMap::Spiffe { trust_domains },
+    }
 }
 
 fn field(name: &str, ca: &Ca, from: IdentityField) -> Trust {
     let map = IdentityMap::Field { from, trust_domain: domain("pki.example") };
-    Trust { name: name.to_owned(), roots: vec![ca.root()], map }
+    Trust { name: name.to_owned(), roots: vec![ca.root()], crls: Vec::new(), map }
 }
 
 struct World {
@@ -215,7 +220,7 @@ fn weak_keys_and_signatures_are_refused() {
     weak_zoo(dir.path());
     let read = |name: &str| CertificateDer::from_pem_file(dir.path().join(name)).unwrap();
     let map = IdentityMap::Spiffe { trust_domains: vec![domain("ext.example")] };
-    let trust = Trust { name: "rsa".to_owned(), roots: vec![read("ca.crt"), read("weak.crt")], map };
+    let trust = Trust { name: "rsa".to_owned(), roots: vec![read("ca.crt"), read("weak.crt")], crls: Vec::new(), map };
     // openssl dates them by the machine's clock.
     let verifier = CallerVerifier::new(ClientAuth::Required, None, &[trust], Clock::System, provider()).unwrap();
     let server = Arc::new(api_config(verifier, Ca::new("Server").server(), false).unwrap());

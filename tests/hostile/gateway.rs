@@ -112,7 +112,7 @@ impl Gateway {
             let plan = self.authority.plan_client(Role::Client, &name, None, Clock::System.now()).unwrap();
             let leaf = leaf::generate(&self.authority, &plan, None).unwrap();
             let chain = CertificateDer::pem_slice_iter(leaf.issued.pem.as_bytes()).map(Result::unwrap).collect();
-            let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes()).unwrap();
+            let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_ref().unwrap().as_bytes()).unwrap();
             builder.with_client_auth_cert(chain, key).unwrap()
         } else {
             builder.with_no_client_auth()

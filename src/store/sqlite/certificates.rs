@@ -54,6 +54,23 @@ impl Sqlite {
         all(&self.connection, &sql, &[], codec::certificate)
     }
 
+    /// For each role the moment at which somebody is left without a good certificate first, unless
+    /// another is issued: of each identity its last certificate counts.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub fn soonest_ends(&self, now: Timestamp) -> Result<Vec<(Role, Timestamp)>, StoreError> {
+        let sql = "SELECT role, min(last) FROM
+                       (SELECT role, max(not_after) AS last FROM certificates WHERE revoked_at IS NULL GROUP BY uri)
+                   WHERE last > ?1 GROUP BY role";
+        let rows = all(&self.connection, sql, &[&now.as_millis()], |row| {
+            let (role, last): (String, i64) = (row.get(0)?, row.get(1)?);
+            Ok((role, Timestamp::from_millis(last)))
+        })?;
+        Ok(rows.into_iter().filter_map(|(role, last)| Some((Role::parse(&role).ok()?, last))).collect())
+    }
+
     /// The certificate of this number.
     ///
     /// # Errors

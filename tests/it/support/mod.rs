@@ -15,7 +15,7 @@ pub(crate) use client::{ChannelBody, RawLine};
 pub(crate) use issuer::{AUDIENCE, DISCOVERY, IssuerServer, KEYS, Reply, Signer, base64url, claims, jwks, rsa_key};
 pub(crate) use process::Process;
 pub(crate) use stub::{Exchange, Stub, TlsFiles, chunk, dead_port, json_reply};
-pub(crate) use world::{Issued, Key, OPEN, Setup, World};
+pub(crate) use world::{Issued, Key, OPEN, Prepared, Setup, World};
 
 use std::future::Future;
 use std::time::Duration;

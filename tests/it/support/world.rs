@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use doorward::ca::authority::Authority;
@@ -274,15 +274,19 @@ impl Prepared {
     pub(crate) fn certificate_as(&self, role: Role, name: &str, ttl: Option<Duration>) -> Issued {
         let out = tempfile::tempdir_in(self.dir.path()).unwrap();
         let name = IdentityName::parse(name).unwrap();
+        self.issue(&self.authority, (role, &name, ttl), out.path())
+    }
+
+    /// As [`Self::certificate`], by an authority that came after the first one.
+    pub(crate) fn certificate_of(&self, authority: &Authority, name: &str) -> Issued {
+        let out = tempfile::tempdir_in(self.dir.path()).unwrap();
+        let name = IdentityName::parse(name).unwrap();
+        self.issue(authority, (Role::Client, &name, None), out.path())
+    }
+
+    fn issue(&self, authority: &Authority, wanted: (Role, &IdentityName, Option<Duration>), out: &Path) -> Issued {
         let mut store = self.store();
-        let made = cert::issue(
-            &self.authority,
-            &mut store,
-            (role, &name, ttl),
-            (out.path(), Existing::Keep),
-            self.clock.now(),
-        )
-        .unwrap();
+        let made = cert::issue(authority, &mut store, wanted, (out, Existing::Keep), self.clock.now()).unwrap();
         let chain = CertificateDer::pem_file_iter(&made.files.certificate).unwrap().map(Result::unwrap).collect();
         let key = PrivateKeyDer::from_pem_file(&made.files.key).unwrap();
         Issued { leaf: Leaf::new(chain, key), serial: made.serial, not_after: made.not_after }
