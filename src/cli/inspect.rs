@@ -56,12 +56,12 @@ struct Shown {
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
-    /// built-in, or the name of the [[trust]] entry.
+    /// built-in, or the name of the `[[trust]]` entry.
     #[serde(skip_serializing_if = "Option::is_none")]
     authority: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<String>,
-    /// Where [[identity]] places it.
+    /// Where `[[identity]]` places it.
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<String>,
     /// When the whole chain ends.

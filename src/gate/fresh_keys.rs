@@ -30,9 +30,11 @@ pub async fn identify_with_fresh_keys(
     };
     let Refusal::InvalidCredentials(CredentialFault::Token(fault)) = &refusal else { return Err(refusal) };
     let Some(desk) = fault.cured_by_keys_of().and_then(|issuer| view.issuers.desk(issuer)) else { return Err(refusal) };
-    if !desk.fresh(Instant::now()).await {
+    let fetched = desk.fresh(Instant::now()).await;
+    let now = gateway.view();
+    // Without a fetch for us: the keys may have come between our view and our question.
+    if !fetched && now.generation == view.generation {
         return Err(refusal);
     }
-    let view = gateway.view();
-    identify(gateway, &view, connection, headers).map(|caller| (view, caller))
+    identify(gateway, &now, connection, headers).map(|caller| (now, caller))
 }
