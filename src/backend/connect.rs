@@ -25,7 +25,8 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// When that fails or takes longer than the backend's connect timeout. Nothing of a request was
 /// sent yet, so another target may be tried.
 pub async fn connect(upstream: &Upstream) -> io::Result<Stream> {
-    match timeout(upstream.timeouts.connect, dial(upstream)).await {
+    // Boxed: requests keep room for this, and nearly all find a connection that is open.
+    match timeout(upstream.timeouts.connect, Box::pin(dial(upstream))).await {
         Ok(result) => result,
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "connect timed out")),
     }

@@ -14,6 +14,7 @@ pub use labels::{ExternalId, Labels, Note};
 pub use lifetime::{Lifetime, NotAllowed, expiry_allowed};
 pub use record::{KeyChange, KeyDetails, KeyRecord, KeyState, Narrowing, Uses};
 
+use std::borrow::Cow;
 use std::fmt;
 
 use aws_lc_rs::{constant_time, digest, hmac};
@@ -315,6 +316,32 @@ impl fmt::Debug for KeyDigest {
     }
 }
 
+/// The same text with every key in it cut down to its public id: for logs that repeat what somebody
+/// sent, and may have sent in the wrong place.
+#[must_use]
+pub fn redacted(text: &str) -> Cow<'_, str> {
+    let mut kept = String::new();
+    let mut rest = text;
+    while let Some((before, id, behind)) = find_key(rest) {
+        kept.push_str(before);
+        kept.push_str(PREFIX);
+        kept.push_str(id);
+        kept.push_str("_…");
+        rest = behind;
+    }
+    if kept.is_empty() { Cow::Borrowed(text) } else { Cow::Owned(kept + rest) }
+}
+
+/// The first `dw_<id>_<secret>` of a text, whole or not: what is before it, its id, what is behind it.
+fn find_key(text: &str) -> Option<(&str, &str, &str)> {
+    text.match_indices(PREFIX).find_map(|(at, _)| {
+        let (id, rest) = text.get(at + PREFIX.len()..)?.split_at_checked(ID_LENGTH)?;
+        let rest = KeyId::parse(id).ok().and_then(|_| rest.strip_prefix('_'))?;
+        let behind = rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+        Some((text.get(..at)?, id, behind))
+    })
+}
+
 /// Writes `bytes`, taken as one big-endian number, in exactly `length` digits of `alphabet`.
 /// 32 bytes fit into 43 digits of base62, 8 bytes are more than 12 digits of base36 hold: there
 /// the top bits fall away.
@@ -416,6 +443,17 @@ mod tests {
         let pepper = Pepper::new(&[1; 32]);
         let printed = format!("{made:?} {presented:?} {pepper:?} {:?}", pepper.digest(&made));
         assert!(!printed.contains(&secret) && !printed.contains(&secret[..8]));
+    }
+
+    #[test]
+    fn keys_in_text_are_cut_down_to_their_ids() {
+        let (one, other) = (key(7), key(8));
+        let text = format!("x {} dw_short {}, dw_0123456789AB_x", one.reveal(), other.reveal());
+        let expected = format!("x dw_{}_… dw_short dw_{}_…, dw_0123456789AB_x", one.id(), other.id());
+        assert_eq!(redacted(&text), expected);
+        assert_eq!(redacted("nothing of the kind: dw_"), "nothing of the kind: dw_");
+        // A part of one is as bad.
+        assert_eq!(redacted(&one.reveal()[..40]), format!("dw_{}_…", one.id()));
     }
 
     #[test]

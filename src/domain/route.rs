@@ -44,6 +44,12 @@ pub struct Target {
 }
 
 impl Model {
+    /// True when some target may serve `endpoint`, as [`Self::candidates`] has it.
+    pub fn serves(&self, endpoint: Endpoint, speaks: impl Fn(BackendIndex) -> bool) -> bool {
+        let fits = |target: &Target| target.endpoints.as_ref().is_none_or(|named| named.contain(endpoint));
+        self.targets.iter().any(|target| speaks(target.backend) && fits(target))
+    }
+
     /// The targets that may serve `endpoint`: those that name it win over those that name none.
     /// `speaks` tells whether a backend speaks the endpoint's dialect.
     pub fn candidates(&self, endpoint: Endpoint, speaks: impl Fn(BackendIndex) -> bool) -> Vec<&Target> {
@@ -91,6 +97,10 @@ mod tests {
 
     fn candidates(targets: Vec<Target>, endpoint: Endpoint) -> Vec<usize> {
         let model = Model { name: "m".to_owned(), targets };
+        assert_eq!(
+            model.serves(endpoint, |backend| backend.0 < 10),
+            !model.candidates(endpoint, |backend| backend.0 < 10).is_empty()
+        );
         model.candidates(endpoint, |backend| backend.0 < 10).iter().map(|t| t.backend.0).collect()
     }
 

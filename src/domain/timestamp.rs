@@ -39,10 +39,11 @@ impl Timestamp {
         self.0.div_euclid(1000)
     }
 
-    /// This time plus `span`, saturating.
+    /// This time plus `span`; what would lie beyond every calendar is [`Self::FAR_FUTURE`].
     #[must_use]
     pub fn after(self, span: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
+        let later = self.0.saturating_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
+        if later > Self::FAR_FUTURE.0 { self.max(Self::FAR_FUTURE) } else { Self(later) }
     }
 
     /// This time minus `span`, saturating.
@@ -111,6 +112,17 @@ mod tests {
         assert!(Timestamp::parse("2027-01-31T00:00:00").is_err());
         assert!(Timestamp::parse("2027-01-31").is_err());
         assert!(Timestamp::parse("tomorrow").is_err());
+    }
+
+    #[test]
+    fn no_span_leads_out_of_the_calendar() {
+        let now = Timestamp::from_seconds(1_800_000_000);
+        for days in [3_000_000u64, 99_999_999_999] {
+            let later = now.after(Duration::from_secs(days * 86_400));
+            assert_eq!(later, Timestamp::FAR_FUTURE);
+            assert_eq!(Timestamp::parse(&later.to_string()), Ok(later));
+        }
+        assert_eq!(Timestamp::FAR_FUTURE.after(Duration::from_secs(1)), Timestamp::FAR_FUTURE);
     }
 
     #[test]

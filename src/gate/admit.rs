@@ -178,7 +178,10 @@ impl Facts {
             lent_to: self.lent_to.as_deref(),
             endpoint: self.endpoint,
             model: Some(&self.model),
-            model_exists: view.settings.models.contains_key(&*self.model),
+            model_exists: view
+                .settings
+                .model(&self.model)
+                .is_some_and(|model| model.serves(self.endpoint, view.settings.speaking(self.endpoint))),
         }
     }
 }

@@ -38,6 +38,11 @@ impl Admission {
     }
 
     /// A place among all connections.
+    /// A place for `address` at once, if there is one.
+    pub fn enter_from(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        self.enter()?.count_for(address)
+    }
+
     fn enter(self: &Arc<Self>) -> Option<Place> {
         if self.open.fetch_add(1, Ordering::Relaxed) >= self.limit {
             self.open.fetch_sub(1, Ordering::Relaxed);

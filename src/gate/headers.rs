@@ -4,10 +4,11 @@ use bytes::BytesMut;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS,
     ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, HOST, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, SERVER, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, DATE, HOST,
+    LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFRESH, SERVER, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE, VIA, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::backend::Upstream;
 use crate::backend::reply::Fields;
@@ -25,8 +26,14 @@ const TO_BACKEND: [HeaderName; 7] = [
 ];
 
 /// What a backend may not say to a caller, besides `x-doorward-*`.
-const NOT_TO_CALLER: [HeaderName; 24] = [
+const NOT_TO_CALLER: [HeaderName; 29] = [
     SERVER,
+    // These can hold a backend's address, or tell a browser what is not a backend's to say.
+    LOCATION,
+    CONTENT_LOCATION,
+    REFRESH,
+    VIA,
+    HeaderName::from_static("clear-site-data"),
     SET_COOKIE,
     ALT_SVC,
     ACCESS_CONTROL_ALLOW_CREDENTIALS,
@@ -108,9 +115,10 @@ pub fn request_head(
     head
 }
 
-/// What of a reply's head goes on to the caller. `edited` replies have another length.
+/// What of a reply's head goes on to the caller. `edited` replies have another length, and one of
+/// status 204 has none (RFC 9110, 8.6).
 #[must_use]
-pub fn to_caller(from_backend: &Fields, record: &Record, edited: bool) -> HeaderMap {
+pub fn to_caller(status: StatusCode, from_backend: &Fields, record: &Record, edited: bool) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(8);
     for (name, value) in from_backend.iter() {
         // The head's parser has passed them, so these are a formality.
@@ -118,7 +126,7 @@ pub fn to_caller(from_backend: &Fields, record: &Record, edited: bool) -> Header
         let framing = name == CONTENT_LENGTH || name == CONTENT_TYPE;
         let ours = name.as_str().starts_with(OURS);
         let for_us_alone = !framing && names_in_connection(from_backend.all("connection"), &name);
-        let length_changes = edited && name == CONTENT_LENGTH;
+        let length_changes = (edited || status == StatusCode::NO_CONTENT) && name == CONTENT_LENGTH;
         if !(ours || for_us_alone || length_changes || NOT_TO_CALLER.contains(&name)) {
             headers.append(name, value);
         }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::Response;
+use http::{Response, StatusCode};
 use http_body::SizeHint;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -41,9 +41,9 @@ pub fn meter(forwarded: Forwarded, shape: Shape, mut record: Record) -> Response
     let edited = alias.is_some() && manner.mode != Mode::Opaque;
     let now = Instant::now();
     record.replied(status.as_u16(), now);
-    let headers = headers::to_caller(&fields, &record, edited);
+    let headers = headers::to_caller(status, &fields, &record, edited);
     let relay = Relay {
-        length: lease.wire().length().filter(|_| !edited),
+        length: lease.wire().length().filter(|_| !edited && status != StatusCode::NO_CONTENT),
         lease: Some(lease),
         rewriter: Rewriter::new(manner.mode, alias, manner.until_close.then_some(admitted.endpoint)),
         out: VecDeque::new(),

@@ -37,12 +37,14 @@ use rustls::ServerConfig;
 use crate::backend::Upstream;
 use crate::clock::Clock;
 use crate::config::{Config, IdentityEntry};
+use crate::domain::endpoint::Endpoint;
 use crate::domain::failures::Failures;
 use crate::domain::grant::{Credentials, GrantTree, OwnerTree, Standing};
 use crate::domain::identity::Identity;
 use crate::domain::key::{KeyId, KeyRecord, Pepper};
 use crate::domain::owner::OwnerPath;
 use crate::domain::refusal::Refusal;
+use crate::domain::route::{BackendIndex, Model};
 use crate::domain::timestamp::Timestamp;
 use crate::gate::callers::Callers;
 use crate::store::snapshot::Snapshot;
@@ -176,6 +178,18 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The model of this alias.
+    #[must_use]
+    pub fn model(&self, alias: &str) -> Option<&Model> {
+        self.models.get(alias).and_then(|&index| self.config.models.get(index))
+    }
+
+    /// Tells of a backend whether it speaks the dialect of `endpoint`.
+    pub fn speaking(&self, endpoint: Endpoint) -> impl Fn(BackendIndex) -> bool {
+        let dialect = endpoint.dialect();
+        move |index| self.config.backends.get(index.0).is_some_and(|backend| backend.dialects.contains(&dialect))
+    }
+
     /// Where `[[identity]]` places an identity.
     #[must_use]
     pub fn owner_of(&self, identity: &Identity) -> Option<OwnerPath> {
@@ -240,6 +254,7 @@ impl Gateway {
             stale: view.stale,
             issuers: view.issuers.reconfigured(&settings.config.issuers),
         });
+        self.tell_twofold_keys();
     }
 
     /// Puts keys that were fetched from `location` in force.
@@ -251,7 +266,6 @@ impl Gateway {
             stale: view.stale,
             issuers: view.issuers.with_keys(location, keys, now),
         });
-        self.tell_twofold_keys();
     }
 
     fn tell_twofold_keys(&self) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::backend::Upstream;
 use crate::domain::refusal::Refusal;
-use crate::domain::route::{BackendIndex, order};
+use crate::domain::route::order;
 use crate::gate::View;
 use crate::gate::admit::Admitted;
 use crate::gate::worker::Worker;
@@ -36,12 +36,9 @@ pub struct Stop {
 /// exist there.
 pub fn route(worker: &Worker, view: &View, admitted: Admitted) -> Result<Routed, Refusal> {
     let settings = &view.settings;
-    let dialect = admitted.endpoint.dialect();
-    let model = settings.models.get(&*admitted.request.model).and_then(|&index| settings.config.models.get(index));
-    let speaks = |backend: BackendIndex| {
-        settings.config.backends.get(backend.0).is_some_and(|backend| backend.dialects.contains(&dialect))
-    };
-    let candidates = model.map(|model| model.candidates(admitted.endpoint, speaks)).unwrap_or_default();
+    let endpoint = admitted.endpoint;
+    let model = settings.model(&admitted.request.model);
+    let candidates = model.map(|model| model.candidates(endpoint, settings.speaking(endpoint))).unwrap_or_default();
     let stops: Vec<Stop> = order(candidates, |below| worker.draw(below))
         .into_iter()
         .filter_map(|target| {

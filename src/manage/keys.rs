@@ -202,7 +202,7 @@ impl Manager<'_> {
 /// What is said of an id that no key of the store has.
 fn unknown(id: &KeyId, policy: &Policy) -> Fault {
     if policy.keys().iter().any(|key| key.id == *id) {
-        return Fault::new(Code::Conflict, format!("the key {id} is in the config file, not in the store"))
+        return Fault::new(Code::Conflict, format!("the key {id} is in the config file, which alone changes it"))
             .hint("change or remove its [[key]] there");
     }
     Fault::new(Code::NotFound, format!("no key has the id {id}")).hint("`doorward key list` shows all ids")

@@ -142,6 +142,10 @@ fn read_claims(all: &Map<String, Value>) -> Result<Claims, TokenFault> {
     if all.contains_key("cnf") {
         return Err(TokenFault::Bound);
     }
+    // Of logouts and other security events (RFC 8417), which need not name their type.
+    if all.contains_key("events") {
+        return Err(TokenFault::WrongType);
+    }
     let issuer = text(all, "iss")?.ok_or(TokenFault::Field("iss"))?.into();
     let subject = text(all, "sub")?.map(Into::into);
     let one = |value: &Value| value.as_str().map(Into::into).ok_or(TokenFault::Field("aud"));

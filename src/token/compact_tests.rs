@@ -59,6 +59,14 @@ fn what_is_bound_to_a_key_is_no_bearer_token() {
     assert_eq!(fault, TokenFault::Bound);
 }
 
+#[test]
+fn a_logout_is_no_access() {
+    let logout =
+        r#"{"iss":"i","aud":"a","exp":1,"sub":"s","events":{"http://schemas.openid.net/event/backchannel-logout":{}}}"#;
+    let fault = Presented::parse(token(r#"{"alg":"ES256"}"#, logout).as_bytes()).unwrap_err();
+    assert_eq!(fault, TokenFault::WrongType);
+}
+
 /// A key has no dot, nor has the placeholder.
 #[test]
 fn tokens_are_told_from_keys() {

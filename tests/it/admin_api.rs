@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use bytes::Bytes;
 use doorward::admin::api::{openapi, route};
 use doorward::domain::identity::Role;
 use http::Method;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use crate::support::{Caller, LONG, Process, Setup, Stub, Whole, World, full, until, within};
+use crate::support::{Caller, ChannelBody, LONG, Process, Setup, Stub, Whole, World, full, until, within};
 
 const CERTIFICATES: &str = "/v1/certificates";
 
@@ -144,6 +145,26 @@ async fn a_revoked_operator_is_refused_on_an_open_connection() {
         within(LONG, "the revocation counts", async { while line.get(CERTIFICATES).await.status == 200 {} }).await;
         assert_problem(&line.get(CERTIFICATES).await, 401, "invalid_credentials");
     }
+}
+
+/// A body may take half a minute, in which an operator can be revoked.
+#[tokio::test]
+async fn an_operator_who_is_revoked_while_the_body_comes_changes_nothing() {
+    let world = world().await;
+    let operator = world.certificate_as(Role::Operator, "ops", None);
+    let mut line = world.operator().certificate(&operator).h2().await;
+    let (pieces, body) = ChannelBody::channel();
+    let mut request = line.request(Method::POST, "/v1/keys", body);
+    request.headers_mut().insert("content-type", "application/json".parse().unwrap());
+    pieces.send(Bytes::from_static(b"{\"owner\"")).await.unwrap();
+    let answer = tokio::spawn(async move { line.send(request).await });
+    let before = world.generation();
+    world.revoke_name("ops");
+    world.changed_since(before).await;
+    pieces.send(Bytes::from_static(b":\"acme/x\"}")).await.unwrap();
+    drop(pieces);
+    assert_problem(&Whole::of(answer.await.unwrap().unwrap()).await, 401, "invalid_credentials");
+    assert_eq!(world.store().list_keys().unwrap(), []);
 }
 
 /// A store that was moved away is not changed where it lies now: nobody would heed it.

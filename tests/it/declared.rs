@@ -5,8 +5,9 @@ use doorward::domain::grant::{Grant, Models, Require};
 use doorward::domain::key::{KeyDigest, PresentedKey};
 use doorward::domain::owner::OwnerPath;
 use doorward::domain::refusal::CredentialFault;
+use http::Method;
 
-use crate::support::{Key, OPEN, Setup, Stub, World, chat, live};
+use crate::support::{Key, OPEN, Setup, Stub, Whole, World, chat, live};
 
 fn owner(path: &str) -> OwnerPath {
     OwnerPath::parse(path).unwrap()
@@ -62,6 +63,40 @@ async fn a_key_in_config_and_store_is_the_configs_until_it_is_revoked() {
     world.revoke_key(&key.id);
     world.changed_since(before).await;
     line.chat(&chat("same")).await.assert_refused(&world, 401, "invalid_credentials").await;
+    // To forget the revocation would revive the key, and to change it would do nothing.
+    let mut admin = world.socket().await;
+    let path = format!("/v1/keys/{}", key.id);
+    for (method, path, body) in [
+        (Method::DELETE, path.clone(), None),
+        (Method::PATCH, path.clone(), Some(r#"{"disabled":true}"#)),
+        (Method::POST, format!("{path}/rotate"), Some("{}")),
+    ] {
+        let answer = match body {
+            None => admin.fetch(method, &path).await,
+            Some(body) => {
+                let mut request = admin.json(&path, body);
+                *request.method_mut() = method;
+                Whole::of(admin.send(request).await.unwrap()).await
+            }
+        };
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (409, Some("conflict")), "{path}");
+    }
+    line.chat(&chat("same")).await.assert_refused(&world, 401, "invalid_credentials").await;
+}
+
+/// A model that is served by nobody in the endpoint's dialect any more is none: for live streams too.
+#[tokio::test]
+async fn a_stream_whose_backend_gave_up_its_dialect_ends() {
+    let stub = Stub::by_hand().await;
+    let setup = || Setup::new(&stub);
+    let mut world = setup().start().await;
+    let mut line = world.caller().key(&world.key("acme/x").await).h2().await;
+    let (flow, exchange) = live(&mut line, &stub).await;
+    let changed = setup().text().replace(r#"["openai", "anthropic", "ollama"]"#, r#"["anthropic"]"#);
+    assert_ne!(changed, setup().text());
+    world.reload(&changed);
+    let ((text, broke), _) = tokio::join!(flow.end(), exchange.closed());
+    assert!(broke.is_some() && text.contains("\"code\":\"model_not_found\""), "{text} {broke:?}");
 }
 
 /// A grant in the store narrows what the config grants, opens what nobody has named, and goes.

@@ -138,3 +138,25 @@ async fn what_a_backend_says_of_itself_stays_here() {
         assert!(!answer.header("date").unwrap().contains("1970"));
     }
 }
+
+/// A reply without content has no length (RFC 9110, 8.6), whatever its backend says; and where it
+/// lives is for nobody to know.
+#[tokio::test]
+async fn a_reply_without_content_has_no_length_and_no_address() {
+    let stub = Stub::scripted(|_| {
+        b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\nlocation: http://10.0.0.5:8000/x\r\nvia: 1.1 inside\r\n\r\n"
+            .to_vec()
+    })
+    .await;
+    let world = World::open(&stub).await;
+    let key = world.key("acme/x").await;
+    for mut line in world.caller().key(&key).both().await {
+        for _ in 0..2 {
+            let answer = line.chat(&chat("llama")).await;
+            assert_eq!((answer.status, &answer.broke), (204, &None));
+            for name in ["content-length", "location", "via"] {
+                assert_eq!(answer.header(name), None, "{name}");
+            }
+        }
+    }
+}

@@ -14,6 +14,7 @@ pub mod route;
 mod serve;
 pub mod socket;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::admin::api::operators::Operators;
 use crate::admin::api::problem::Refusal;
 use crate::admin::api::route::{Done, Fields, Route};
 use crate::config::{Declared, is_address_name};
+use crate::domain::key::redacted;
 use crate::gate::{Gateway, host};
 use crate::manage::fault::{Code, Fault};
 use crate::manage::{Manager, Policy};
@@ -106,7 +108,7 @@ impl Api {
         head: &Parts,
         body: &mut Incoming,
     ) -> Result<(u16, Vec<u8>), Refusal> {
-        let who = self.identify(peer).inspect_err(|refusal| {
+        self.identify(peer).inspect_err(|refusal| {
             if let Peer::Remote { address, .. } = peer {
                 tracing::warn!(%address, ?refusal, "admin API: refused");
             }
@@ -136,7 +138,8 @@ impl Api {
             read::query_fields(route, head.uri.query(), &mut fields)?;
         }
         read::refuse_unknown(route, &fields)?;
-        let answer = timeout(OPERATION, self.run(route, fields, who)).await.map_err(|_| Refusal::TimedOut)??;
+        let answer =
+            timeout(OPERATION, self.run(route, fields, peer.clone())).await.map_err(|_| Refusal::TimedOut)??;
         Ok((route.status, answer))
     }
 
@@ -180,13 +183,15 @@ impl Api {
     }
 
     /// Runs an operation where it may block. It runs to its end, and is logged, even when nobody
-    /// waits for it any more.
-    async fn run(self: &Arc<Self>, route: &'static Route, fields: Fields, who: String) -> Result<Vec<u8>, Refusal> {
+    /// waits for it any more. Who asks is judged again: a body and a turn can take half a minute
+    /// each, in which an operator may have been revoked.
+    async fn run(self: &Arc<Self>, route: &'static Route, fields: Fields, peer: Peer) -> Result<Vec<u8>, Refusal> {
         let gone = || Refusal::Fault(Fault::new(Code::Failed, "the operation broke off"));
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| gone())?;
         let api = Arc::clone(self);
         let done = spawn_blocking(move || {
             let _turn = turn;
+            let who = api.identify(&peer)?;
             let asked = logged(route, &fields);
             let result = api.perform(route, fields);
             if route.changes {
@@ -195,17 +200,15 @@ impl Api {
                         let id = done.id.as_deref().unwrap_or_default();
                         tracing::info!(who, operation = route.name, asked, id, "admin API: done");
                     }
-                    Err(fault) => tracing::info!(
-                        who,
-                        operation = route.name,
-                        asked,
-                        code = fault.code.as_str(),
-                        "admin API: not done: {}",
-                        fault.message
-                    ),
+                    Err(fault) => {
+                        // Of what is not shown, the fault could quote a part.
+                        let why = if route.logged_whole { redacted(&fault.message) } else { Cow::default() };
+                        let code = fault.code.as_str();
+                        tracing::info!(who, operation = route.name, asked, code, ?why, "admin API: not done");
+                    }
                 }
             }
-            result
+            result.map_err(Refusal::from)
         });
         Ok(done.await.map_err(|_| gone())??.answer)
     }
@@ -226,7 +229,10 @@ impl Api {
 
 /// The request as the log shows it.
 fn logged(route: &Route, fields: &Fields) -> String {
-    if route.logged_whole { serde_json::to_string(fields).unwrap_or_default() } else { "(not shown)".to_owned() }
+    if !route.logged_whole {
+        return "(not shown)".to_owned();
+    }
+    redacted(&serde_json::to_string(fields).unwrap_or_default()).into_owned()
 }
 
 /// The route of a request, with the fields in its path.

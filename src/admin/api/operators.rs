@@ -21,12 +21,15 @@ use crate::admin::api::problem::Refusal;
 use crate::admin::api::{Api, Peer, serve};
 use crate::domain::identity::Role;
 use crate::gate::View;
+use crate::gate::arrival::Admission;
 use crate::manage::fault::{Code, Fault};
 use crate::tls::verify::CallerVerifier;
 
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Strangers can hold these and no others.
-const MAX_HANDSHAKES: usize = 64;
+const MAX_HANDSHAKES: u32 = 64;
+/// From one address (IPv6: one /64), so that one stranger cannot hold them all.
+const MAX_HANDSHAKES_PER_ADDRESS: u32 = 8;
 const MAX_CONNECTIONS: usize = 64;
 /// Connections with certificates of the authority that are no operator's. They are told so, and
 /// cannot take the operators' places meanwhile.
@@ -111,11 +114,10 @@ impl Listener {
 
     /// Serves until its task is ended.
     pub async fn run(self, api: Arc<Api>) {
-        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        let handshakes = Arc::new(Admission::new(MAX_HANDSHAKES, MAX_HANDSHAKES_PER_ADDRESS));
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let others = Arc::new(Semaphore::new(MAX_OTHERS));
         loop {
-            let Ok(handshaking) = Arc::clone(&handshakes).acquire_owned().await else { return };
             let (socket, address) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -123,6 +125,8 @@ impl Listener {
                     continue;
                 }
             };
+            // Who finds no place is closed at once: waiting strangers would stand before operators.
+            let Some(handshaking) = handshakes.enter_from(address.ip().to_canonical()) else { continue };
             let (api, operators) = (Arc::clone(&api), Arc::clone(&self.operators));
             let (connections, others) = (Arc::clone(&connections), Arc::clone(&others));
             tokio::spawn(async move {

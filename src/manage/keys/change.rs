@@ -7,15 +7,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::grant::{Grant, Models};
-use crate::domain::key::{Binding, ExternalId, KeyChange, KeyRecord, Lifetime, NotAllowed, Note, expiry_allowed};
+use crate::domain::key::{
+    Binding, ExternalId, KeyChange, KeyId, KeyRecord, Lifetime, NotAllowed, Note, expiry_allowed,
+};
 use crate::domain::network::Networks;
 use crate::domain::timestamp::{Timestamp, parse_span};
-use crate::manage::Manager;
 use crate::manage::fault::{Code, Fault};
 use crate::manage::fields::{Change, Reading, endpoints, when};
 use crate::manage::keys::policy::{self, not_allowed};
 use crate::manage::keys::{Key, KeyAnswer, labels, read_id, unknown, uses};
 use crate::manage::operation::{Method, Operation};
+use crate::manage::{Manager, Policy};
 use crate::store::rows::{Revoked, Rotated, Rotation, Updated};
 
 /// Changes the fields of a key that are named; null takes one away. Its owner and its secret never
@@ -76,6 +78,7 @@ impl Operation for UpdateKey {
         let mut reading = Reading::default();
         let mut change = self.read(&mut reading, manager.now);
         reading.finish()?;
+        only_in_store(&id, manager.policy)?;
         let record = manager.store.key(&id)?.ok_or_else(|| unknown(&id, manager.policy))?;
         let grants = manager.grants_on(&record.owner)?;
         if change.expires_at.is_some() || change.not_before.is_some() {
@@ -93,6 +96,12 @@ impl Operation for UpdateKey {
         };
         Ok(KeyAnswer { key: manager.shown(&record)?, warnings: policy::warnings(&record, &grants, manager.policy) })
     }
+}
+
+/// A key that the config has too is the config's, whatever the store says of it, except that it is
+/// revoked: to change it here would do nothing, and to forget its revocation would revive it.
+fn only_in_store(id: &KeyId, policy: &Policy) -> Result<(), Fault> {
+    if policy.keys().iter().any(|key| key.id == *id) { Err(unknown(id, policy)) } else { Ok(()) }
 }
 
 impl UpdateKey {
@@ -180,6 +189,7 @@ impl Operation for RotateKey {
         let overlap = reading.optional("overlap", self.overlap.as_deref(), parse_span);
         let asked = reading.optional("expires_at", self.expires_at.as_deref(), |text| when(text, now));
         reading.finish()?;
+        only_in_store(&id, manager.policy)?;
         let old = manager.store.key(&id)?.ok_or_else(|| unknown(&id, manager.policy))?;
         let grants = manager.grants_on(&old.owner)?;
         let expires_at = match asked {
@@ -284,6 +294,7 @@ impl Operation for DeleteKey {
 
     fn perform(self, manager: &mut Manager<'_>) -> Result<Self::Answer, Fault> {
         let id = read_id(&self.id)?;
+        only_in_store(&id, manager.policy)?;
         if manager.store.delete_key(&id)? {
             Ok(DeletedKey { id: id.to_string() })
         } else {
