@@ -13,7 +13,7 @@ use doorward::domain::identity::Role;
 use http::Method;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::support::{Caller, ChannelBody, LONG, Process, Setup, Stub, Whole, World, full, until, within};
 
@@ -213,6 +213,27 @@ async fn others_cannot_take_the_operators_places() {
     for mut line in operator.both().await {
         assert_done(&line.get(CERTIFICATES).await);
     }
+}
+
+/// Strangers who never finish their handshakes hold few places each, and nobody waits behind them.
+#[tokio::test]
+async fn strangers_cannot_hold_all_handshakes() {
+    let world = world().await;
+    let address = world.server.admin_api().address().unwrap();
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(TcpStream::connect(address).await.unwrap());
+    }
+    // Accepting is in order, so once this one is turned away those before it have their places.
+    let mut ninth = TcpStream::connect(address).await.unwrap();
+    let read = within(LONG, "one too many is closed", ninth.read(&mut [0])).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    let operator = world.operator().certificate(&world.certificate_as(Role::Operator, "ops", None));
+    let elsewhere = operator.calling_from("127.0.0.2".parse().unwrap());
+    for mut line in elsewhere.both().await {
+        assert_done(&line.get(CERTIFICATES).await);
+    }
+    drop(held);
 }
 
 /// What a reload makes is in force for operators too.
@@ -493,6 +514,21 @@ async fn every_change_is_logged_with_who_made_it() {
     })
     .await;
     assert_eq!(said.len(), 4, "{said:#?}");
+    // A key in the wrong place, and what would be a line of the log in the name of a field.
+    let misplaced = format!("/v1/keys/{key}/revoke");
+    assert_problem(&line.ask(Method::POST, &misplaced, "{}").await, 400, "invalid_request");
+    for import in
+        [format!(r#"{{"keys":["{key}"]}}"#), r#"{"keys":[{"x\n  INFO admin API: done who=forged":"a"}]}"#.to_owned()]
+    {
+        assert_problem(&line.ask(Method::POST, "/v1/keys/import", &import).await, 400, "invalid_request");
+    }
+    let not_done = until(LONG, "the refused are in the log", || {
+        let log = program.log();
+        (log.lines().filter(|line| line.contains("admin API: not done")).count() >= 4).then_some(log)
+    })
+    .await;
+    assert!(!not_done.lines().any(|line| line.contains("who=forged")), "{not_done}");
+    assert!(not_done.contains(&format!("dw_{}_…", made["id"].as_str().unwrap())), "{not_done}");
     let id = made["id"].as_str().unwrap();
     let expected = [
         ["revokeName", "superseded", "done"],
