@@ -120,10 +120,10 @@ async fn serve(
     let body = body::read(&view.settings, found.endpoint, head, body, record).await?;
     let request = body::parse(found.endpoint, &body.bytes).await?;
     record.read(body.length(), body.arrived_at, &request);
-    // 8: the model, and its targets; and 3 to 6 again, for the time that the body took
-    let now = gateway.view();
-    let admitted = cleared.with_body(&now, gateway.clock.now(), request, (&worker.live, body.arrived_at))?;
-    let routed = route(worker, &now, admitted)?;
+    // 8: the model, and its targets; and 3 to 6 again, if anything changed while the body came
+    let latest = gateway.view();
+    let admitted = cleared.with_body(&latest, gateway.clock.now(), request, (&worker.live, body.arrived_at))?;
+    let routed = route(worker, &latest, admitted)?;
     // 11: of a key of limited use, one use is taken
     let claimed = claim(worker, routed, record).await?;
     // 12: forward
