@@ -21,3 +21,4 @@ pub mod refusal;
 pub mod route;
 pub mod timestamp;
 pub mod token;
+pub mod webhook;
