@@ -35,6 +35,7 @@ use crate::telemetry::records::{self, RecordWriter, Records};
 use crate::tls::server::{CurrentCertificate, api_config, certified_key, provider, refusing_config};
 use crate::tls::verify::CallerVerifier;
 use crate::token::refresh::{self, Errand, Publish, Refresher};
+use crate::webhook::hooks::{Webhooks, Workshop};
 
 /// How the environment is read.
 pub type Environment = fn(&str) -> Option<String>;
@@ -64,6 +65,7 @@ pub struct Server {
     watcher: Watcher,
     store_writer: Writer,
     refresher: Refresher,
+    workshop: Workshop,
     writer: RecordWriter,
     renew_at: Option<Timestamp>,
     /// When it is looked up again which certificates end first.
@@ -90,11 +92,12 @@ impl Server {
         let mut store = Store::open(&state_dir).map_err(Failure::new)?;
         let pepper = pepper::load(&state_dir, &mut store).map_err(Failure::new)?;
         let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
-        let (settings, renew_at) = settings(config, 1, &options.clock)?;
+        let metrics = Arc::new(Metrics::default());
+        let workshop = Workshop::new(options.clock.clone(), Arc::clone(&metrics));
+        let (settings, renew_at) = settings(config, 1, &options.clock, (&workshop, &Webhooks::default()))?;
         let (operators, renew_at) = earliest(operators, renew_at);
         let (records, writer) = Records::start(&record, records::log)
             .map_err(|error| Failure::new(format!("the records cannot be written: {error}")))?;
-        let metrics = Arc::new(Metrics::default());
         let store_writer = Writer::start(&state_dir).map_err(Failure::new)?;
         let (clock, claims) = (options.clock.clone(), store_writer.claims());
         let gateway = Arc::new(Gateway::new(settings, Parts { clock, pepper, claims, records, metrics }));
@@ -129,6 +132,7 @@ impl Server {
             watcher,
             store_writer,
             refresher,
+            workshop,
             writer,
             renew_at,
             look_at,
@@ -192,7 +196,8 @@ impl Server {
         seen.extend(before.into_iter().filter(|(file, _)| watched.contains(file)));
         let operators = admin_api::prepare(&config, &self.options.clock)?;
         let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
-        let (settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
+        let (settings, renew_at) =
+            settings(config, old.generation + 1, &self.options.clock, (&self.workshop, &old.webhooks))?;
         let (operators, renew_at) = earliest(operators, renew_at);
         // Only what is in force is watched: else a config that fails here is tried every second.
         self.seen = seen;
@@ -286,7 +291,12 @@ pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
 
 /// Makes a checked config ready for the request path. Also tells when it must be made anew because
 /// the internal certificate has used up two thirds of its life.
-fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings, Option<Timestamp>), Failure> {
+fn settings(
+    config: Config,
+    generation: u64,
+    clock: &Clock,
+    (workshop, webhooks): (&Workshop, &Webhooks),
+) -> Result<(Settings, Option<Timestamp>), Failure> {
     let said = |why: String| Failure::new(why);
     let authority = match &config.trust_domain {
         None => None,
@@ -322,6 +332,7 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
         grants: GrantTree::new(config.grants.iter().cloned()),
         keys: config.keys.iter().map(|key| (key.id, Arc::new(key.clone()))).collect(),
         models,
+        webhooks: workshop.make(&config.webhooks, webhooks).map_err(said)?,
         upstreams: upstreams.map_err(said)?,
         verifier,
         tls: Arc::new(tls),

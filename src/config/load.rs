@@ -172,7 +172,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         keys: keys?,
         backends: backends?,
         models,
-        webhooks: webhooks?.into_iter().map(|placed| placed.webhook).collect(),
+        webhooks: webhooks?.into_iter().map(|placed| placed.webhook.into()).collect(),
         watched: Vec::new(),
         warnings: Vec::new(),
     })

@@ -154,7 +154,8 @@ fn request(routed: &Routed, stop: &Stop, outgoing: &Outgoing<'_>, record: &Recor
     let admitted = &routed.admitted;
     let upstream = &stop.upstream;
     let target = (upstream.base_path.as_str(), upstream_path(admitted.endpoint), outgoing.query.as_deref());
-    let mut pieces = admitted.request.edited(&outgoing.body.bytes, &stop.model);
+    let lower = admitted.max_tokens.map(|most| (admitted.endpoint, most));
+    let mut pieces = admitted.request.edited(&outgoing.body.bytes, &stop.model, lower);
     let length = pieces.iter().map(Bytes::len).sum();
     let mut head = headers::request_head(target, outgoing.headers, upstream, record, length);
     if length <= head.capacity() - head.len() {

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ProtocolVersion;
 use rustls::server::Acceptor;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -162,7 +163,8 @@ async fn handshake(worker: &Worker, socket: TcpStream, source: Source) -> Result
     let key_exchange = session.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()));
     let spread = Duration::from_secs(worker.draw(MAX_AGE.as_secs() / 5));
     let supervised = Arc::new(Supervised::new(MAX_AGE * 9 / 10 + spread, !http2));
-    let peer = Peer { address, local, sni, key_exchange: key_exchange.unwrap_or_default().into(), chain };
+    let tls = if session.protocol_version() == Some(ProtocolVersion::TLSv1_2) { "1.2" } else { "1.3" };
+    let peer = Peer { address, local, sni, tls, key_exchange: key_exchange.unwrap_or_default().into(), chain };
     let connection = Connection::new(peer, supervised);
     Ok(Handshake { stream, connection, http2, place })
 }

@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::domain::event::Outcome;
+use crate::telemetry::webhooks::WebhookMetrics;
 
 /// Everything that is counted.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct Metrics {
     store_readable: Gauge,
     shared_address: Gauge,
     certificates: Family<CertificateLabels, Gauge>,
+    /// Of webhooks.
+    pub webhooks: WebhookMetrics,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -176,6 +179,7 @@ impl Default for Metrics {
             Unit::Seconds,
             certificates.clone(),
         );
+        let webhooks = WebhookMetrics::register(&mut registry);
         Self {
             registry,
             requests,
@@ -195,6 +199,7 @@ impl Default for Metrics {
             keys,
             store_readable,
             certificates,
+            webhooks,
             shared_address,
         }
     }
