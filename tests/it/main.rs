@@ -31,3 +31,4 @@ mod token_attacks;
 mod token_keys;
 mod tokens;
 mod uses;
+mod webhooks;
