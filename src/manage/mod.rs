@@ -13,6 +13,7 @@ pub mod keys;
 pub mod operation;
 pub mod owners;
 pub mod page;
+pub mod webhooks;
 
 use std::path::Path;
 
@@ -25,6 +26,7 @@ use crate::domain::identity::TrustDomain;
 use crate::domain::key::KeyRecord;
 use crate::domain::timestamp::Timestamp;
 use crate::manage::fault::Fault;
+use crate::manage::webhooks::Memory;
 use crate::store::Store;
 
 /// What operations work on.
@@ -36,6 +38,8 @@ pub struct Manager<'a> {
     pub state_dir: &'a Path,
     /// What the config says.
     pub policy: &'a Policy,
+    /// What the gateway remembers; `None` where none runs.
+    pub memory: Option<Memory<'a>>,
     /// The time of the request.
     pub now: Timestamp,
 }

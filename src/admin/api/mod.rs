@@ -39,6 +39,7 @@ use crate::config::{Declared, is_address_name};
 use crate::domain::key::redacted;
 use crate::gate::{Gateway, host};
 use crate::manage::fault::{Code, Fault};
+use crate::manage::webhooks::{Memory, Whose};
 use crate::manage::{Manager, Policy};
 use crate::store::Store;
 
@@ -221,8 +222,23 @@ impl Api {
         // Opened each time: a connection that was kept would go on writing to a file that was moved
         // away, and a revocation there would count for nobody.
         let mut store = Store::open_existing(&self.state_dir)?;
-        let mut manager =
-            Manager { store: &mut store, state_dir: &self.state_dir, policy: &policy, now: self.gateway.clock.now() };
+        let forget = |whose: &Whose| {
+            settings.webhooks.forget(|holder| match whose {
+                Whose::Key(id) => holder.key == Some(*id),
+                Whose::Owner(owner) => {
+                    let owners = [&holder.owner, &holder.identity_owner];
+                    owners.into_iter().flatten().any(|path| path.is_within(owner.as_str()))
+                }
+                Whose::All => true,
+            })
+        };
+        let mut manager = Manager {
+            store: &mut store,
+            state_dir: &self.state_dir,
+            policy: &policy,
+            memory: Some(Memory(&forget)),
+            now: self.gateway.clock.now(),
+        };
         (route.run)(fields, &mut manager)
     }
 }

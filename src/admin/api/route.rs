@@ -17,6 +17,7 @@ use crate::manage::grants::{ListGrants, RemoveGrant, SetGrant, ShowGrants};
 use crate::manage::keys::{CreateKey, DeleteKey, ImportKeys, ListKeys, RevokeKey, RotateKey, ShowKey, UpdateKey};
 use crate::manage::operation::{Method, Operation};
 use crate::manage::owners::{DisableOwner, EnableOwner, ListOwners};
+use crate::manage::webhooks::InvalidateWebhooks;
 
 /// The fields of a request by name.
 pub type Fields = Map<String, Value>;
@@ -88,6 +89,7 @@ pub fn all() -> &'static [Route] {
             Route::of::<RevokeCertificate>(),
             Route::of::<RevokeName>(),
             Route::of::<Explain>(),
+            Route::of::<InvalidateWebhooks>(),
         ]
     })
 }
