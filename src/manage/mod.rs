@@ -88,6 +88,11 @@ impl Policy {
         self.config.as_ref().ok().and_then(Option::as_ref).map(|config| config.keys.as_slice()).unwrap_or_default()
     }
 
+    /// The webhooks of the config file, as far as they are known.
+    fn webhooks(&self) -> &[String] {
+        self.config.as_ref().ok().and_then(Option::as_ref).map(|config| config.webhooks.as_slice()).unwrap_or_default()
+    }
+
     /// True when what the config lists is known.
     const fn knows_config(&self) -> bool {
         matches!(self.config, Ok(Some(_)))

@@ -32,3 +32,4 @@ mod token_keys;
 mod tokens;
 mod uses;
 mod webhooks;
+mod webhooks_live;
