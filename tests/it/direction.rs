@@ -44,6 +44,10 @@ const RULES: &[(&str, &[&[&str]])] = &[
     ("dialect", &[IMPURE, OTHER_PARTS]),
     ("ca/plan.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     (
+        "ca/bundle.rs",
+        &[IMPURE_BUT_CERTIFICATES, &["crate::gate", "crate::store", "crate::tls", "crate::clock", "crate::config"]],
+    ),
+    (
         "token",
         &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend", "crate::ca", "hyper"]],
     ),
