@@ -76,6 +76,8 @@ const RULES: &[(&str, &[&[&str]])] = &[
     ("store/writer.rs", &[&["rusqlite", "http"]]),
     ("store/snapshot.rs", &[&["rusqlite", "tokio", "std::fs"]]),
     ("ca", &[&["crate::gate", "crate::admin", "crate::cli", "tokio", "hyper"]]),
+    ("holder", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend", "crate::manage"]]),
+    ("holder/schedule.rs", &[IMPURE, &["crate::clock", "crate::tls", "crate::holder"]]),
     ("backend", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::ca"]]),
     ("tls", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend"]]),
     (
