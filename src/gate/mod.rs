@@ -20,6 +20,7 @@ pub mod meter;
 pub mod pipeline;
 pub mod record;
 pub mod respond;
+pub mod roles;
 pub mod route;
 pub mod stream;
 pub mod used;
@@ -32,7 +33,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustc_hash::FxHashMap;
-use rustls::ServerConfig;
 
 use crate::backend::Upstream;
 use crate::clock::Clock;
@@ -47,6 +47,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::route::{BackendIndex, Model};
 use crate::domain::timestamp::Timestamp;
 use crate::gate::callers::Callers;
+use crate::gate::roles::{RoleServers, RoleTls};
 use crate::store::snapshot::Snapshot;
 use crate::store::writer::Claims;
 use crate::telemetry::metrics::Metrics;
@@ -74,6 +75,8 @@ pub struct Gateway {
     pub records: Records,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What serves connectors and those who enroll.
+    pub roles: RoleServers,
     /// Bytes of request bodies that are buffered at the moment, in all workers.
     pub buffered: AtomicU64,
     draining: AtomicBool,
@@ -90,6 +93,7 @@ pub struct Parts {
     pub claims: Claims,
     pub records: Records,
     pub metrics: Arc<Metrics>,
+    pub roles: RoleServers,
 }
 
 /// Everything that decisions read, at one moment. A request takes one view and keeps to it.
@@ -171,10 +175,8 @@ pub struct Settings {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Verifies callers' certificates.
     pub verifier: Arc<CallerVerifier>,
-    /// TLS for the `api` names.
-    pub tls: Arc<ServerConfig>,
-    /// TLS that ends every handshake with an alert.
-    pub refusing_tls: Arc<ServerConfig>,
+    /// TLS by role.
+    pub tls: RoleTls,
 }
 
 impl Settings {
@@ -202,7 +204,7 @@ impl Gateway {
     /// [`Self::publish_snapshot`]: until then nobody is known.
     #[must_use]
     pub fn new(settings: Settings, parts: Parts) -> Self {
-        let Parts { clock, pepper, claims, records, metrics } = parts;
+        let Parts { clock, pepper, claims, records, metrics, roles } = parts;
         let issuers = Issuers::default().reconfigured(&settings.config.issuers);
         let view =
             View { generation: 1, settings: Arc::new(settings), snapshot: Snapshot::default(), stale: false, issuers };
@@ -215,6 +217,7 @@ impl Gateway {
             callers: Callers::default(),
             records,
             metrics,
+            roles,
             buffered: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             twofold_keys: Mutex::default(),
