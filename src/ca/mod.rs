@@ -7,12 +7,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub mod authority;
+pub mod bundle;
 pub mod change;
 mod checks;
 mod contents;
 pub mod crl;
 pub mod csr;
 pub mod describe;
+pub mod exchange;
 mod files;
 pub mod issue;
 pub mod leaf;

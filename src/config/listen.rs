@@ -8,6 +8,7 @@ use toml::de::DeValue;
 
 use crate::config::document::{Place, Table, Value};
 use crate::config::{ClientAuth, Listen, Names, ServerCertificate};
+use crate::domain::gateway_address::HostName;
 use crate::domain::network::Networks;
 
 const KIB: u64 = 1 << 10;
@@ -239,15 +240,7 @@ fn check_name(text: &str, may_be_address: bool) -> Result<String, String> {
     Err(format!("{text:?} is not a host name such as llm.corp.example (without port, wildcard or final dot)"))
 }
 
-/// True for lower-case DNS names. `_` is let through, as container networks use it; a name that
-/// ends in a number is not, as it is a mistyped address.
+/// True for lower-case DNS names.
 pub(super) fn is_host_name(text: &str) -> bool {
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let numeric_end = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
-    text.len() <= 253 && text.split('.').all(label) && !numeric_end
+    HostName::parse(text).is_ok()
 }

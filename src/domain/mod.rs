@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod event;
 pub mod explain;
 pub mod failures;
+pub mod gateway_address;
 pub mod glob;
 pub mod grant;
 pub mod identity;

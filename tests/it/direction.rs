@@ -43,6 +43,8 @@ const RULES: &[(&str, &[&[&str]])] = &[
     ("domain", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("dialect", &[IMPURE, OTHER_PARTS]),
     ("ca/plan.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
+    ("ca/bundle.rs", &[IMPURE, OTHER_PARTS_BUT_TOKEN]),
+    ("ca/exchange.rs", &[IMPURE, &["crate::tls", "crate::store", "crate::config", "crate::clock", "crate::dialect"]]),
     (
         "token",
         &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend", "crate::ca", "hyper"]],
