@@ -80,6 +80,7 @@ pub struct Gateway {
     /// Bytes of request bodies that are buffered at the moment, in all workers.
     pub buffered: AtomicU64,
     draining: AtomicBool,
+    hurried: AtomicBool,
     /// Keys that config and store both have, and that the log was told of.
     twofold_keys: Mutex<HashSet<KeyId>>,
 }
@@ -220,6 +221,7 @@ impl Gateway {
             roles,
             buffered: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
             twofold_keys: Mutex::default(),
         }
     }
@@ -283,6 +285,17 @@ impl Gateway {
     /// From now on no new connection is taken and open ones are drained.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// The drain ends now: requests in flight are broken off.
+    pub fn hurry(&self) {
+        self.hurried.store(true, Ordering::Release);
+    }
+
+    /// True from [`Self::hurry`] on.
+    #[must_use]
+    pub fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::Acquire)
     }
 
     /// True from [`Self::drain`] on.
