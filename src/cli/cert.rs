@@ -261,7 +261,7 @@ impl Issue {
                     "--reinstate lifts the revocation of the name",
                 ));
             }
-            store.reinstate(domain, &self.name).map_err(Failure::new)?;
+            store.reinstate(domain, &self.name, Clock::System.now()).map_err(Failure::new)?;
             writeln!(err, "warning: the revocation of {} is lifted", self.name)?;
         }
         let now = Clock::System.now();

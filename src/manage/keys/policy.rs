@@ -98,7 +98,8 @@ mod tests {
     }
 
     fn known() -> Policy {
-        Policy { config: Ok(Some(Declared::default())), trust_domain: None }
+        let enrollment = Enrollment { reachable: Ok(None), root: None };
+        Policy { config: Ok(Some(Declared::default())), trust_domain: None, enrollment }
     }
 
     fn key(networks: &[&str], endpoints: &[&str], models: &[&str]) -> KeyRecord {
