@@ -86,6 +86,7 @@ mod tests {
     use crate::domain::key::{KeyDigest, KeyId, Narrowing};
     use crate::domain::network::Networks;
     use crate::domain::owner::OwnerPath;
+    use crate::manage::enrollments::Enrollment;
 
     fn grant() -> Grant {
         Grant {
