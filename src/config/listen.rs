@@ -7,6 +7,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use crate::config::document::{Place, Table, Value};
+use crate::config::reachable::read_advertise;
 use crate::config::{ClientAuth, Listen, Names, ServerCertificate};
 use crate::domain::gateway_address::HostName;
 use crate::domain::network::Networks;
@@ -46,13 +47,14 @@ pub(super) fn read_listen(section: &Value<'_>, authority: Authority) -> Option<L
         let drain = table.get("drain").map_or(Some(Duration::from_secs(30)), |v| v.span(drain));
 
         let proxies = read_proxies(table);
+        let advertise = read_advertise(table);
 
-        table.later("advertise", is_empty_list);
         table.later("max_connection_age", |_| false);
 
         let (max_body_bytes, max_buffered_bytes) = bodies?;
         Some(Listen {
             address: address?,
+            advertise: advertise?,
             names: names?,
             client_auth: client_auth?,
             certificate: certificate?,
@@ -128,7 +130,7 @@ pub(super) fn is_empty_list(value: &DeValue<'_>) -> bool {
     value.as_array().is_some_and(|list| list.is_empty())
 }
 
-fn read_address(value: &Value<'_>) -> Option<SocketAddr> {
+pub(super) fn read_address(value: &Value<'_>) -> Option<SocketAddr> {
     value.parsed(|text| {
         text.parse().map_err(|_| {
             format!("{text:?} is not an IP address with a port, such as \"127.0.0.1:8443\" or \"[::]:8443\"")
@@ -196,7 +198,7 @@ fn read_certificate_files(table: &Table<'_>) -> Option<ServerCertificate> {
     Some(ServerCertificate::Files { chain, key, roots: roots? })
 }
 
-fn read_names(value: &Value<'_>) -> Option<Names> {
+pub(super) fn read_names(value: &Value<'_>) -> Option<Names> {
     value.table(|table| {
         let mut taken = HashMap::new();
         let api = table.require("api", "the host names that callers use, such as [\"llm.corp.example\"]");

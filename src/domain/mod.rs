@@ -4,6 +4,7 @@
 //! facts come in as arguments, answers go out as values, so that every rule of the gate can be
 //! tested as a table and read without knowing the rest of the house.
 
+pub mod audit;
 pub mod endpoint;
 pub mod event;
 pub mod explain;
