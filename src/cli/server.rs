@@ -325,6 +325,7 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
         keys: config.keys.iter().map(|key| (key.id, Arc::new(key.clone()))).collect(),
         models,
         upstreams: upstreams.map_err(said)?,
+        root: authority.as_ref().map(|authority| authority.root().clone()),
         verifier,
         tls: RoleTls {
             api: Arc::new(tls),

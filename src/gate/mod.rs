@@ -33,6 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustc_hash::FxHashMap;
+use rustls_pki_types::CertificateDer;
 
 use crate::backend::Upstream;
 use crate::clock::Clock;
@@ -178,6 +179,8 @@ pub struct Settings {
     pub verifier: Arc<CallerVerifier>,
     /// TLS by role.
     pub tls: RoleTls,
+    /// The newest root of the built-in authority: enrollment bundles name it.
+    pub root: Option<CertificateDer<'static>>,
 }
 
 impl Settings {
