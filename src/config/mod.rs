@@ -4,6 +4,7 @@
 //! one, and it reports every problem at once, each with its path, its line and the known choices.
 
 mod backends;
+pub mod bundle;
 mod crls;
 mod declared;
 mod document;
