@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn trailers_are_kept() {
-        let (mut decoder, mut buffer) = (Decoder::default(), BytesMut::from("0\r\nX-A: 1 \r\nnot a field\r\nB:\r\n\r\n"));
+        let (mut decoder, mut buffer) =
+            (Decoder::default(), BytesMut::from("0\r\nX-A: 1 \r\nnot a field\r\nB:\r\n\r\n"));
         assert_eq!(decoder.decode(&mut buffer), Ok(None));
         let trailers: Vec<_> = decoder.trailers().collect();
         assert_eq!(trailers, [(&b"X-A"[..], &b"1"[..]), (b"B", b"")]);

@@ -75,7 +75,9 @@ impl<S: Source> Upload<'_, S> {
                     gathered += piece.len();
                     unsent.push(piece);
                 }
-                Poll::Ready(Some(Err(error))) => return Err(Failure::Broke(format!("the request ended early: {error}"))),
+                Poll::Ready(Some(Err(error))) => {
+                    return Err(Failure::Broke(format!("the request ended early: {error}")));
+                }
                 Poll::Ready(None) => self.exhausted = true,
                 Poll::Pending => return Ok(true),
             }

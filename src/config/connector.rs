@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-use crate::config::backends::{
-    DEFAULT_TIMEOUTS, is_loopback, read_timeouts, read_tls, read_url, split_authority,
-};
+use crate::config::backends::{DEFAULT_TIMEOUTS, is_loopback, read_timeouts, read_tls, read_url, split_authority};
 use crate::config::document::{Table, Value};
 use crate::config::load::{parse_as, read_text};
 use crate::config::process::{read_log, read_state_dir};
@@ -121,13 +119,18 @@ fn read(root: &Table<'_>) -> Option<Connector> {
         root.missing("gateway", "an identity in files does not say where its gateway is");
     }
     let log = read_log(root.get("log").as_ref());
-    let drain = root.get("drain").map_or(Some(Duration::from_secs(30)), |value| {
-        value.span(Duration::ZERO..=Duration::from_secs(180))
-    });
+    let drain = root
+        .get("drain")
+        .map_or(Some(Duration::from_secs(30)), |value| value.span(Duration::ZERO..=Duration::from_secs(180)));
     let mut names = HashMap::new();
     let sections = root.require("backend", "[[backend]] with name and url: what this site serves");
-    let backends: Option<Vec<_>> =
-        sections.as_ref().map(Value::sections).unwrap_or_default().iter().map(|s| read_backend(s, &mut names)).collect();
+    let backends: Option<Vec<_>> = sections
+        .as_ref()
+        .map(Value::sections)
+        .unwrap_or_default()
+        .iter()
+        .map(|s| read_backend(s, &mut names))
+        .collect();
     if let (Some(sections), Some([])) = (&sections, backends.as_deref()) {
         sections.wrong("an empty list serves nothing");
     }
@@ -146,8 +149,8 @@ fn read(root: &Table<'_>) -> Option<Connector> {
 
 fn read_gateway(table: &Table<'_>) -> Option<GatewayAt> {
     let addresses = table.require("addresses", "a list such as [\"gw.corp.example:8443\"]");
-    let addresses = addresses
-        .and_then(|value| value.each("an empty list is nothing to dial", |entry| entry.parsed(parse_address)));
+    let addresses =
+        addresses.and_then(|value| value.each("an empty list is nothing to dial", |entry| entry.parsed(parse_address)));
     let name = table.require("name", "the gateway's connect name, such as \"connect.llm.corp.example\"");
     let name = name.and_then(|value| {
         value.parsed(|text| match ServerName::try_from(text) {
@@ -178,9 +181,9 @@ fn read_backend(entry: &Value<'_>, names: &mut HashMap<String, String>) -> Optio
         let credential = credential_setting.as_ref().map_or(Some(None), |value| value.secret().map(Some));
         let tls_setting = table.get("tls");
         let tls = tls_setting.as_ref().map_or_else(|| Some(BackendTls::default()), |value| value.table(read_tls));
-        let timeouts = table.get("timeouts").map_or(Some(Timeouts { idle: DEFAULT_IDLE, ..DEFAULT_TIMEOUTS }), |value| {
-            value.table(read_timeouts)
-        });
+        let timeouts = table
+            .get("timeouts")
+            .map_or(Some(Timeouts { idle: DEFAULT_IDLE, ..DEFAULT_TIMEOUTS }), |value| value.table(read_timeouts));
         let allow = match table.get("allow") {
             Some(value) => value.list(|entries| {
                 let known = || Endpoints::vocabulary();

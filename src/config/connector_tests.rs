@@ -9,7 +9,23 @@ fn parse(text: &str) -> Result<Connector, Vec<Problem>> {
 /// Every `# name = value` uncommented whose value names no file.
 fn uncommented() -> String {
     let lines = EXAMPLE.lines().map(|line| match line.strip_prefix("# ") {
-        Some(setting) if ["state_dir =", "drain =", "connections =", "level =", "format =", "allow =", "max_concurrent =", "probe =", "timeouts ="].iter().any(|name| setting.starts_with(name)) => setting,
+        Some(setting)
+            if [
+                "state_dir =",
+                "drain =",
+                "connections =",
+                "level =",
+                "format =",
+                "allow =",
+                "max_concurrent =",
+                "probe =",
+                "timeouts =",
+            ]
+            .iter()
+            .any(|name| setting.starts_with(name)) =>
+        {
+            setting
+        }
         Some(_) | None => line,
     });
     lines.collect::<Vec<_>>().join("\n")
@@ -34,8 +50,12 @@ fn the_example_loads_and_its_comments_are_the_defaults() {
 #[test]
 fn every_commented_setting_is_known() {
     // Uncommented without exception, only files that do not exist are wrong.
-    let is_setting = |line: &str| line.split_once(" = ").is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')) || line.starts_with('[');
-    let text: Vec<_> = EXAMPLE.lines().map(|line| line.strip_prefix("# ").filter(|rest| is_setting(rest)).unwrap_or(line)).collect();
+    let is_setting = |line: &str| {
+        line.split_once(" = ").is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+            || line.starts_with('[')
+    };
+    let text: Vec<_> =
+        EXAMPLE.lines().map(|line| line.strip_prefix("# ").filter(|rest| is_setting(rest)).unwrap_or(line)).collect();
     for problem in parse(&text.join("\n")).unwrap_err() {
         let message = problem.to_string();
         assert!(message.contains("No such file") || message.contains("goes with an https URL"), "{message}");

@@ -9,8 +9,8 @@ use std::path::Path;
 use rustls::client::Resumption;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::BackendTls;
 use crate::tls::server::provider;

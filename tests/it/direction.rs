@@ -44,6 +44,7 @@ const RULES: &[(&str, &[&[&str]])] = &[
     ("dialect", &[IMPURE, OTHER_PARTS]),
     ("overlay/protocol.rs", &[IMPURE, OTHER_PARTS]),
     ("overlay/protocol", &[IMPURE, OTHER_PARTS]),
+    ("overlay/agent", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::ca", "crate::manage"]]),
     ("overlay/backoff.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("ca/plan.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     (
