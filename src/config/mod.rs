@@ -5,6 +5,7 @@
 
 mod backends;
 pub mod bundle;
+mod connector;
 mod crls;
 mod declared;
 mod document;
@@ -23,6 +24,7 @@ mod suggest;
 mod trust;
 mod values;
 
+pub use connector::{Connector, GatewayAt, IdentityFiles, SiteBackend, load_connector, parse_connector};
 pub use declared::{Declared, declared};
 pub use load::{find, load, parse, state_dir};
 pub use reachable::{Reachable, reachable};
