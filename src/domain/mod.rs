@@ -13,6 +13,7 @@ pub mod grant;
 pub mod identity;
 pub mod key;
 pub mod network;
+pub mod notification;
 pub mod origin;
 pub mod owner;
 pub mod owner_template;

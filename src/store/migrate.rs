@@ -13,9 +13,10 @@ use crate::store::error::StoreError;
 /// "DWRD": tells our files from other SQLite databases.
 const APPLICATION_ID: i64 = 0x4457_5244;
 
-const MIGRATIONS: [(&str, &str); 2] = [
+const MIGRATIONS: [(&str, &str); 3] = [
     ("0001_initial", include_str!("migrations/0001_initial.sql")),
     ("0002_policy", include_str!("migrations/0002_policy.sql")),
+    ("0004_notifications", include_str!("migrations/0004_notifications.sql")),
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (
@@ -158,6 +159,8 @@ mod tests {
     #[test]
     fn published_migrations_are_frozen() {
         let sums: Vec<_> = MIGRATIONS.iter().map(|(name, sql)| format!("{name} {}", &checksum(sql)[..16])).collect();
-        assert_eq!(sums, ["0001_initial 5d937c3aa255bc27", "0002_policy a3bf174d6b446aad"]);
+        let frozen =
+            ["0001_initial 5d937c3aa255bc27", "0002_policy a3bf174d6b446aad", "0004_notifications c4da8a2f624bbf18"];
+        assert_eq!(sums, frozen);
     }
 }

@@ -8,6 +8,7 @@
 mod certificates;
 mod counters;
 mod keys;
+mod notifications;
 mod owners;
 mod upkeep;
 

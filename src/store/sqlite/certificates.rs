@@ -3,12 +3,13 @@
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::domain::identity::{Identity, IdentityName, Role, TrustDomain};
+use crate::domain::notification::{Data, Kind};
 use crate::domain::timestamp::Timestamp;
 use crate::store::codec;
 use crate::store::error::StoreError;
 use crate::store::rows::{CertificateRecord, NameRevoked, NewCertificate, Reason, Revoked, Serial};
 use crate::store::snapshot::DenySet;
-use crate::store::sqlite::{Sqlite, all, new_row, next_revision};
+use crate::store::sqlite::{Sqlite, all, new_row, next_revision, notifications};
 
 impl Sqlite {
     /// Stores an issued certificate. It is durable when this returns, so sign, record, hand out.
@@ -40,7 +41,9 @@ impl Sqlite {
                     revision
                 ],
             );
-            new_row(inserted, || format!("certificate {}", certificate.serial))
+            new_row(inserted, || format!("certificate {}", certificate.serial))?;
+            let data = || told(certificate, None);
+            notifications::queue(transaction, Kind::CertificateIssued, certificate.issued_at, data)
         })
     }
 
@@ -77,8 +80,7 @@ impl Sqlite {
     ///
     /// When the store cannot be read.
     pub fn certificate(&self, serial: &Serial) -> Result<Option<CertificateRecord>, StoreError> {
-        let sql = format!("SELECT {} FROM certificates WHERE serial = ?1", columns());
-        Ok(all(&self.connection, &sql, &[&serial.to_string()], codec::certificate)?.pop())
+        by_serial(&self.connection, serial)
     }
 
     /// Revokes one certificate for good. It is durable when this returns.
@@ -92,10 +94,10 @@ impl Sqlite {
         reason: Reason,
         now: Timestamp,
     ) -> Result<Revoked, StoreError> {
-        let serial = serial.to_string();
+        let number = serial.to_string();
         self.write(|transaction| {
             let revoked_at: Option<Option<i64>> = transaction
-                .query_row("SELECT revoked_at FROM certificates WHERE serial = ?1", [&serial], |row| row.get(0))
+                .query_row("SELECT revoked_at FROM certificates WHERE serial = ?1", [&number], |row| row.get(0))
                 .optional()?;
             match revoked_at {
                 None => Ok(Revoked::Unknown),
@@ -103,8 +105,12 @@ impl Sqlite {
                 Some(None) => {
                     transaction.execute(
                         "UPDATE certificates SET revoked_at = ?2, reason = ?3, revision = ?4 WHERE serial = ?1",
-                        params![serial, now.as_millis(), reason.as_str(), next_denied_revision(transaction)?],
+                        params![number, now.as_millis(), reason.as_str(), next_denied_revision(transaction)?],
                     )?;
+                    if let Some(known) = by_serial(transaction, serial)? {
+                        let data = || told(&known.certificate, Some(reason));
+                        notifications::queue(transaction, Kind::CertificateRevoked, now, data)?;
+                    }
                     Ok(Revoked::Revoked)
                 }
             }
@@ -125,7 +131,7 @@ impl Sqlite {
         reason: Reason,
         now: Timestamp,
     ) -> Result<NameRevoked, StoreError> {
-        let (reason, now) = (reason.as_str(), now.as_millis());
+        let (why, since) = (reason.as_str(), now.as_millis());
         self.write(|transaction| {
             let revision = next_denied_revision(transaction)?;
             let mut done = NameRevoked { newly: false, certificates: 0 };
@@ -133,14 +139,22 @@ impl Sqlite {
                 let subjects = transaction.execute(
                     "INSERT INTO revocations (uri, revoked_at, reason, revision) VALUES (?1, ?2, ?3, ?4)
                      ON CONFLICT (uri) DO NOTHING",
-                    params![identity.uri(), now, reason, revision],
+                    params![identity.uri(), since, why, revision],
                 )?;
                 done.newly |= subjects > 0;
                 done.certificates += transaction.execute(
                     "UPDATE certificates SET revoked_at = ?2, reason = ?3, revision = ?4
                      WHERE uri = ?1 AND revoked_at IS NULL",
-                    params![identity.uri(), now, reason, revision],
+                    params![identity.uri(), since, why, revision],
                 )?;
+            }
+            if done.newly || done.certificates > 0 {
+                notifications::queue(transaction, Kind::CertificateRevoked, now, || Data::Name {
+                    trust_domain: domain.to_string(),
+                    name: name.to_string(),
+                    certificates: done.certificates,
+                    reason: why,
+                })?;
             }
             Ok(done)
         })
@@ -182,6 +196,21 @@ impl Sqlite {
     /// When the store cannot be read.
     pub fn denied(&self) -> Result<DenySet, StoreError> {
         denied(&self.connection)
+    }
+}
+
+fn by_serial(connection: &Connection, serial: &Serial) -> Result<Option<CertificateRecord>, StoreError> {
+    let sql = format!("SELECT {} FROM certificates WHERE serial = ?1", columns());
+    Ok(all(connection, &sql, &[&serial.to_string()], codec::certificate)?.pop())
+}
+
+/// What webhooks are told of a certificate.
+fn told(certificate: &NewCertificate, reason: Option<Reason>) -> Data {
+    Data::Certificate {
+        serial: certificate.serial.to_string(),
+        identity: certificate.identity.to_string(),
+        not_after: certificate.not_after.to_string(),
+        reason: reason.map(Reason::as_str),
     }
 }
 
