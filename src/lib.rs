@@ -18,6 +18,7 @@
 //! | [`backend`] | connections to direct backends | callers |
 //! | [`store`] | keys, owners, grants, certificates, revocations; the snapshot that the gate reads, the writer that counts uses | HTTP, decisions |
 //! | [`token`] | tokens of issuers: reading, keys, proofs; keeping keys fresh | the gate |
+//! | [`webhook`] | who has the last word: asking, signed, bounded and cached | the gate |
 //! | [`ca`] | the built-in authority: plan, then issue | the gate |
 //! | [`manage`] | what operators change: one operation for each verb | HTTP, the command line |
 //! | [`admin`] | `/metrics`, `/healthz`, `/readyz`; [`admin::api`]: the operations over a Unix socket and TLS | requests |
@@ -48,3 +49,4 @@ pub mod store;
 pub mod telemetry;
 pub mod tls;
 pub mod token;
+pub mod webhook;

@@ -94,7 +94,7 @@ fn read_dialects(value: &Value<'_>) -> Option<Vec<Dialect>> {
     }
 }
 
-fn read_tls(table: &Table<'_>) -> Option<BackendTls> {
+pub(super) fn read_tls(table: &Table<'_>) -> Option<BackendTls> {
     let roots = table.get("ca_file").map_or(Some(Vec::new()), |value| value.roots());
     let (chain_setting, key_setting) = (table.get("client_certificate"), table.get("client_key"));
     let chain = chain_setting.as_ref().map(Value::certificates);

@@ -22,3 +22,4 @@ pub mod refusal;
 pub mod route;
 pub mod timestamp;
 pub mod token;
+pub mod webhook;

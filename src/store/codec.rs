@@ -20,6 +20,7 @@ use crate::domain::network::Networks;
 use crate::domain::origin::Origins;
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::webhook::{Hooked, WebhookName};
 use crate::store::error::StoreError;
 use crate::store::rows::{CertificateRecord, NewCertificate, OwnerRow, Reason, Serial};
 
@@ -49,7 +50,7 @@ pub(super) const KEY: [&str; 19] = [
 pub(super) const CERTIFICATE: [&str; 8] =
     ["serial", "uri", "not_before", "not_after", "spki_sha256", "issued_at", "revoked_at", "reason"];
 /// What [`grant`] reads.
-pub(super) const GRANT: [&str; 9] = [
+pub(super) const GRANT: [&str; 11] = [
     "owner",
     "require",
     "networks",
@@ -59,6 +60,8 @@ pub(super) const GRANT: [&str; 9] = [
     "expires_at",
     "default_key_ttl",
     "max_key_ttl",
+    "webhook",
+    "accept_fail_open",
 ];
 /// What [`owner`] reads.
 const OWNER: [&str; 4] = ["path", "disabled_at", "keys", "granted"];
@@ -155,6 +158,10 @@ pub(super) fn grant(row: &Row<'_>) -> Result<Grant, StoreError> {
         expires_at: read.maybe_time("expires_at")?,
         default_key_ttl: read.maybe_span("default_key_ttl")?,
         max_key_ttl: read.maybe_span("max_key_ttl")?,
+        webhook: match read.maybe("webhook", WebhookName::parse)? {
+            None => None,
+            Some(name) => Some(Hooked { name, accept_fail_open: read.with("accept_fail_open", Ok)? }),
+        },
     })
 }
 

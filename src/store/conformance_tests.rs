@@ -13,6 +13,7 @@ use crate::domain::identity::{Identity, Role};
 use crate::domain::key::{Binding, ExternalId, KeyDetails, KeyDigest, Labels, Narrowing, NewKey, Note, Uses};
 use crate::domain::network::Networks;
 use crate::domain::origin::Origins;
+use crate::domain::webhook::{Hooked, WebhookName};
 
 pub(super) struct Fixture(pub(super) TempDir);
 
@@ -89,6 +90,7 @@ pub(super) fn full_grant(path: &str) -> Grant {
         expires_at: Some(at(9000)),
         default_key_ttl: Some(Duration::from_millis(1500)),
         max_key_ttl: Some(Duration::from_secs(86_400)),
+        webhook: Some(Hooked { name: WebhookName::parse("iam").unwrap(), accept_fail_open: true }),
         ..Grant::new(owner(path))
     }
 }

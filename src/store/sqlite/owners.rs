@@ -25,7 +25,7 @@ impl Sqlite {
             }
             transaction.execute(
                 &format!(
-                    "INSERT OR REPLACE INTO grants ({}, revision) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                    "INSERT OR REPLACE INTO grants ({}, revision) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
                     columns()
                 ),
                 params![
@@ -38,6 +38,8 @@ impl Sqlite {
                     grant.expires_at.map(Timestamp::as_millis),
                     grant.default_key_ttl.map(codec::millis),
                     grant.max_key_ttl.map(codec::millis),
+                    grant.webhook.as_ref().map(|hooked| hooked.name.as_str()),
+                    grant.webhook.as_ref().is_some_and(|hooked| hooked.accept_fail_open),
                     next_revision(transaction)?
                 ],
             )?;
