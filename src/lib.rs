@@ -18,6 +18,7 @@
 //! | [`backend`] | connections to direct backends | callers |
 //! | [`store`] | keys, owners, grants, certificates, revocations; the snapshot that the gate reads, the writer that counts uses | HTTP, decisions |
 //! | [`token`] | tokens of issuers: reading, keys, proofs; keeping keys fresh | the gate |
+//! | [`notify`] | telling webhooks what has happened: queued in the store, signed, tried again | the gate, and what is asked of webhooks |
 //! | [`webhook`] | who has the last word: asking, signed, bounded and cached | the gate |
 //! | [`ca`] | the built-in authority: plan, then issue | the gate |
 //! | [`manage`] | what operators change: one operation for each verb | HTTP, the command line |
@@ -45,6 +46,7 @@ pub mod dialect;
 pub mod domain;
 pub mod gate;
 pub mod manage;
+pub mod notify;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

@@ -43,6 +43,7 @@ use crate::domain::grant::Grant;
 use crate::domain::identity::{Identity, IdentityMatch, TrustDomain};
 use crate::domain::key::KeyRecord;
 use crate::domain::network::Networks;
+use crate::domain::notification::Kind;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
 use crate::domain::webhook::WebhookName;
@@ -389,6 +390,8 @@ pub struct Webhook {
     pub allow_overrides: Vec<Override>,
     /// How often it is asked again while a reply streams; `None` when it is not.
     pub revalidate: Option<Duration>,
+    /// What it is told of after it has happened.
+    pub events: Vec<Kind>,
 }
 
 /// What happens when a webhook has no answer that counts.

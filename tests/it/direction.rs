@@ -32,6 +32,7 @@ const OTHER_PARTS: &[&str] = &[
     "crate::config",
     "crate::gate",
     "crate::manage",
+    "crate::notify",
     "crate::store",
     "crate::telemetry",
     "crate::tls",
