@@ -23,11 +23,13 @@ use crate::cli::output::Failure;
 use crate::clock::Clock;
 use crate::config::{self, Config, ServerCertificate};
 use crate::domain::grant::GrantTree;
+use crate::domain::notification::{Data, Kind, Notification};
 use crate::domain::timestamp::Timestamp;
 use crate::gate::connection::Patience;
 use crate::gate::roles::{RoleServers, RoleTls};
 use crate::gate::worker::Workers;
 use crate::gate::{Gateway, Parts, Settings};
+use crate::notify::{Notifier, Target};
 use crate::store::watch::{News, Watcher};
 use crate::store::writer::Writer;
 use crate::store::{Store, pepper};
@@ -64,6 +66,7 @@ pub struct Server {
     admin_api: AdminApi,
     watcher: Watcher,
     store_writer: Writer,
+    notifier: Notifier,
     refresher: Refresher,
     writer: RecordWriter,
     renew_at: Option<Timestamp>,
@@ -91,6 +94,8 @@ impl Server {
         let mut store = Store::open(&state_dir).map_err(Failure::new)?;
         let pepper = pepper::load(&state_dir, &mut store).map_err(Failure::new)?;
         let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
+        let targets = Target::all(&config.webhooks).map_err(Failure::new)?;
+        let gateway_id = config.gateway_id.clone();
         let (settings, renew_at) = settings(config, 1, &options.clock)?;
         let (operators, renew_at) = earliest(operators, renew_at);
         let (records, writer) = Records::start(&record, records::log)
@@ -98,6 +103,8 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let store_writer = Writer::start(&state_dir).map_err(Failure::new)?;
         let roles = RoleServers::default();
+        let notifier = Notifier::start(&state_dir, &gateway_id, targets, options.clock.clone(), Arc::clone(&metrics))
+            .map_err(Failure::new)?;
         let (clock, claims) = (options.clock.clone(), store_writer.claims());
         let gateway = Arc::new(Gateway::new(settings, Parts { clock, pepper, claims, records, metrics, roles }));
         let tell = {
@@ -130,6 +137,7 @@ impl Server {
             admin_api,
             watcher,
             store_writer,
+            notifier,
             refresher,
             writer,
             renew_at,
@@ -170,10 +178,17 @@ impl Server {
         let old = Arc::clone(&self.gateway.view().settings);
         let result = self.read_anew(&old);
         self.gateway.metrics.reloaded(result.is_ok());
+        self.tell_of_reload(result.is_ok());
         match result {
             Ok(()) => tracing::info!("reloaded the config"),
             Err(failure) => tracing::error!("the last good config stays in force: {}", failure.to_string().trim_end()),
         }
+    }
+
+    fn tell_of_reload(&self, applied: bool) {
+        let kind = if applied { Kind::ReloadSucceeded } else { Kind::ReloadFailed };
+        let data = Data::Config { revision: self.gateway.view().settings.generation };
+        self.notifier.tell(&Notification { kind, at: self.options.clock.now(), data });
     }
 
     fn read_anew(&mut self, old: &Settings) -> Result<(), Failure> {
@@ -194,8 +209,10 @@ impl Server {
         seen.extend(before.into_iter().filter(|(file, _)| watched.contains(file)));
         let operators = admin_api::prepare(&config, &self.options.clock)?;
         let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
+        let targets = Target::all(&config.webhooks).map_err(Failure::new)?;
         let (settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
         let (operators, renew_at) = earliest(operators, renew_at);
+        self.notifier.follow(targets).map_err(Failure::new)?;
         // Only what is in force is watched: else a config that fails here is tried every second.
         self.seen = seen;
         self.renew_at = renew_at;
@@ -248,6 +265,7 @@ impl Server {
         drop(self.watcher);
         // Joins its thread: last uses are written when this returns.
         drop(self.store_writer);
+        drop(self.notifier);
         drop(self.refresher);
         let lost = self.writer.finish(LAST_RECORDS);
         if lost > 0 {
