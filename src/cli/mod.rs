@@ -10,6 +10,7 @@ pub mod ca;
 pub mod cert;
 pub mod check;
 pub mod completions;
+pub mod desk;
 pub mod discover;
 pub mod explain;
 pub mod grant;
