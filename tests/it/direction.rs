@@ -42,6 +42,9 @@ const OTHER_PARTS: &[&str] = &[
 const RULES: &[(&str, &[&[&str]])] = &[
     ("domain", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("dialect", &[IMPURE, OTHER_PARTS]),
+    ("overlay/protocol.rs", &[IMPURE, OTHER_PARTS]),
+    ("overlay/protocol", &[IMPURE, OTHER_PARTS]),
+    ("overlay/backoff.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("ca/plan.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     (
         "token",

@@ -1,0 +1,6 @@
+//! The overlay: backends that dial out to the gateway, so that nothing has to listen beside them.
+//!
+//! [`protocol`] is what both ends say and allow, and [`backoff`] when to dial again; both are pure.
+
+pub mod backoff;
+pub mod protocol;
