@@ -1,9 +1,11 @@
-//! Private inference servers that are reached directly.
+//! Private inference servers: reached directly, or through the tunnels of their connectors.
+//! [`transport`] is the one way to either.
 
 pub mod chunked;
 pub mod connect;
 pub mod pool;
 pub mod reply;
+pub mod transport;
 pub mod wire;
 
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use http::HeaderValue;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 
-use crate::config::{Backend, Timeouts};
+use crate::config::{Backend, BackendUrl, Timeouts, Via};
 use crate::tls::client::backend_config;
 
 /// How a backend is reached: one config entry, made ready.
@@ -20,6 +22,27 @@ use crate::tls::client::backend_config;
 pub struct Upstream {
     /// Its name in config, logs and records.
     pub name: String,
+    /// The way to it.
+    pub way: Way,
+    /// How long to wait for what.
+    pub timeouts: Timeouts,
+    /// True to tell the backend who is calling.
+    pub forward_identity: bool,
+}
+
+/// The way to a backend.
+#[derive(Debug)]
+pub enum Way {
+    /// A connection of ours.
+    Direct(Direct),
+    /// A tunnel of its connector's, found by the backend's name. Where the backend is, and with
+    /// which credential, the connector knows.
+    Tunnel,
+}
+
+/// A backend that the gateway connects to itself.
+#[derive(Debug)]
+pub struct Direct {
     /// `host:port` to dial.
     pub dial: (String, u16),
     /// Value of the `Host` header.
@@ -30,10 +53,6 @@ pub struct Upstream {
     pub credential: Option<HeaderValue>,
     /// For https: how to speak TLS, and to whom.
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    /// How long to wait for what.
-    pub timeouts: Timeouts,
-    /// True to tell the backend who is calling.
-    pub forward_identity: bool,
 }
 
 impl Upstream {
@@ -43,7 +62,21 @@ impl Upstream {
     ///
     /// When its TLS material does not fit together or its credential is no header value.
     pub fn new(backend: &Backend) -> Result<Self, String> {
-        let url = &backend.url;
+        let way = match &backend.via {
+            Via::Url(url) => Way::Direct(Direct::new(backend, url)?),
+            Via::Connector(_) => Way::Tunnel,
+        };
+        Ok(Self {
+            name: backend.name.clone(),
+            way,
+            timeouts: backend.timeouts,
+            forward_identity: backend.forward_identity,
+        })
+    }
+}
+
+impl Direct {
+    fn new(backend: &Backend, url: &BackendUrl) -> Result<Self, String> {
         let wrong = |what: &str| format!("backend {}: {what}", backend.name);
         let bracketed = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host.clone() };
         let own_port = if url.https { 443 } else { 80 };
@@ -64,15 +97,6 @@ impl Upstream {
         } else {
             None
         };
-        Ok(Self {
-            name: backend.name.clone(),
-            dial: (url.host.clone(), url.port),
-            host,
-            base_path: url.base_path.clone(),
-            credential,
-            tls,
-            timeouts: backend.timeouts,
-            forward_identity: backend.forward_identity,
-        })
+        Ok(Self { dial: (url.host.clone(), url.port), host, base_path: url.base_path.clone(), credential, tls })
     }
 }

@@ -41,8 +41,8 @@ pub struct Wire {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The connection was closed before anything of the request left.
-    #[error("closed before the request was sent")]
-    NothingSent,
+    #[error("{0}")]
+    NothingSent(String),
     /// The connection broke with the request under way.
     #[error("{0}")]
     Broke(String),
@@ -86,7 +86,7 @@ impl Wire {
         if let Poll::Ready(Err(_)) = &writing
             && !*sent_any
         {
-            return Poll::Ready(Err(Failure::NothingSent));
+            return Poll::Ready(Err(Failure::NothingSent("closed at once".to_owned())));
         }
         loop {
             match take_head(&mut self.buffer) {

@@ -3,4 +3,5 @@
 //! [`protocol`] is what both ends say and allow, and [`backoff`] when to dial again; both are pure.
 
 pub mod backoff;
+pub mod hub;
 pub mod protocol;
