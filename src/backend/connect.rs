@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::backend::Direct;
+use crate::backend::Upstream;
 
 /// Unacknowledged bytes may be this old before the kernel gives a peer up: a peer that is frozen
 /// would otherwise hold a request for a quarter of an hour.
@@ -22,22 +22,22 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 ///
-/// When that fails or takes longer than `patience`. Nothing of a request was
+/// When that fails or takes longer than the backend's connect timeout. Nothing of a request was
 /// sent yet, so another target may be tried.
-pub async fn connect(direct: &Direct, patience: Duration) -> io::Result<Stream> {
+pub async fn connect(upstream: &Upstream) -> io::Result<Stream> {
     // Boxed: requests keep room for this, and nearly all find a connection that is open.
-    match timeout(patience, Box::pin(dial(direct))).await {
+    match timeout(upstream.timeouts.connect, Box::pin(dial(upstream))).await {
         Ok(result) => result,
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "connect timed out")),
     }
 }
 
-async fn dial(direct: &Direct) -> io::Result<Stream> {
-    let (host, port) = &direct.dial;
+async fn dial(upstream: &Upstream) -> io::Result<Stream> {
+    let (host, port) = &upstream.dial;
     let socket = TcpStream::connect((host.as_str(), *port)).await?;
     socket.set_nodelay(true)?;
     SockRef::from(&socket).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    match &direct.tls {
+    match &upstream.tls {
         None => Ok(Stream::Plain(socket)),
         Some((config, name)) => {
             let stream = TlsConnector::from(config.clone()).connect(name.clone(), socket).await?;

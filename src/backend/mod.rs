@@ -14,35 +14,14 @@ use http::HeaderValue;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 
-use crate::config::{Backend, BackendUrl, Timeouts, Via};
+use crate::config::{Backend, Timeouts, Via};
 use crate::tls::client::backend_config;
 
-/// How a backend is reached: one config entry, made ready.
+/// How a backend with a URL is reached: one config entry, made ready.
 #[derive(Debug)]
 pub struct Upstream {
     /// Its name in config, logs and records.
     pub name: String,
-    /// The way to it.
-    pub way: Way,
-    /// How long to wait for what.
-    pub timeouts: Timeouts,
-    /// True to tell the backend who is calling.
-    pub forward_identity: bool,
-}
-
-/// The way to a backend.
-#[derive(Debug)]
-pub enum Way {
-    /// A connection of ours.
-    Direct(Direct),
-    /// A tunnel of its connector's, found by the backend's name. Where the backend is, and with
-    /// which credential, the connector knows.
-    Tunnel,
-}
-
-/// A backend that the gateway connects to itself.
-#[derive(Debug)]
-pub struct Direct {
     /// `host:port` to dial.
     pub dial: (String, u16),
     /// Value of the `Host` header.
@@ -53,6 +32,10 @@ pub struct Direct {
     pub credential: Option<HeaderValue>,
     /// For https: how to speak TLS, and to whom.
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// How long to wait for what.
+    pub timeouts: Timeouts,
+    /// True to tell the backend who is calling.
+    pub forward_identity: bool,
 }
 
 impl Upstream {
@@ -60,24 +43,11 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// When its TLS material does not fit together or its credential is no header value.
+    /// When it has no URL, its TLS material does not fit together or its credential is no header
+    /// value.
     pub fn new(backend: &Backend) -> Result<Self, String> {
-        let way = match &backend.via {
-            Via::Url(url) => Way::Direct(Direct::new(backend, url)?),
-            Via::Connector(_) => Way::Tunnel,
-        };
-        Ok(Self {
-            name: backend.name.clone(),
-            way,
-            timeouts: backend.timeouts,
-            forward_identity: backend.forward_identity,
-        })
-    }
-}
-
-impl Direct {
-    fn new(backend: &Backend, url: &BackendUrl) -> Result<Self, String> {
         let wrong = |what: &str| format!("backend {}: {what}", backend.name);
+        let Via::Url(url) = &backend.via else { return Err(wrong("it is reached through a connector, not at a URL")) };
         let bracketed = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host.clone() };
         let own_port = if url.https { 443 } else { 80 };
         let host = if url.port == own_port { bracketed } else { format!("{bracketed}:{}", url.port) };
@@ -97,6 +67,15 @@ impl Direct {
         } else {
             None
         };
-        Ok(Self { dial: (url.host.clone(), url.port), host, base_path: url.base_path.clone(), credential, tls })
+        Ok(Self {
+            name: backend.name.clone(),
+            dial: (url.host.clone(), url.port),
+            host,
+            base_path: url.base_path.clone(),
+            credential,
+            tls,
+            timeouts: backend.timeouts,
+            forward_identity: backend.forward_identity,
+        })
     }
 }

@@ -13,10 +13,10 @@ use http::StatusCode;
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
+use crate::backend::Upstream;
 use crate::backend::connect::connect;
-use crate::backend::{Direct, Upstream};
 use crate::backend::reply::Fields;
-use crate::backend::wire::{Failure, Wire};
+use crate::backend::wire::{Failure, Source, Wire};
 
 /// vLLM's server closes idle connections after 5 s. Whoever keeps one for longer races it, and a
 /// lost race is a failed request that must not be repeated.
@@ -69,15 +69,10 @@ impl Pool {
     /// # Errors
     ///
     /// When a new one is needed and cannot be opened.
-    pub async fn lease(
-        self: &Arc<Self>,
-        direct: &Direct,
-        patience: Duration,
-        now: Instant,
-    ) -> io::Result<Lease> {
+    pub async fn lease(self: &Arc<Self>, upstream: &Upstream, now: Instant) -> io::Result<Lease> {
         match self.idle_wire(now) {
             Some(wire) => Ok(Lease { wire, pool: Arc::clone(self), reused: true }),
-            None => self.lease_new(direct, patience).await,
+            None => self.lease_new(upstream).await,
         }
     }
 
@@ -86,8 +81,8 @@ impl Pool {
     /// # Errors
     ///
     /// When it cannot be opened.
-    pub async fn lease_new(self: &Arc<Self>, direct: &Direct, patience: Duration) -> io::Result<Lease> {
-        Ok(Lease { wire: Wire::new(connect(direct, patience).await?), pool: Arc::clone(self), reused: false })
+    pub async fn lease_new(self: &Arc<Self>, upstream: &Upstream) -> io::Result<Lease> {
+        Ok(Lease { wire: Wire::new(connect(upstream).await?), pool: Arc::clone(self), reused: false })
     }
 
     fn idle_wire(&self, now: Instant) -> Option<Wire> {
@@ -114,26 +109,27 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Sends a request and waits for the head of its reply. A connection that the backend had closed
-    /// meanwhile is exchanged for a new one, which shows whether the backend is there.
+    /// Sends a request and waits for the head of its reply.
     ///
     /// # Errors
     ///
-    /// After [`Failure::NothingSent`] the request may be sent to another target.
-    pub async fn exchange(
+    /// After [`Failure::NothingSent`] the request may be sent again, over a new connection.
+    pub async fn exchange(&mut self, request: Vec<Bytes>) -> Result<(StatusCode, Fields), Failure> {
+        self.wire.exchange(request).await
+    }
+
+    /// The same for a request that is still coming: see [`Wire::exchange_from`].
+    ///
+    /// # Errors
+    ///
+    /// After [`Failure::NothingSent`] the request may be sent again as long as nothing was taken
+    /// from the source.
+    pub async fn exchange_from(
         &mut self,
-        (direct, patience): (&Direct, Duration),
-        request: Vec<Bytes>,
+        begin: Vec<Bytes>,
+        source: &mut impl Source,
     ) -> Result<(StatusCode, Fields), Failure> {
-        loop {
-            match self.wire.exchange(request.clone()).await {
-                Err(Failure::NothingSent(_)) if self.reused => {
-                    let fresh = self.pool.lease_new(direct, patience).await;
-                    *self = fresh.map_err(|error| Failure::NothingSent(error.to_string()))?;
-                }
-                decided => return decided,
-            }
-        }
+        self.wire.exchange_from(begin, source).await
     }
 
     /// The next data of the reply's body; `None` when it is complete.
@@ -145,6 +141,12 @@ impl Lease {
     #[must_use]
     pub const fn wire(&self) -> &Wire {
         &self.wire
+    }
+
+    /// True when the connection has carried other requests before.
+    #[must_use]
+    pub const fn is_reused(&self) -> bool {
+        self.reused
     }
 
     /// Gives the connection back after an exchange, if it can carry another.

@@ -12,14 +12,80 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use tokio::time::Instant;
 
-use crate::backend::pool::{Lease, Pools};
+use crate::backend::pool::{Lease, Pool, Pools};
 use crate::backend::reply::Fields;
-use crate::backend::{Direct, Upstream, Way, wire};
+use crate::backend::{Upstream, wire};
+use crate::config::{Backend, Timeouts, Via};
 use crate::overlay::hub::stream::{self, Incoming};
 use crate::overlay::hub::tunnels::{Seat, Tunnels};
 
 /// How often a request that a tunnel did not take is given to another.
 const TUNNELS_TRIED: u32 = 3;
+
+/// The way to a backend.
+#[derive(Debug)]
+pub enum Way {
+    /// A connection of ours.
+    Direct(Arc<Upstream>),
+    /// A tunnel of its connector's.
+    Tunnel(Remote),
+}
+
+/// A backend behind a connector. Where it is, and with which credential, the connector knows.
+#[derive(Debug)]
+pub struct Remote {
+    /// Its name in config, logs and records; and all that its connector is told of it.
+    pub name: String,
+    /// How long to wait for what.
+    pub timeouts: Timeouts,
+    /// True to tell the backend who is calling.
+    pub forward_identity: bool,
+}
+
+impl Way {
+    /// Makes a config entry ready.
+    ///
+    /// # Errors
+    ///
+    /// As [`Upstream::new`].
+    pub fn new(backend: &Backend) -> Result<Self, String> {
+        match &backend.via {
+            Via::Url(_) => Upstream::new(backend).map(|upstream| Self::Direct(Arc::new(upstream))),
+            Via::Connector(_) => Ok(Self::Tunnel(Remote {
+                name: backend.name.clone(),
+                timeouts: backend.timeouts,
+                forward_identity: backend.forward_identity,
+            })),
+        }
+    }
+
+    /// The backend's name in config, logs and records.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Direct(upstream) => &upstream.name,
+            Self::Tunnel(remote) => &remote.name,
+        }
+    }
+
+    /// How long to wait for what.
+    #[must_use]
+    pub fn timeouts(&self) -> Timeouts {
+        match self {
+            Self::Direct(upstream) => upstream.timeouts,
+            Self::Tunnel(remote) => remote.timeouts,
+        }
+    }
+
+    /// True to tell the backend who is calling.
+    #[must_use]
+    pub fn forwards_identity(&self) -> bool {
+        match self {
+            Self::Direct(upstream) => upstream.forward_identity,
+            Self::Tunnel(remote) => remote.forward_identity,
+        }
+    }
+}
 
 /// What there is to reach backends with.
 #[derive(Clone, Copy, Debug)]
@@ -34,9 +100,26 @@ pub struct Transport<'t> {
 #[derive(Debug)]
 pub enum Ready<'u> {
     /// A connection: takes the request as the text of HTTP/1.
-    Wire(Lease, &'u Direct),
+    Wire(Leased<'u>),
     /// A seat on a tunnel: takes head and body.
-    Tunnel(Seat),
+    Tunnel(Seated<'u>),
+}
+
+/// A connection to a backend.
+#[derive(Debug)]
+pub struct Leased<'u> {
+    /// To whom.
+    pub upstream: &'u Arc<Upstream>,
+    lease: Lease,
+    pool: Arc<Pool>,
+}
+
+/// A seat on a tunnel to a backend.
+#[derive(Debug)]
+pub struct Seated<'u> {
+    remote: &'u Remote,
+    seat: Seat,
+    tunnels: Arc<Tunnels>,
 }
 
 /// What a reply comes over, after its head.
@@ -68,66 +151,72 @@ impl Transport<'_> {
     /// # Errors
     ///
     /// When the backend cannot be reached; [`Failure::Unreachable`] and no other.
-    pub async fn reach<'u>(&self, upstream: &'u Arc<Upstream>, now: Instant) -> Result<Ready<'u>, Failure> {
-        let patience = upstream.timeouts.connect;
-        match &upstream.way {
-            Way::Direct(direct) => match self.pools.of(upstream).lease(direct, patience, now).await {
-                Ok(lease) => Ok(Ready::Wire(lease, direct)),
-                Err(error) => Err(Failure::Unreachable(error.to_string())),
-            },
-            Way::Tunnel => match self.tunnels.seat(&upstream.name, patience).await {
-                Ok(seat) => Ok(Ready::Tunnel(seat)),
-                Err(none) => Err(Failure::Unreachable(none.to_string())),
-            },
+    pub async fn reach<'u>(&self, way: &'u Way, now: Instant) -> Result<Ready<'u>, Failure> {
+        match way {
+            Way::Direct(upstream) => {
+                let pool = self.pools.of(upstream);
+                let lease = pool.lease(upstream, now).await.map_err(unreachable)?;
+                Ok(Ready::Wire(Leased { upstream, lease, pool }))
+            }
+            Way::Tunnel(remote) => {
+                let seat = self.tunnels.seat(&remote.name, remote.timeouts.connect).await.map_err(unreachable)?;
+                Ok(Ready::Tunnel(Seated { remote, seat, tunnels: Arc::clone(self.tunnels) }))
+            }
         }
     }
+}
 
-    /// Sends a request over a connection.
+impl Leased<'_> {
+    /// Sends a request. A connection that the backend had closed meanwhile is exchanged for a new
+    /// one, which shows whether the backend is there.
     ///
     /// # Errors
     ///
     /// See [`Failure`].
-    pub async fn over_wire(
-        &self,
-        (mut lease, direct): (Lease, &Direct),
-        upstream: &Upstream,
-        request: Vec<Bytes>,
-    ) -> Result<Replied, Failure> {
-        match lease.exchange((direct, upstream.timeouts.connect), request).await {
-            Ok((status, fields)) => Ok((status, fields, Passage::Wire(lease))),
-            Err(wire::Failure::NothingSent(why)) => Err(Failure::Unreachable(why)),
-            Err(wire::Failure::Broke(why)) => Err(Failure::Broke(why)),
+    pub async fn send(self, request: Vec<Bytes>) -> Result<Replied, Failure> {
+        let Self { upstream, mut lease, pool } = self;
+        loop {
+            match lease.exchange(request.clone()).await {
+                Ok((status, fields)) => return Ok((status, fields, Passage::Wire(lease))),
+                Err(wire::Failure::NothingSent) if lease.is_reused() => {
+                    lease = pool.lease_new(upstream).await.map_err(unreachable)?;
+                }
+                Err(wire::Failure::NothingSent) => return Err(Failure::Unreachable("closed at once".to_owned())),
+                Err(wire::Failure::Broke(why)) => return Err(Failure::Broke(why)),
+            }
         }
     }
+}
 
-    /// Sends a request over a tunnel. What a tunnel that is leaving did not take goes over another.
+impl Seated<'_> {
+    /// Sends a request. What a tunnel that is leaving did not take goes over another.
     ///
     /// # Errors
     ///
     /// See [`Failure`].
-    pub async fn over_tunnel(
-        &self,
-        mut seat: Seat,
-        upstream: &Upstream,
-        (head, body): (Request<()>, Vec<Bytes>),
-    ) -> Result<Replied, Failure> {
-        let stalled = self.tunnels.pace().stalled;
+    pub async fn send(self, head: Request<()>, body: Vec<Bytes>) -> Result<Replied, Failure> {
+        let Self { remote, mut seat, tunnels } = self;
+        let stalled = tunnels.pace().stalled;
         let mut tried = 1;
         loop {
             match stream::exchange(seat, head.clone(), body.clone(), stalled).await {
                 Ok((head, incoming)) => {
                     return Ok((head.status, Fields::of(&head.headers), Passage::Tunnel(incoming)));
                 }
-                Err(stream::Failure::NotTaken(why)) if tried == TUNNELS_TRIED => return Err(Failure::Unreachable(why)),
-                Err(stream::Failure::NotTaken(_)) => tried += 1,
-                Err(failed @ stream::Failure::ConnectFailed) => return Err(Failure::Unreachable(failed.to_string())),
+                Err(stream::Failure::NotTaken(_)) if tried < TUNNELS_TRIED => tried += 1,
+                Err(failed @ (stream::Failure::NotTaken(_) | stream::Failure::ConnectFailed)) => {
+                    return Err(unreachable(failed));
+                }
                 Err(stream::Failure::Broke(why)) => return Err(Failure::Broke(why)),
                 Err(stream::Failure::TimedOut) => return Err(Failure::TimedOut),
             }
-            let another = self.tunnels.seat(&upstream.name, upstream.timeouts.connect).await;
-            seat = another.map_err(|none| Failure::Unreachable(none.to_string()))?;
+            seat = tunnels.seat(&remote.name, remote.timeouts.connect).await.map_err(unreachable)?;
         }
     }
+}
+
+fn unreachable(why: impl std::fmt::Display) -> Failure {
+    Failure::Unreachable(why.to_string())
 }
 
 impl Passage {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::document::{Table, Value};
 use crate::config::listen::is_host_name;
 use crate::config::suggest::did_you_mean;
-use crate::config::{Backend, BackendTls, BackendUrl, Connector, Timeouts, Via};
+use crate::config::{Backend, BackendTls, BackendUrl, ConnectorRule, Timeouts, Via};
 use crate::domain::endpoint::Dialect;
 use crate::domain::identity::IdentityName;
 
@@ -121,9 +121,9 @@ fn check_way(via: &Via, tls: Option<&Value<'_>>, credential: Option<&Value<'_>>)
 const MAX_INSTANCES: u32 = 64;
 
 /// Reads every `[[connector]]`. Connectors that no section is about have the defaults.
-pub(super) fn read_connectors(sections: &[Value<'_>], backends: Option<&[Backend]>) -> Option<Vec<Connector>> {
+pub(super) fn read_connectors(sections: &[Value<'_>], backends: Option<&[Backend]>) -> Option<Vec<ConnectorRule>> {
     let mut names = HashMap::new();
-    let connectors: Vec<Option<Connector>> =
+    let connectors: Vec<Option<ConnectorRule>> =
         sections.iter().map(|entry| read_connector(entry, backends, &mut names)).collect();
     connectors.into_iter().collect()
 }
@@ -132,7 +132,7 @@ fn read_connector(
     entry: &Value<'_>,
     backends: Option<&[Backend]>,
     names: &mut HashMap<String, String>,
-) -> Option<Connector> {
+) -> Option<ConnectorRule> {
     entry.table(|table| {
         let setting = table.require("name", "the name in the connector's certificate, such as \"site-a\"");
         let name = setting.as_ref().and_then(|value| {
@@ -155,7 +155,7 @@ fn read_connector(
                 setting.place.warn(format!("no [[backend]] is reached through this connector{hint}"));
             }
         }
-        Some(Connector { name, max_instances: max_instances? })
+        Some(ConnectorRule { name, max_instances: max_instances? })
     })
 }
 
@@ -171,7 +171,7 @@ fn read_dialects(value: &Value<'_>) -> Option<Vec<Dialect>> {
     }
 }
 
-fn read_tls(table: &Table<'_>) -> Option<BackendTls> {
+pub(super) fn read_tls(table: &Table<'_>) -> Option<BackendTls> {
     let roots = table.get("ca_file").map_or(Some(Vec::new()), |value| value.roots());
     let (chain_setting, key_setting) = (table.get("client_certificate"), table.get("client_key"));
     let chain = chain_setting.as_ref().map(Value::certificates);
@@ -192,14 +192,14 @@ fn read_tls(table: &Table<'_>) -> Option<BackendTls> {
 }
 
 /// The defaults of the example config.
-const DEFAULT_TIMEOUTS: Timeouts = Timeouts {
+pub(super) const DEFAULT_TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(2),
     first_byte: Duration::from_secs(600),
     first_event: Duration::from_secs(120),
     idle: Duration::from_secs(60),
 };
 
-fn read_timeouts(table: &Table<'_>) -> Option<Timeouts> {
+pub(super) fn read_timeouts(table: &Table<'_>) -> Option<Timeouts> {
     let read = |name, default| table.get(name).map_or(Some(default), |v| v.span(Duration::from_millis(1)..=DAY));
     let connect = read("connect", DEFAULT_TIMEOUTS.connect);
     let first_byte = read("first_byte", DEFAULT_TIMEOUTS.first_byte);
@@ -208,7 +208,7 @@ fn read_timeouts(table: &Table<'_>) -> Option<Timeouts> {
     Some(Timeouts { connect: connect?, first_byte: first_byte?, first_event: first_event?, idle: idle? })
 }
 
-fn read_url(value: &Value<'_>) -> Option<BackendUrl> {
+pub(super) fn read_url(value: &Value<'_>) -> Option<BackendUrl> {
     let url = value.parsed(parse_url)?;
     if url.base_path.rsplit('/').next() == Some("v1") {
         value.place.warn("every path is appended to the URL, its /v1 included: /v1/v1/chat/completions; leave /v1 out");
@@ -259,7 +259,7 @@ fn parse_url(text: &str) -> Result<BackendUrl, String> {
     Ok(BackendUrl { https, host, port, base_path: base_path.to_owned() })
 }
 
-fn split_authority(authority: &str) -> Result<(String, Option<&str>), String> {
+pub(super) fn split_authority(authority: &str) -> Result<(String, Option<&str>), String> {
     let wrong = || "the host is a name or an address, IPv6 in brackets: http://[::1]:8000".to_owned();
     if let Some(rest) = authority.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or_else(wrong)?;
@@ -278,7 +278,7 @@ fn split_authority(authority: &str) -> Result<(String, Option<&str>), String> {
     if host.parse::<IpAddr>().is_ok() || is_host_name(&host) { Ok((host, port)) } else { Err(wrong()) }
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 

@@ -4,6 +4,8 @@
 //! one, and it reports every problem at once, each with its path, its line and the known choices.
 
 mod backends;
+pub mod bundle;
+mod connector;
 mod crls;
 mod declared;
 mod document;
@@ -16,13 +18,16 @@ mod listen;
 mod load;
 mod models;
 mod process;
+mod reachable;
 mod restart;
 mod suggest;
 mod trust;
 mod values;
 
+pub use connector::{Connector, GatewayAt, IdentityFiles, SiteBackend, load_connector, parse_connector};
 pub use declared::{Declared, declared};
 pub use load::{find, load, parse, state_dir};
+pub use reachable::{Reachable, reachable};
 pub use restart::needs_restart;
 pub(crate) use suggest::did_you_mean;
 
@@ -37,6 +42,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyD
 use zeroize::Zeroizing;
 
 use crate::domain::endpoint::Dialect;
+use crate::domain::gateway_address::GatewayAddress;
 use crate::domain::grant::Grant;
 use crate::domain::identity::{Identity, IdentityMatch, IdentityName, TrustDomain};
 use crate::domain::key::KeyRecord;
@@ -86,7 +92,7 @@ pub struct Config {
     /// Private inference servers; targets refer to them by index.
     pub backends: Vec<Backend>,
     /// What is said of connectors; names are distinct. Those that are not listed have the defaults.
-    pub connectors: Vec<Connector>,
+    pub connectors: Vec<ConnectorRule>,
     /// Public aliases; names are distinct.
     pub models: Vec<Model>,
     /// Files besides [`Self::file`] whose change asks for a reload.
@@ -117,6 +123,8 @@ impl GrantLines {
 pub struct Listen {
     /// Where to listen.
     pub address: SocketAddr,
+    /// Where those elsewhere connect to; empty when nobody said.
+    pub advertise: Vec<GatewayAddress>,
     /// Host names by role.
     pub names: Names,
     /// Whether callers must present certificates.
@@ -324,9 +332,9 @@ pub enum Via {
     Connector(IdentityName),
 }
 
-/// What is said of a connector.
+/// What the gateway's config says of a connector.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Connector {
+pub struct ConnectorRule {
     /// The name in its certificate.
     pub name: IdentityName,
     /// Processes that may be connected with it at once, 1 to 64. Above 1 they are replicas, and

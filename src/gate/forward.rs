@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, Version};
 use tokio::time::{Instant, timeout_at};
 
-use crate::backend::Direct;
+use crate::backend::Upstream;
 use crate::backend::reply::Fields;
 use crate::backend::transport::{self, Passage, Ready, Transport};
 use crate::dialect::paths::upstream_path;
@@ -97,8 +97,8 @@ pub async fn forward(
                 return Ok(Forwarded { stop: index, routed, reply, manner });
             }
             Err(Failure::Unreachable(why)) => {
-                worker.gateway.metrics.connect_failed(&stop.upstream.name);
-                unreachable = format!("{unreachable}{}: {why}; ", stop.upstream.name);
+                worker.gateway.metrics.connect_failed(stop.way.name());
+                unreachable = format!("{unreachable}{}: {why}; ", stop.way.name());
                 now = Instant::now();
             }
             Err(Failure::Final(refusal)) => return Err(refusal),
@@ -132,23 +132,22 @@ async fn attempt(
     record: &mut Record,
     now: Instant,
 ) -> Result<Reply, Failure> {
-    let upstream = &stop.upstream;
-    let failed = |failure| Failure::of(failure, &upstream.name);
+    let way = &stop.way;
+    let failed = |failure| Failure::of(failure, way.name());
     let transport = Transport { pools: &worker.pools, tunnels: &worker.gateway.tunnels };
-    let ready = transport.reach(upstream, now).await.map_err(failed)?;
-    record.forwarded_to(upstream, &stop.model);
-    let wait =
-        if routed.admitted.request.stream { upstream.timeouts.first_event } else { upstream.timeouts.first_byte };
-    let deadline = now + wait;
+    let ready = transport.reach(way, now).await.map_err(failed)?;
+    record.forwarded_to(way, &stop.model);
+    let timeouts = way.timeouts();
+    let deadline = now + if routed.admitted.request.stream { timeouts.first_event } else { timeouts.first_byte };
     let replied = match ready {
-        Ready::Wire(lease, direct) => {
-            let request = request(routed, (stop, direct), outgoing, record);
-            timeout_at(deadline, transport.over_wire((lease, direct), upstream, request)).await
+        Ready::Wire(leased) => {
+            let request = request(routed, (stop, leased.upstream), outgoing, record);
+            timeout_at(deadline, leased.send(request)).await
         }
-        Ready::Tunnel(seat) => {
-            let request = tunnel_request(routed, stop, outgoing, record)?;
-            // Boxed: requests keep room for this, and it is larger than a connection's.
-            timeout_at(deadline, Box::pin(transport.over_tunnel(seat, upstream, request))).await
+        Ready::Tunnel(seated) => {
+            let (head, body) = tunnel_request(routed, stop, outgoing, record)?;
+            // Boxed: requests keep room for this, and most need none.
+            timeout_at(deadline, Box::pin(seated.send(head, body))).await
         }
     };
     let late = |_| Failure::Final(Refusal::BackendTimeout("no reply in time"));
@@ -157,12 +156,12 @@ async fn attempt(
 }
 
 /// The request as it goes on the wire, in pieces.
-fn request(routed: &Routed, (stop, direct): (&Stop, &Direct), outgoing: &Outgoing<'_>, record: &Record) -> Vec<Bytes> {
+fn request(routed: &Routed, (stop, upstream): (&Stop, &Upstream), outgoing: &Outgoing<'_>, record: &Record) -> Vec<Bytes> {
     let admitted = &routed.admitted;
-    let target = (direct.base_path.as_str(), upstream_path(admitted.endpoint), outgoing.query.as_deref());
+    let target = (upstream.base_path.as_str(), upstream_path(admitted.endpoint), outgoing.query.as_deref());
     let mut pieces = admitted.request.edited(&outgoing.body.bytes, &stop.model);
     let length = pieces.iter().map(Bytes::len).sum();
-    let mut head = headers::request_head(target, outgoing.headers, (&stop.upstream, direct), record, length);
+    let mut head = headers::request_head(target, outgoing.headers, (&stop.way, upstream), record, length);
     if length <= head.capacity() - head.len() {
         // One piece costs the kernel less than several.
         pieces.drain(..).for_each(|piece| head.extend_from_slice(&piece));
@@ -179,7 +178,7 @@ fn tunnel_request(
     record: &Record,
 ) -> Result<(Request<()>, Vec<Bytes>), Failure> {
     let admitted = &routed.admitted;
-    let name = &stop.upstream.name;
+    let name = stop.way.name();
     let uri = passage::write(name, admitted.endpoint, outgoing.query.as_deref());
     let uri = uri.map_err(|why| Failure::Final(Refusal::BackendBroke(format!("{name}: {why}"))))?;
     let pieces = admitted.request.edited(&outgoing.body.bytes, &stop.model);
@@ -188,14 +187,14 @@ fn tunnel_request(
     *head.method_mut() = passage::method(admitted.endpoint);
     *head.uri_mut() = uri;
     *head.version_mut() = Version::HTTP_2;
-    *head.headers_mut() = headers::through_tunnel(outgoing.headers, &stop.upstream, record, length);
+    *head.headers_mut() = headers::through_tunnel(outgoing.headers, &stop.way, record, length);
     Ok((head, pieces))
 }
 
 /// Decides whether a reply's head may be passed on.
 fn judge(reply: &Reply, stop: &Stop) -> Result<Manner, Refusal> {
     let status = reply.status;
-    let broke = |why: &str| Err(Refusal::BackendBroke(format!("{}: {why}", stop.upstream.name)));
+    let broke = |why: &str| Err(Refusal::BackendBroke(format!("{}: {why}", stop.way.name())));
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         // Ours to have the right credential, not the caller's.
         return broke(&format!("the backend refused the gateway's own credential ({status})"));

@@ -10,8 +10,9 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use crate::backend::Upstream;
 use crate::backend::reply::Fields;
-use crate::backend::{Direct, Upstream};
+use crate::backend::transport::Way;
 use crate::gate::record::Record;
 use crate::overlay::protocol::passage::request_header_passes;
 
@@ -74,7 +75,7 @@ const HEAD_AND_SMALL_BODY: usize = 2048;
 pub fn request_head(
     target: (&str, &str, Option<&str>),
     from_caller: &HeaderMap,
-    (upstream, direct): (&Upstream, &Direct),
+    (way, upstream): (&Way, &Upstream),
     record: &Record,
     content_length: usize,
 ) -> BytesMut {
@@ -90,12 +91,12 @@ pub fn request_head(
         head.extend_from_slice(value);
         head.extend_from_slice(b"\r\n");
     };
-    put(HOST.as_str(), direct.host.as_bytes());
+    put(HOST.as_str(), upstream.host.as_bytes());
     put(ACCEPT_ENCODING.as_str(), b"identity");
-    if let Some(credential) = &direct.credential {
+    if let Some(credential) = &upstream.credential {
         put(AUTHORIZATION.as_str(), credential.as_bytes());
     }
-    to_backend(from_caller, upstream, record, content_length, put);
+    to_backend(from_caller, way, record, content_length, put);
     head.extend_from_slice(b"\r\n");
     head
 }
@@ -105,12 +106,12 @@ pub fn request_head(
 #[must_use]
 pub fn through_tunnel(
     from_caller: &HeaderMap,
-    upstream: &Upstream,
+    way: &Way,
     record: &Record,
     content_length: usize,
 ) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(12);
-    to_backend(from_caller, upstream, record, content_length, |name, value| {
+    to_backend(from_caller, way, record, content_length, |name, value| {
         // They come from headers and from text that fits into one, so these are a formality.
         let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) else {
             return;
@@ -125,7 +126,7 @@ pub fn through_tunnel(
 /// The headers that every backend gets, however it is reached.
 fn to_backend(
     from_caller: &HeaderMap,
-    upstream: &Upstream,
+    way: &Way,
     record: &Record,
     content_length: usize,
     mut put: impl FnMut(&str, &[u8]),
@@ -142,7 +143,7 @@ fn to_backend(
         }
     }
     put(X_REQUEST_ID.as_str(), record.id().as_bytes());
-    if upstream.forward_identity {
+    if way.forwards_identity() {
         for (name, value) in record.identity() {
             put(name, value.as_bytes());
         }

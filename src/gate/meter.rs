@@ -55,7 +55,7 @@ pub fn meter(forwarded: Forwarded, shape: Shape, mut record: Record) -> Response
         until_close: manner.until_close,
         watchdog: None,
         first_event_by,
-        idle: stop.map_or(Duration::ZERO, |stop| stop.upstream.timeouts.idle),
+        idle: stop.map_or(Duration::ZERO, |stop| stop.way.timeouts().idle),
         last_chunk: now,
     };
     let mut response = Response::new(ReplyBody::Relayed(Box::new(relay)));

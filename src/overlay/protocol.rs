@@ -123,8 +123,9 @@ pub struct Register {
     pub connector: String,
     /// Made anew by each process, so that two with one certificate are told apart.
     pub instance_id: String,
-    /// Which of the process's connections to this address: 0 to 7. A new one takes the place of an
-    /// old one of the same instance and index.
+    /// Which of the process's connections to this address: 0 to 7. A new connection of the same
+    /// instance and index takes the place of the old one: new requests go to it, and those of the
+    /// old one finish there. So a renewed certificate is dialled in without losing a request.
     pub conn_index: u32,
     /// The version of the program.
     pub version: String,

@@ -106,6 +106,18 @@ pub fn read(leaf: &CertificateDer<'_>, authority: &Authority, map: &Mapping) -> 
     })
 }
 
+/// The one SPIFFE ID of a certificate of our own authority: for those who hold it. Nothing is
+/// verified.
+///
+/// # Errors
+///
+/// When it names not exactly one identity.
+pub fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<Identity, PeerFault> {
+    let certificate = parse(leaf)?;
+    let names = Names::of(&certificate)?;
+    Identity::parse(only(URI, names.uris())?).map_err(PeerFault::Name)
+}
+
 /// When a certificate may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Validity {
@@ -166,6 +178,8 @@ fn check_usage(certificate: &X509Certificate<'_>, built_in: bool) -> Result<(), 
     match key_usage {
         Some(usage) if !usage.value.digital_signature() => return Err(PeerFault::Usage("no digitalSignature")),
         Some(usage) if usage.value.key_cert_sign() => return Err(PeerFault::Usage("it may sign certificates")),
+        // X.509-SVID, 5.2.
+        Some(usage) if usage.value.crl_sign() => return Err(PeerFault::Usage("it may sign lists of what is revoked")),
         None if built_in => return Err(PeerFault::Usage("no key usage")),
         Some(_) | None => {}
     }

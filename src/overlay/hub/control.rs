@@ -131,14 +131,16 @@ impl Control {
     /// Says something. That it cannot be said any more is no news: the connection tells.
     pub(super) fn say(&mut self, message: &FromGateway) {
         match encode(message) {
-            Ok(line) => drop(self.out.send_data(line, false).is_ok()),
+            Ok(line) => {
+                let _ = self.out.send_data(line, false).is_ok();
+            }
             Err(fault) => tracing::error!(%fault, "a message for a connector cannot be written"),
         }
     }
 
     /// Lets what was said leave, and the connector hang up first; then there is no connection.
     pub(super) async fn part(mut self, mut connection: Driven) {
-        drop(self.out.send_data(Bytes::new(), true).is_ok());
+        let _ = self.out.send_data(Bytes::new(), true).is_ok();
         if !connection.0.is_finished() {
             let _ = timeout(FAREWELL, connection.over()).await.is_ok();
         }

@@ -125,6 +125,10 @@ pub fn read(method: &Method, uri: &Uri) -> Result<Asked, NotPassed> {
         return Err(NotPassed::Authority);
     }
     let route = find(method, uri.path()).map_err(|_| NotPassed::Path)?;
+    // HEAD, too, is answered by the gateway: no backend is asked with it.
+    if *method != self::method(route.endpoint) {
+        return Err(NotPassed::Path);
+    }
     // The gateway answers it itself; and its path is the only one with a part of a caller's in it.
     if route.endpoint == Endpoint::OpenAiModel {
         return Err(NotPassed::Path);
