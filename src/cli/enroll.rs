@@ -113,8 +113,7 @@ impl Create {
 
 impl List {
     fn run(self, out: &mut impl Write) -> Result<(), Failure> {
-        let bundles =
-            self.reach.existing()?.all(|cursor| ListEnrollments { cursor, limit: Some(page::MAX_LIMIT) })?;
+        let bundles = self.reach.existing()?.all(|cursor| ListEnrollments { cursor, limit: Some(page::MAX_LIMIT) })?;
         match self.output {
             Format::Json => output::json(out, &bundles),
             Format::Table => {
@@ -139,7 +138,10 @@ impl Revoke {
     fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
         let done = self.reach.existing()?.perform(RevokeEnrollment { id: self.id })?;
         if let Some(serial) = &done.serial {
-            writeln!(err, "warning: it was used; its certificate is another matter: doorward cert revoke --serial {serial}")?;
+            writeln!(
+                err,
+                "warning: it was used; its certificate is another matter: doorward cert revoke --serial {serial}"
+            )?;
         }
         match (self.output, done.newly) {
             (Format::Json, _) => output::json(out, &done)?,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use crate::config::backends::read_backends;
+use crate::config::backends::{read_backends, read_connectors};
 use crate::config::document::{Document, Findings, Table, line_at};
 use crate::config::files::read_bounded;
 use crate::config::grants::{self, read_grants};
@@ -159,7 +159,17 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     let issuers = read_issuers(&sections("issuer"));
     let grants = read_grants(&sections("grant"));
     let keys = read_keys(&sections("key"), grants.as_deref());
-    let (backends, declared) = read_backends(&sections("backend"));
+    let no_connectors = if !authority.built_in {
+        Some("needs a [ca]: only the built-in authority makes connectors")
+    } else if listen.as_ref().is_some_and(|listen| listen.names.connect.is_empty()) {
+        Some(
+            "needs `connect` in [listen] names: the host name that connectors dial, such as [\"connect.corp.example\"]",
+        )
+    } else {
+        None
+    };
+    let (backends, declared) = read_backends(&sections("backend"), no_connectors);
+    let connectors = read_connectors(&sections("connector"), backends.as_deref());
     let models = read_models(&sections("model"), &declared);
     let (webhooks, webhook_names) = read_webhooks(root.get("webhook").as_ref());
     if let Some(grants) = &grants {
@@ -187,6 +197,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         grants: grants.into_iter().map(|placed| placed.grant).collect(),
         keys: keys?,
         backends: backends?,
+        connectors: connectors?,
         models,
         webhooks: webhooks?.into_iter().map(|placed| placed.webhook).collect(),
         watched: Vec::new(),
