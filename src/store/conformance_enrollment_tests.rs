@@ -9,13 +9,17 @@ use crate::store::enrollment::EnrollmentState;
 
 fn bundle(number: u64, role: Role, who: &str) -> NewEnrollment {
     NewEnrollment {
-        id: format!("{number:016x}"),
+        id: id(number),
         identity: Identity::new(&domain(), role, &name(who)),
         secret_sha256: [number.to_be_bytes()[7]; 32],
         networks: None,
         created_at: at(100),
         expires_at: at(200),
     }
+}
+
+fn id(number: u64) -> String {
+    format!("{number:016x}")
 }
 
 /// What somebody decides who finds everything in order.
@@ -71,7 +75,7 @@ fn what_is_refused_changes_nothing() {
     store.create_enrollment(&bundle(1, Role::Client, "alice"), at(0)).unwrap();
     let before = events(&store).len();
     let no = |_: Option<&EnrollmentRecord>| Err::<(NewCertificate, u8), _>(StoreError::NoRandomness);
-    assert!(matches!(store.redeem(&bundle(1, Role::Client, "").id, at(150), no), Err(StoreError::NoRandomness)));
+    assert!(matches!(store.redeem(&id(1), at(150), no), Err(StoreError::NoRandomness)));
     let mut told = false;
     let unknown = store.redeem("ffffffffffffffff", at(150), |found| {
         told = found.is_none();
@@ -80,7 +84,7 @@ fn what_is_refused_changes_nothing() {
     assert!(told && matches!(unknown, Err(StoreError::Exists(_))), "a bundle that is not there becomes nothing");
     assert!(store.list_certificates().unwrap().is_empty());
     assert_eq!(events(&store).len(), before);
-    assert_eq!(store.redeem(&bundle(1, Role::Client, "").id, at(150), yes(1, "alice")).unwrap(), 1);
+    assert_eq!(store.redeem(&id(1), at(150), yes(1, "alice")).unwrap(), 1);
 }
 
 #[test]
@@ -92,18 +96,18 @@ fn a_revoked_name_has_no_bundles_and_gets_none() {
     {
         store.create_enrollment(&bundle(number, role, who), at(0)).unwrap();
     }
-    store.redeem(&bundle(4, Role::Client, "").id, at(150), yes(4, "alice")).unwrap();
+    store.redeem(&id(4), at(150), yes(4, "alice")).unwrap();
     let done = store.revoke_name(&domain(), &name("alice"), Reason::PrivilegeWithdrawn, at(160)).unwrap();
     assert_eq!(done, NameRevoked { newly: true, certificates: 1, bundles: 2 });
-    let state = |store: &Store, number| store.enrollment(&bundle(number, Role::Client, "").id).unwrap().unwrap().state(at(160));
+    let state = |store: &Store, number| store.enrollment(&id(number)).unwrap().unwrap().state(at(160));
     let states = [1, 2, 3, 4].map(|number| state(&store, number));
     use EnrollmentState::{Open, Revoked as Gone, Used};
     assert_eq!(states, [Gone, Gone, Open, Used]);
-    assert!(matches!(store.redeem(&bundle(1, Role::Client, "").id, at(161), yes(1, "alice")), Err(StoreError::NameRevoked(_))));
+    assert!(matches!(store.redeem(&id(1), at(161), yes(1, "alice")), Err(StoreError::NameRevoked(_))));
     assert!(matches!(store.create_enrollment(&bundle(5, Role::Client, "alice"), at(0)), Err(StoreError::NameRevoked(_))));
     // A name that is reinstated gets new bundles; the old ones stay dead.
     store.reinstate(&domain(), &name("alice"), at(170)).unwrap();
-    assert!(matches!(store.redeem(&bundle(1, Role::Client, "").id, at(171), yes(1, "alice")), Err(StoreError::Exists(_))));
+    assert!(matches!(store.redeem(&id(1), at(171), yes(1, "alice")), Err(StoreError::Exists(_))));
     store.create_enrollment(&bundle(5, Role::Client, "alice"), at(0)).unwrap();
 }
 
@@ -112,17 +116,17 @@ fn a_bundle_is_revoked_once_and_old_ones_are_forgotten() {
     let fixture = Fixture::new();
     let mut store = fixture.open();
     store.create_enrollment(&bundle(1, Role::Client, "alice"), at(0)).unwrap();
-    let id = bundle(1, Role::Client, "").id;
-    assert_eq!(store.revoke_enrollment(&id, at(110)).unwrap(), Revoked::Revoked);
-    assert_eq!(store.revoke_enrollment(&id, at(120)).unwrap(), Revoked::AlreadyRevoked);
+    let first = id(1);
+    assert_eq!(store.revoke_enrollment(&first, at(110)).unwrap(), Revoked::Revoked);
+    assert_eq!(store.revoke_enrollment(&first, at(120)).unwrap(), Revoked::AlreadyRevoked);
     assert_eq!(store.revoke_enrollment("ffffffffffffffff", at(120)).unwrap(), Revoked::Unknown);
-    assert!(matches!(store.redeem(&id, at(130), yes(1, "alice")), Err(StoreError::Exists(_))));
-    assert_eq!(store.enrollment(&id).unwrap().unwrap().revoked_at, Some(at(110)));
+    assert!(matches!(store.redeem(&first, at(130), yes(1, "alice")), Err(StoreError::Exists(_))));
+    assert_eq!(store.enrollment(&first).unwrap().unwrap().revoked_at, Some(at(110)));
     store.create_enrollment(&bundle(2, Role::Client, "bob"), at(200)).unwrap();
     assert_eq!(store.list_enrollments().unwrap().len(), 2, "it ended at that moment, not before");
     store.create_enrollment(&bundle(3, Role::Client, "bob"), at(201)).unwrap();
     let left: Vec<_> = store.list_enrollments().unwrap().into_iter().map(|record| record.enrollment.id).collect();
-    assert_eq!(left, [bundle(3, Role::Client, "").id]);
+    assert_eq!(left, [id(3)]);
 }
 
 #[test]
@@ -162,7 +166,7 @@ fn what_is_done_leaves_a_line_by_whom() {
     store.record_certificate(&new_certificate(1, Role::Client, "alice")).unwrap();
     store.act_as(Actor { who: "spiffe://corp.example/operator/ops".to_owned(), client_ip: Some("10.0.0.9".to_owned()), request_id: None });
     store.create_enrollment(&bundle(1, Role::Client, "bob"), at(0)).unwrap();
-    store.redeem(&bundle(1, Role::Client, "").id, at(150), yes(2, "bob")).unwrap();
+    store.redeem(&id(1), at(150), yes(2, "bob")).unwrap();
     let serial = new_certificate(2, Role::Client, "bob").serial;
     store.renew(&serial, |_| Ok::<_, StoreError>((new_certificate(3, Role::Client, "bob"), ()))).unwrap();
     store.revoke_certificate(&serial, Reason::Superseded, at(5)).unwrap();
@@ -171,7 +175,7 @@ fn what_is_done_leaves_a_line_by_whom() {
     store.revoke_name(&domain(), &name("bob"), Reason::KeyCompromise, at(6)).unwrap();
     store.reinstate(&domain(), &name("bob"), at(7)).unwrap();
     store.create_enrollment(&bundle(2, Role::Client, "bob"), at(0)).unwrap();
-    store.revoke_enrollment(&bundle(2, Role::Client, "").id, at(8)).unwrap();
+    store.revoke_enrollment(&id(2), at(8)).unwrap();
     let found = events(&store);
     let words: Vec<_> = found.iter().map(|(word, _)| word.as_str()).collect();
     let expected = [
@@ -191,7 +195,7 @@ fn what_is_done_leaves_a_line_by_whom() {
     for (_, line) in &found[1..] {
         assert_eq!((&line["by"], &line["client_ip"]), (&"spiffe://corp.example/operator/ops".into(), &"10.0.0.9".into()));
     }
-    assert_eq!((&found[2].1["serial"], &found[2].1["bundle"]), (&serial.to_string().into(), &bundle(1, Role::Client, "").id.into()));
+    assert_eq!((&found[2].1["serial"], &found[2].1["bundle"]), (&serial.to_string().into(), &id(1).into()));
     assert_eq!(found[3].1["detail"], format!("after {serial}"));
 
     let numbers: Vec<_> = store.pending_events(4).unwrap().into_iter().map(|(number, _)| number).collect();
@@ -214,14 +218,14 @@ fn every_line_comes_with_a_revision() {
     };
     store.create_enrollment(&bundle(1, Role::Client, "bob"), at(0)).unwrap();
     moved(&store, "create_enrollment");
-    store.redeem(&bundle(1, Role::Client, "").id, at(150), yes(1, "bob")).unwrap();
+    store.redeem(&id(1), at(150), yes(1, "bob")).unwrap();
     moved(&store, "redeem");
     let serial = new_certificate(1, Role::Client, "bob").serial;
     store.renew(&serial, |_| Ok::<_, StoreError>((new_certificate(2, Role::Client, "bob"), ()))).unwrap();
     moved(&store, "renew");
     store.create_enrollment(&bundle(2, Role::Client, "bob"), at(0)).unwrap();
     moved(&store, "create_enrollment");
-    store.revoke_enrollment(&bundle(2, Role::Client, "").id, at(8)).unwrap();
+    store.revoke_enrollment(&id(2), at(8)).unwrap();
     moved(&store, "revoke_enrollment");
     let refused = Event { ts: at(1), event: Deed::CertificateRefused, identity: None, serial: None, not_after: None, bundle: None, detail: None };
     store.note(&refused).unwrap();
