@@ -9,6 +9,7 @@ mod credentials;
 mod crls;
 mod declared;
 mod direction;
+mod enroll;
 mod explain;
 mod headers;
 mod identity;
