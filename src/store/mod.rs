@@ -234,12 +234,7 @@ impl Store {
     }
 
     /// Lets new certificates be issued for a revoked name; the old ones stay revoked.
-    pub fn reinstate(
-        &mut self,
-        domain: &TrustDomain,
-        name: &IdentityName,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
+    pub fn reinstate(&mut self, domain: &TrustDomain, name: &IdentityName, now: Timestamp) -> Result<bool, StoreError> {
         let Self::Sqlite(engine) = self;
         engine.reinstate(domain, name, now)
     }

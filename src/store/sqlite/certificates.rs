@@ -98,8 +98,7 @@ impl Sqlite {
                 "UPDATE certificates SET revoked_at = ?2, reason = ?3, revision = ?4 WHERE serial = ?1",
                 params![serial.to_string(), now.as_millis(), reason.as_str(), next_denied_revision(transaction)?],
             )?;
-            let event =
-                Event { ts: now, detail: Some(reason.as_str()), ..event_of(&found, Deed::CertificateRevoked) };
+            let event = Event { ts: now, detail: Some(reason.as_str()), ..event_of(&found, Deed::CertificateRevoked) };
             note(transaction, actor, &event)?;
             Ok(Revoked::Revoked)
         })
@@ -166,12 +165,7 @@ impl Sqlite {
     /// # Errors
     ///
     /// When the store cannot be written.
-    pub fn reinstate(
-        &mut self,
-        domain: &TrustDomain,
-        name: &IdentityName,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
+    pub fn reinstate(&mut self, domain: &TrustDomain, name: &IdentityName, now: Timestamp) -> Result<bool, StoreError> {
         self.noting(|transaction, actor| {
             next_denied_revision(transaction)?;
             let mut lifted = 0;

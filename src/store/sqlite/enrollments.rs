@@ -46,7 +46,8 @@ impl Sqlite {
             );
             new_row(inserted, || format!("bundle {}", new.id))?;
             next_revision(transaction)?;
-            let event = Event { bundle: Some(&new.id), identity: Some(uri), ..event(new.created_at, Deed::BundleCreated) };
+            let event =
+                Event { bundle: Some(&new.id), identity: Some(uri), ..event(new.created_at, Deed::BundleCreated) };
             note(transaction, actor, &event)
         })
     }
@@ -79,16 +80,19 @@ impl Sqlite {
     pub fn revoke_enrollment(&mut self, id: &str, now: Timestamp) -> Result<Revoked, StoreError> {
         self.noting(|transaction, actor| {
             let found: Option<(bool, String)> = transaction
-                .query_row("SELECT used_at IS NULL AND revoked_at IS NULL, uri FROM enrollments WHERE id = ?1", [id], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })
+                .query_row(
+                    "SELECT used_at IS NULL AND revoked_at IS NULL, uri FROM enrollments WHERE id = ?1",
+                    [id],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )
                 .optional()?;
             let uri = match found {
                 None => return Ok(Revoked::Unknown),
                 Some((false, _)) => return Ok(Revoked::AlreadyRevoked),
                 Some((true, uri)) => uri,
             };
-            transaction.execute("UPDATE enrollments SET revoked_at = ?2 WHERE id = ?1", params![id, now.as_millis()])?;
+            transaction
+                .execute("UPDATE enrollments SET revoked_at = ?2 WHERE id = ?1", params![id, now.as_millis()])?;
             next_revision(transaction)?;
             let event = Event { bundle: Some(id), identity: Some(&uri), ..event(now, Deed::BundleRevoked) };
             note(transaction, actor, &event)?;
