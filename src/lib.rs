@@ -20,6 +20,7 @@
 //! | [`store`] | keys, owners, grants, certificates, revocations; the snapshot that the gate reads, the writer that counts uses | HTTP, decisions |
 //! | [`token`] | tokens of issuers: reading, keys, proofs; keeping keys fresh | the gate |
 //! | [`ca`] | the built-in authority: plan, then issue | the gate |
+//! | [`holder`] | the holder's side of certificates: joining, renewal, reaching a gateway | the gate, the store |
 //! | [`manage`] | what operators change: one operation for each verb | HTTP, the command line |
 //! | [`admin`] | `/metrics`, `/healthz`, `/readyz`; [`admin::api`]: the operations over a Unix socket and TLS | requests |
 //! | [`telemetry`] | log, metrics, records | decisions |
@@ -44,6 +45,7 @@ pub mod config;
 pub mod dialect;
 pub mod domain;
 pub mod gate;
+pub mod holder;
 pub mod manage;
 pub mod overlay;
 pub mod store;

@@ -25,6 +25,7 @@ use crate::config::{self, Config, ServerCertificate};
 use crate::domain::grant::GrantTree;
 use crate::domain::timestamp::Timestamp;
 use crate::gate::connection::Patience;
+use crate::gate::roles::{RoleServers, RoleTls};
 use crate::gate::worker::Workers;
 use crate::gate::{Gateway, Parts, Settings};
 use crate::store::watch::{News, Watcher};
@@ -96,8 +97,9 @@ impl Server {
             .map_err(|error| Failure::new(format!("the records cannot be written: {error}")))?;
         let metrics = Arc::new(Metrics::default());
         let store_writer = Writer::start(&state_dir).map_err(Failure::new)?;
+        let roles = RoleServers::default();
         let (clock, claims) = (options.clock.clone(), store_writer.claims());
-        let gateway = Arc::new(Gateway::new(settings, Parts { clock, pepper, claims, records, metrics }));
+        let gateway = Arc::new(Gateway::new(settings, Parts { clock, pepper, claims, records, metrics, roles }));
         let tell = {
             let gateway = Arc::clone(&gateway);
             move |news: News| match news {
@@ -323,9 +325,14 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
         keys: config.keys.iter().map(|key| (key.id, Arc::new(key.clone()))).collect(),
         models,
         upstreams: upstreams.map_err(said)?,
+        root: authority.as_ref().map(|authority| authority.root().clone()),
         verifier,
-        tls: Arc::new(tls),
-        refusing_tls: Arc::new(refusing_config().map_err(said)?),
+        tls: RoleTls {
+            api: Arc::new(tls),
+            enroll: None,
+            connect: None,
+            refusing: Arc::new(refusing_config().map_err(said)?),
+        },
         config,
     };
     Ok((settings, renew_at))

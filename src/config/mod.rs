@@ -17,14 +17,16 @@ mod listen;
 mod load;
 mod models;
 mod process;
+mod reachable;
 mod restart;
 mod suggest;
 mod trust;
 mod values;
 
-pub use connector::{Connector, GatewayAt, IdentityFiles, SiteBackend, load_connector, parse_connector};
+pub use connector::{Connector, GatewayAt, SiteBackend, load_connector, parse_connector};
 pub use declared::{Declared, declared};
 pub use load::{find, load, parse, state_dir};
+pub use reachable::{Reachable, reachable};
 pub use restart::needs_restart;
 pub(crate) use suggest::did_you_mean;
 
@@ -39,6 +41,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyD
 use zeroize::Zeroizing;
 
 use crate::domain::endpoint::Dialect;
+use crate::domain::gateway_address::GatewayAddress;
 use crate::domain::grant::Grant;
 use crate::domain::identity::{Identity, IdentityMatch, TrustDomain};
 use crate::domain::key::KeyRecord;
@@ -117,6 +120,8 @@ impl GrantLines {
 pub struct Listen {
     /// Where to listen.
     pub address: SocketAddr,
+    /// Where those elsewhere connect to; empty when nobody said.
+    pub advertise: Vec<GatewayAddress>,
     /// Host names by role.
     pub names: Names,
     /// Whether callers must present certificates.

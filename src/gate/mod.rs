@@ -20,6 +20,7 @@ pub mod meter;
 pub mod pipeline;
 pub mod record;
 pub mod respond;
+pub mod roles;
 pub mod route;
 pub mod stream;
 pub mod used;
@@ -32,7 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustc_hash::FxHashMap;
-use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
 
 use crate::backend::Upstream;
 use crate::clock::Clock;
@@ -47,6 +48,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::route::{BackendIndex, Model};
 use crate::domain::timestamp::Timestamp;
 use crate::gate::callers::Callers;
+use crate::gate::roles::{RoleServers, RoleTls};
 use crate::store::snapshot::Snapshot;
 use crate::store::writer::Claims;
 use crate::telemetry::metrics::Metrics;
@@ -74,9 +76,12 @@ pub struct Gateway {
     pub records: Records,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What serves connectors and those who enroll.
+    pub roles: RoleServers,
     /// Bytes of request bodies that are buffered at the moment, in all workers.
     pub buffered: AtomicU64,
     draining: AtomicBool,
+    hurried: AtomicBool,
     /// Keys that config and store both have, and that the log was told of.
     twofold_keys: Mutex<HashSet<KeyId>>,
 }
@@ -90,6 +95,7 @@ pub struct Parts {
     pub claims: Claims,
     pub records: Records,
     pub metrics: Arc<Metrics>,
+    pub roles: RoleServers,
 }
 
 /// Everything that decisions read, at one moment. A request takes one view and keeps to it.
@@ -171,10 +177,10 @@ pub struct Settings {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Verifies callers' certificates.
     pub verifier: Arc<CallerVerifier>,
-    /// TLS for the `api` names.
-    pub tls: Arc<ServerConfig>,
-    /// TLS that ends every handshake with an alert.
-    pub refusing_tls: Arc<ServerConfig>,
+    /// TLS by role.
+    pub tls: RoleTls,
+    /// The newest root of the built-in authority: enrollment bundles name it.
+    pub root: Option<CertificateDer<'static>>,
 }
 
 impl Settings {
@@ -202,7 +208,7 @@ impl Gateway {
     /// [`Self::publish_snapshot`]: until then nobody is known.
     #[must_use]
     pub fn new(settings: Settings, parts: Parts) -> Self {
-        let Parts { clock, pepper, claims, records, metrics } = parts;
+        let Parts { clock, pepper, claims, records, metrics, roles } = parts;
         let issuers = Issuers::default().reconfigured(&settings.config.issuers);
         let view =
             View { generation: 1, settings: Arc::new(settings), snapshot: Snapshot::default(), stale: false, issuers };
@@ -215,8 +221,10 @@ impl Gateway {
             callers: Callers::default(),
             records,
             metrics,
+            roles,
             buffered: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
             twofold_keys: Mutex::default(),
         }
     }
@@ -280,6 +288,17 @@ impl Gateway {
     /// From now on no new connection is taken and open ones are drained.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// The drain ends now: requests in flight are broken off.
+    pub fn hurry(&self) {
+        self.hurried.store(true, Ordering::Release);
+    }
+
+    /// True from [`Self::hurry`] on.
+    #[must_use]
+    pub fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::Acquire)
     }
 
     /// True from [`Self::drain`] on.

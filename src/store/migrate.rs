@@ -13,9 +13,10 @@ use crate::store::error::StoreError;
 /// "DWRD": tells our files from other SQLite databases.
 const APPLICATION_ID: i64 = 0x4457_5244;
 
-const MIGRATIONS: [(&str, &str); 2] = [
+const MIGRATIONS: [(&str, &str); 3] = [
     ("0001_initial", include_str!("migrations/0001_initial.sql")),
     ("0002_policy", include_str!("migrations/0002_policy.sql")),
+    ("0003_enrollment", include_str!("migrations/0003_enrollment.sql")),
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (

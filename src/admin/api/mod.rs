@@ -35,9 +35,10 @@ use tokio::time::timeout;
 use crate::admin::api::operators::Operators;
 use crate::admin::api::problem::Refusal;
 use crate::admin::api::route::{Done, Fields, Route};
-use crate::config::{Declared, is_address_name};
+use crate::config::{Declared, Reachable, is_address_name};
 use crate::domain::key::redacted;
 use crate::gate::{Gateway, host};
+use crate::manage::enrollments::Enrollment;
 use crate::manage::fault::{Code, Fault};
 use crate::manage::{Manager, Policy};
 use crate::store::Store;
@@ -217,7 +218,8 @@ impl Api {
         let settings = Arc::clone(&self.gateway.view().settings);
         let config = &settings.config;
         let declared = Declared::of(config);
-        let policy = Policy { config: Ok(Some(declared)), trust_domain: config.trust_domain.clone() };
+        let enrollment = Enrollment { reachable: Ok(Some(Reachable::of(&config.listen))), root: settings.root.clone() };
+        let policy = Policy { config: Ok(Some(declared)), trust_domain: config.trust_domain.clone(), enrollment };
         // Opened each time: a connection that was kept would go on writing to a file that was moved
         // away, and a revocation there would count for nobody.
         let mut store = Store::open_existing(&self.state_dir)?;
