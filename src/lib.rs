@@ -16,6 +16,7 @@
 //! | [`tls`] | rustls configurations; from a certificate to an identity | HTTP |
 //! | [`gate`] | the request path, from accept to record | SQL, [`ca`], [`admin`], [`cli`] |
 //! | [`backend`] | connections to direct backends | callers |
+//! | [`overlay`] | tunnels: backends that dial out to the gateway | the store, the authority |
 //! | [`store`] | keys, owners, grants, certificates, revocations; the snapshot that the gate reads, the writer that counts uses | HTTP, decisions |
 //! | [`token`] | tokens of issuers: reading, keys, proofs; keeping keys fresh | the gate |
 //! | [`ca`] | the built-in authority: plan, then issue | the gate |
@@ -46,6 +47,7 @@ pub mod domain;
 pub mod gate;
 pub mod holder;
 pub mod manage;
+pub mod overlay;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

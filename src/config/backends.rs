@@ -94,7 +94,7 @@ fn read_dialects(value: &Value<'_>) -> Option<Vec<Dialect>> {
     }
 }
 
-fn read_tls(table: &Table<'_>) -> Option<BackendTls> {
+pub(super) fn read_tls(table: &Table<'_>) -> Option<BackendTls> {
     let roots = table.get("ca_file").map_or(Some(Vec::new()), |value| value.roots());
     let (chain_setting, key_setting) = (table.get("client_certificate"), table.get("client_key"));
     let chain = chain_setting.as_ref().map(Value::certificates);
@@ -115,14 +115,14 @@ fn read_tls(table: &Table<'_>) -> Option<BackendTls> {
 }
 
 /// The defaults of the example config.
-const DEFAULT_TIMEOUTS: Timeouts = Timeouts {
+pub(super) const DEFAULT_TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(2),
     first_byte: Duration::from_secs(600),
     first_event: Duration::from_secs(120),
     idle: Duration::from_secs(60),
 };
 
-fn read_timeouts(table: &Table<'_>) -> Option<Timeouts> {
+pub(super) fn read_timeouts(table: &Table<'_>) -> Option<Timeouts> {
     let read = |name, default| table.get(name).map_or(Some(default), |v| v.span(Duration::from_millis(1)..=DAY));
     let connect = read("connect", DEFAULT_TIMEOUTS.connect);
     let first_byte = read("first_byte", DEFAULT_TIMEOUTS.first_byte);
@@ -131,7 +131,7 @@ fn read_timeouts(table: &Table<'_>) -> Option<Timeouts> {
     Some(Timeouts { connect: connect?, first_byte: first_byte?, first_event: first_event?, idle: idle? })
 }
 
-fn read_url(value: &Value<'_>) -> Option<BackendUrl> {
+pub(super) fn read_url(value: &Value<'_>) -> Option<BackendUrl> {
     let url = value.parsed(parse_url)?;
     if url.base_path.rsplit('/').next() == Some("v1") {
         value.place.warn("every path is appended to the URL, its /v1 included: /v1/v1/chat/completions; leave /v1 out");
@@ -201,7 +201,7 @@ fn split_authority(authority: &str) -> Result<(String, Option<&str>), String> {
     if host.parse::<IpAddr>().is_ok() || is_host_name(&host) { Ok((host, port)) } else { Err(wrong()) }
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 

@@ -4,6 +4,7 @@
 //! one, and it reports every problem at once, each with its path, its line and the known choices.
 
 mod backends;
+mod connector;
 mod crls;
 mod declared;
 mod document;
@@ -22,6 +23,7 @@ mod suggest;
 mod trust;
 mod values;
 
+pub use connector::{Connector, GatewayAt, SiteBackend, load_connector, parse_connector};
 pub use declared::{Declared, declared};
 pub use load::{find, load, parse, state_dir};
 pub use reachable::{Reachable, reachable};

@@ -42,6 +42,10 @@ const OTHER_PARTS: &[&str] = &[
 const RULES: &[(&str, &[&[&str]])] = &[
     ("domain", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("dialect", &[IMPURE, OTHER_PARTS]),
+    ("overlay/protocol.rs", &[IMPURE, OTHER_PARTS]),
+    ("overlay/protocol", &[IMPURE, OTHER_PARTS]),
+    ("overlay/agent", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::ca", "crate::manage"]]),
+    ("overlay/backoff.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("ca/plan.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("ca/bundle.rs", &[IMPURE, OTHER_PARTS_BUT_TOKEN]),
     ("ca/exchange.rs", &[IMPURE, &["crate::tls", "crate::store", "crate::config", "crate::clock", "crate::dialect"]]),
