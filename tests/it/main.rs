@@ -17,6 +17,7 @@ mod keys;
 mod listener;
 mod manage;
 mod networks;
+mod notifications;
 mod order;
 mod pages;
 mod promises;
