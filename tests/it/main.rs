@@ -32,3 +32,4 @@ mod token_attacks;
 mod token_keys;
 mod tokens;
 mod uses;
+mod webhook_network;

@@ -38,6 +38,12 @@ async fn results(world: &World, webhook: &str) -> [f64; 3] {
     figures
 }
 
+/// Waits until so many attempts to tell `iam` came to this.
+async fn counted(world: &World, result: &str, count: u32) {
+    let name = format!("doorward_notifications_total{{webhook=\"iam\",result=\"{result}\"}}");
+    world.metric_becomes(&name, f64::from(count)).await;
+}
+
 fn kinds(messages: &[Message]) -> Vec<&str> {
     messages.iter().map(Message::kind).collect()
 }
@@ -94,8 +100,9 @@ async fn what_happens_is_told_signed_and_in_order() {
     assert_eq!(messages[2].json["data"]["key_id"], key.id.as_str());
     assert_eq!(messages[2].json["data"]["owner"], "acme/alice");
     assert_eq!(messages[9].json["data"]["serial"], issued.serial.to_string());
-    world.metric_becomes("doorward_notifications_waiting{webhook=\"iam\"}", 0.0).await;
+    counted(&world, "delivered", 10).await;
     assert_eq!(results(&world, "iam").await, [10.0, 0.0, 0.0]);
+    world.metric_becomes("doorward_notifications_waiting{webhook=\"iam\"}", 0.0).await;
     assert!(hook.connections() <= 10);
 }
 
@@ -122,11 +129,11 @@ async fn what_is_not_taken_is_told_again_and_nothing_overtakes_it() {
     let world = told(&hook, &[Kind::KeyCreated, Kind::KeyRevoked]).await;
     let key = world.make_key("acme/alice", None, &[], &[], &[]);
     world.revoke_key(&key.id);
-    hook.gets(1).await;
+    counted(&world, "failed", 1).await;
     world.metric_becomes("doorward_notifications_waiting{webhook=\"iam\"}", 2.0).await;
-    assert_eq!(results(&world, "iam").await, [0.0, 1.0, 0.0]);
+    assert_eq!((hook.gets(1).await.len(), results(&world, "iam").await), (1, [0.0, 1.0, 0.0]));
     world.clock.advance(Duration::from_secs(2));
-    hook.gets(2).await;
+    counted(&world, "failed", 2).await;
     hook.play(status("204 No Content"));
     world.clock.advance(Duration::from_secs(4));
     let messages = hook.gets(4).await;
@@ -138,7 +145,7 @@ async fn what_is_not_taken_is_told_again_and_nothing_overtakes_it() {
         assert_ne!(again.header("webhook-timestamp"), messages[0].header("webhook-timestamp"));
     }
     assert_ne!(messages[3].header("webhook-id"), messages[0].header("webhook-id"));
-    world.metric_becomes("doorward_notifications_waiting{webhook=\"iam\"}", 0.0).await;
+    counted(&world, "delivered", 2).await;
     assert_eq!(results(&world, "iam").await, [2.0, 2.0, 0.0]);
 }
 
@@ -160,19 +167,13 @@ async fn every_failure_ends() {
     ];
     let hook = Hook::start(failures[0].clone()).await;
     let world = told(&hook, &[Kind::KeyCreated]).await;
-    let mut taken = 0;
-    for (round, failure) in failures.into_iter().enumerate() {
+    for (round, failure) in (1u32..).zip(failures) {
         hook.play(failure);
-        let failed = results(&world, "iam").await[1];
         world.make_key("acme/alice", None, &[], &[], &[]);
-        world.metric_becomes("doorward_notifications_total{webhook=\"iam\",result=\"failed\"}", failed + 1.0).await;
-        // One that is answered without a fault on the way, however it is answered.
+        counted(&world, "failed", round).await;
         hook.play(Play::Answer(ok()));
         world.clock.advance(MINUTES);
-        taken += 1;
-        let delivered = "doorward_notifications_total{webhook=\"iam\",result=\"delivered\"}";
-        world.metric_becomes(delivered, f64::from(taken)).await;
-        assert!(failed < results(&world, "iam").await[1], "round {round}");
+        counted(&world, "delivered", round).await;
     }
     assert_eq!(other.connections(), 0, "a redirect was followed");
 }
@@ -210,12 +211,11 @@ async fn what_is_refused_ten_times_is_given_up() {
     let key = world.make_key("acme/alice", None, &[], &[], &[]);
     world.revoke_key(&key.id);
     for attempts in 1..=10 {
-        hook.gets(attempts).await;
-        world.metric_becomes("doorward_notifications_total{webhook=\"iam\",result=\"failed\"}", attempts as f64).await;
+        counted(&world, "failed", attempts).await;
         world.clock.advance(MINUTES);
     }
     assert_eq!(kinds(&hook.gets(11).await)[10], "key.revoked");
-    world.metric_becomes("doorward_notifications_total{webhook=\"iam\",result=\"delivered\"}", 1.0).await;
+    counted(&world, "delivered", 1).await;
     assert_eq!(results(&world, "iam").await, [1.0, 10.0, 1.0]);
 }
 
@@ -224,9 +224,9 @@ async fn what_is_older_than_a_day_is_given_up() {
     let hook = Hook::start(Play::Slam).await;
     let world = told(&hook, &[Kind::KeyCreated]).await;
     world.make_key("acme/alice", None, &[], &[], &[]);
-    world.metric_becomes("doorward_notifications_total{webhook=\"iam\",result=\"failed\"}", 1.0).await;
+    counted(&world, "failed", 1).await;
     world.clock.advance(Duration::from_secs(24 * 3600 + 1));
-    world.metric_becomes("doorward_notifications_total{webhook=\"iam\",result=\"given_up\"}", 1.0).await;
+    counted(&world, "given_up", 1).await;
     hook.play(status("204 No Content"));
     let key = world.make_key("acme/bob", None, &[], &[], &[]);
     let messages = hook.gets(1).await;
@@ -239,7 +239,7 @@ async fn a_restart_goes_on_where_it_was() {
     let hook = Hook::start(Play::Slam).await;
     let world = told(&hook, &[Kind::KeyCreated]).await;
     let first = world.make_key("acme/alice", None, &[], &[], &[]);
-    world.metric_becomes("doorward_notifications_total{webhook=\"iam\",result=\"failed\"}", 1.0).await;
+    counted(&world, "failed", 1).await;
     let (server, files) = world.into_parts();
     server.shut_down().await;
     // The command line works while no gateway runs.
