@@ -10,7 +10,9 @@ pub mod ca;
 pub mod cert;
 pub mod check;
 pub mod completions;
+pub mod desk;
 pub mod discover;
+pub mod enroll;
 pub mod explain;
 pub mod grant;
 pub mod inspect;
@@ -58,6 +60,9 @@ enum Verb {
     /// Certificates for clients, connectors and operators
     #[command(subcommand)]
     Cert(cert::Cert),
+    /// First certificates for clients and connectors elsewhere
+    #[command(subcommand)]
+    Enroll(enroll::Enroll),
     /// Virtual keys
     #[command(subcommand)]
     Key(key::Key),
@@ -96,6 +101,7 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Status(verb) => verb.run(out, err),
         Verb::Ca(verb) => verb.run(out, err),
         Verb::Cert(verb) => verb.run(out, err),
+        Verb::Enroll(verb) => verb.run(out, err),
         Verb::Key(verb) => verb.run(out, err),
         Verb::Grant(verb) => verb.run(out, err),
         Verb::Owner(verb) => verb.run(out, err),

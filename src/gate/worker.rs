@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use aws_lc_rs::rand;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::backend::pool::Pools;
 use crate::domain::refusal::Refusal;
@@ -29,6 +29,8 @@ const LIVE_TICK: Duration = Duration::from_millis(100);
 const CONNECTION_TICKS: u32 = 10;
 /// Used keys are told of every so many ticks.
 const USED_TICKS: u32 = 5;
+/// From the end of the drain, for connectors to be told of the end.
+const FAREWELL: Duration = Duration::from_secs(2);
 const BACKLOG: i32 = 4096;
 
 /// What the requests of one thread share.
@@ -81,6 +83,7 @@ impl Worker {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = 0;
         let mut drain_ends = None;
+        let mut quiet = false;
         for count in 0u32.. {
             tick.tick().await;
             let now = Instant::now();
@@ -102,16 +105,28 @@ impl Worker {
             if self.gateway.is_draining() {
                 accepting.abort();
                 self.each_connection(|connection| connection.give(Order::Drain));
-                let ends = *drain_ends.get_or_insert(now + view.settings.config.listen.drain);
-                if self.live.count() == 0 && self.each_connection(|_| ()) == 0 {
-                    return;
+                let mut ends = *drain_ends.get_or_insert(now + view.settings.config.listen.drain);
+                if self.gateway.is_hurried() {
+                    ends = ends.min(now);
+                    drain_ends = Some(ends);
                 }
                 if now >= ends {
                     self.live.end_all(&Refusal::Overloaded("The gateway is shutting down."));
                 }
-                if now >= ends + Duration::from_secs(1) {
+                let too_late = now >= ends + Duration::from_secs(1);
+                if too_late {
                     self.each_connection(|connection| connection.give(Order::Close));
-                    return;
+                }
+                if !quiet && (too_late || (self.live.count() == 0 && self.each_connection(|_| ()) == 0)) {
+                    quiet = true;
+                    self.gateway.worker_is_quiet();
+                }
+                // A tunnel is on one worker and carries requests of all: the last one lets go of it.
+                if quiet && self.gateway.all_are_quiet() {
+                    self.gateway.tunnels.finish();
+                    if self.gateway.tunnels.is_empty() || now >= ends + FAREWELL {
+                        return;
+                    }
                 }
             }
         }
@@ -143,17 +158,21 @@ impl Workers {
         let address = listeners.first().map_or(Ok(address), TcpListener::local_addr)?;
         let listen = &gateway.view().settings.config.listen;
         let admission = Arc::new(Admission::new(listen.max_connections, listen.max_connections_per_address));
+        let busy = Arc::new(AtomicUsize::new(listeners.len()));
         let mut threads = Vec::new();
         for (index, listener) in listeners.into_iter().enumerate() {
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let gateway = Arc::clone(gateway);
             let admission = Arc::clone(&admission);
+            gateway.worker_begins();
+            let busy = Arc::clone(&busy);
             let run = move || {
                 runtime.block_on(async move {
                     let worker = Arc::new(Worker::new(gateway));
                     let accepting = tokio::spawn(listener::run(Arc::clone(&worker), listener, admission));
                     worker.sweep(patience, &accepting.abort_handle()).await;
                     worker.used.tell(&worker.gateway.claims);
+                    outlast(&busy).await;
                 });
             };
             threads.push(thread::Builder::new().name(format!("worker-{index}")).spawn(run)?);
@@ -173,6 +192,14 @@ impl Workers {
             // A panic of a worker has been counted and logged where it happened.
             let _ = thread.join().is_ok();
         }
+    }
+}
+
+/// Waits until every worker has drained: a tunnel that one of them accepted carries requests of all.
+async fn outlast(busy: &AtomicUsize) {
+    busy.fetch_sub(1, Ordering::AcqRel);
+    while busy.load(Ordering::Acquire) > 0 {
+        sleep(LIVE_TICK).await;
     }
 }
 

@@ -255,9 +255,9 @@ fn revoking_a_name_covers_every_role_and_later_certificates() {
     assert!(!store.is_name_revoked(&domain(), &alice).unwrap());
 
     let done = store.revoke_name(&domain(), &alice, Reason::PrivilegeWithdrawn, at(5)).unwrap();
-    assert_eq!(done, NameRevoked { newly: true, certificates: 2 });
+    assert_eq!(done, NameRevoked { newly: true, certificates: 2, bundles: 0 });
     let again = store.revoke_name(&domain(), &alice, Reason::PrivilegeWithdrawn, at(6)).unwrap();
-    assert_eq!(again, NameRevoked { newly: false, certificates: 0 });
+    assert_eq!(again, NameRevoked { newly: false, certificates: 0, bundles: 0 });
     assert!(store.is_name_revoked(&domain(), &alice).unwrap());
     assert!(!store.is_name_revoked(&domain(), &name("alice2")).unwrap());
     let denied = fixture.open().denied().unwrap();
@@ -269,8 +269,8 @@ fn revoking_a_name_covers_every_role_and_later_certificates() {
     let later = new_certificate(4, Role::Connector, "alice");
     assert!(matches!(store.record_certificate(&later), Err(StoreError::NameRevoked(_))));
 
-    assert!(store.reinstate(&domain(), &alice).unwrap());
-    assert!(!store.reinstate(&domain(), &alice).unwrap());
+    assert!(store.reinstate(&domain(), &alice, at(8)).unwrap());
+    assert!(!store.reinstate(&domain(), &alice, at(8)).unwrap());
     store.record_certificate(&later).unwrap();
     let denied = fixture.open().denied().unwrap();
     assert!(denied.subjects.is_empty());
@@ -315,6 +315,6 @@ fn every_change_moves_the_revision() {
     moved(&store, "revoke_certificate");
     store.revoke_name(&domain(), &name("a"), Reason::Unspecified, at(1)).unwrap();
     moved(&store, "revoke_name");
-    store.reinstate(&domain(), &name("a")).unwrap();
+    store.reinstate(&domain(), &name("a"), at(8)).unwrap();
     moved(&store, "reinstate");
 }

@@ -6,6 +6,7 @@
 pub mod backup;
 mod codec;
 pub mod directory;
+pub mod enrollment;
 pub mod error;
 mod migrate;
 pub mod pepper;
@@ -19,12 +20,14 @@ pub mod writer;
 use std::collections::HashMap;
 use std::path::Path;
 
+use crate::domain::audit::{Actor, Event};
 use crate::domain::grant::Grant;
 use crate::domain::identity::{IdentityName, Role, TrustDomain};
 use crate::domain::key::{KeyChange, KeyId, KeyRecord};
 use crate::domain::notification::Notification;
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
+use crate::store::enrollment::{EnrollmentRecord, NewEnrollment, Renewed};
 use crate::store::error::StoreError;
 use crate::store::queue::{End, QueueState, Queued, Retry, Subscription};
 use crate::store::rows::{
@@ -239,9 +242,84 @@ impl Store {
     }
 
     /// Lets new certificates be issued for a revoked name; the old ones stay revoked.
-    pub fn reinstate(&mut self, domain: &TrustDomain, name: &IdentityName) -> Result<bool, StoreError> {
+    pub fn reinstate(&mut self, domain: &TrustDomain, name: &IdentityName, now: Timestamp) -> Result<bool, StoreError> {
         let Self::Sqlite(engine) = self;
-        engine.reinstate(domain, name)
+        engine.reinstate(domain, name, now)
+    }
+
+    /// Every certificate that is revoked and ends after `since`, oldest revocation first.
+    pub fn revoked_certificates(&self, since: Timestamp) -> Result<Vec<CertificateRecord>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.revoked_certificates(since)
+    }
+
+    /// Stores an enrollment bundle, durably; those that ended before `forget` go.
+    pub fn create_enrollment(&mut self, new: &NewEnrollment, forget: Timestamp) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.create_enrollment(new, forget)
+    }
+
+    /// Every bundle that is not forgotten, oldest first.
+    pub fn list_enrollments(&self) -> Result<Vec<EnrollmentRecord>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.list_enrollments()
+    }
+
+    /// The bundle of this id.
+    pub fn enrollment(&self, id: &str) -> Result<Option<EnrollmentRecord>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.enrollment(id)
+    }
+
+    /// Revokes a bundle that was not used, durably.
+    pub fn revoke_enrollment(&mut self, id: &str, now: Timestamp) -> Result<Revoked, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.revoke_enrollment(id, now)
+    }
+
+    /// Turns a bundle into a certificate, durably and once.
+    pub fn redeem<T, E: From<StoreError>>(
+        &mut self,
+        id: &str,
+        now: Timestamp,
+        sign: impl FnOnce(Option<&EnrollmentRecord>) -> Result<(NewCertificate, T), E>,
+    ) -> Result<T, E> {
+        let Self::Sqlite(engine) = self;
+        engine.redeem(id, now, sign)
+    }
+
+    /// Records the next certificate of the holder of `serial`, durably.
+    pub fn renew<T, E: From<StoreError>>(
+        &mut self,
+        serial: &Serial,
+        sign: impl FnOnce(&CertificateRecord) -> Result<(NewCertificate, T), E>,
+    ) -> Result<Renewed<T>, E> {
+        let Self::Sqlite(engine) = self;
+        engine.renew(serial, sign)
+    }
+
+    /// Says who does what is done through this handle from now on.
+    pub fn act_as(&mut self, actor: Actor) {
+        let Self::Sqlite(engine) = self;
+        engine.act_as(actor);
+    }
+
+    /// Notes something that was refused.
+    pub fn note(&mut self, event: &Event<'_>) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.note(event)
+    }
+
+    /// The oldest lines that are not in the records yet, with their numbers; at most `count`.
+    pub fn pending_events(&self, count: usize) -> Result<Vec<(i64, String)>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.pending_events(count)
+    }
+
+    /// Forgets lines up to this number: they are in the records.
+    pub fn forget_events(&mut self, up_to: i64) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.forget_events(up_to)
     }
 
     /// All that is revoked among certificates.

@@ -366,7 +366,7 @@ proptest! {
                 Step::RevokeName(whose) => {
                     store.revoke_name(&domain(), &who(whose), Reason::Unspecified, at(9)).unwrap();
                 }
-                Step::Reinstate(whose) => drop(store.reinstate(&domain(), &who(whose)).unwrap()),
+                Step::Reinstate(whose) => drop(store.reinstate(&domain(), &who(whose), at(8)).unwrap()),
                 Step::Look => drop(view.look().unwrap()),
                 Step::Reconnect => view.opened = None,
             }

@@ -44,7 +44,13 @@ const OTHER_PARTS: &[&str] = &[
 const RULES: &[(&str, &[&[&str]])] = &[
     ("domain", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("dialect", &[IMPURE, OTHER_PARTS]),
+    ("overlay/protocol.rs", &[IMPURE, OTHER_PARTS]),
+    ("overlay/protocol", &[IMPURE, OTHER_PARTS]),
+    ("overlay/agent", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::ca", "crate::manage"]]),
+    ("overlay/backoff.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("ca/plan.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
+    ("ca/bundle.rs", &[IMPURE, OTHER_PARTS_BUT_TOKEN]),
+    ("ca/exchange.rs", &[IMPURE, &["crate::tls", "crate::store", "crate::config", "crate::clock", "crate::dialect"]]),
     (
         "token",
         &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend", "crate::ca", "hyper"]],
@@ -110,6 +116,8 @@ const RULES: &[(&str, &[&[&str]])] = &[
     ("store/writer.rs", &[&["rusqlite", "http"]]),
     ("store/snapshot.rs", &[&["rusqlite", "tokio", "std::fs"]]),
     ("ca", &[&["crate::gate", "crate::admin", "crate::cli", "tokio", "hyper"]]),
+    ("holder", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend", "crate::manage"]]),
+    ("holder/schedule.rs", &[IMPURE, &["crate::clock", "crate::tls", "crate::holder"]]),
     ("backend", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::ca"]]),
     ("tls", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend"]]),
     (

@@ -25,6 +25,7 @@ mod proxied;
 mod refusals;
 mod revocation;
 mod rotation;
+mod spire;
 mod streaming;
 mod support;
 mod targets;
