@@ -205,9 +205,11 @@ fn read_overrides(value: &Value<'_>) -> Option<Vec<Override>> {
 }
 
 fn read_events(value: &Value<'_>) -> Option<Vec<Kind>> {
-    let words = Kind::ALL.map(|kind| (kind.as_str(), kind));
+    let parse = |text: &str| {
+        Kind::parse(text).map_err(|why| format!("{why}{}", did_you_mean(text, Kind::ALL.map(Kind::as_str))))
+    };
     let entries = value.entries()?;
-    let read: Vec<Option<Kind>> = entries.iter().map(|entry| entry.choice(&words)).collect();
+    let read: Vec<Option<Kind>> = entries.iter().map(|entry| entry.parsed(parse)).collect();
     read.into_iter().collect()
 }
 

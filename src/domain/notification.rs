@@ -96,12 +96,11 @@ impl Kind {
     ///
     /// # Errors
     ///
-    /// When there is none of that name; the text says which there are.
+    /// When there is none of that name.
     pub fn parse(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
-            let all: Vec<_> = Self::ALL.into_iter().map(Self::as_str).collect();
-            format!("there is no event {text:?}; there are {}", all.join(", "))
-        })
+        let known = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
+        let example = Self::KeyRevoked.as_str();
+        known.ok_or_else(|| format!("there is no event {text:?}: each is written out, such as {example:?}"))
     }
 }
 

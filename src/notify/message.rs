@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn the_form_is_the_published_one() {
         let body = body(&queued(r#"{"owner":"acme"}"#), "gw \"1\"\n").unwrap();
-        let expected = r#"{"version":1,"type":"doorward.event.owner.disabled","id":"evt_1","timestamp":"2026-11-18T11:06:40.25Z","gateway":{"id":"gw \"1\"\n"},"data":{"owner":"acme"}}"#;
+        let expected = r#"{"version":1,"type":"doorward.event.owner.disabled","id":"evt_1","timestamp":"2026-11-18T11:06:40.250Z","gateway":{"id":"gw \"1\"\n"},"data":{"owner":"acme"}}"#;
         assert_eq!(String::from_utf8(body).unwrap(), expected);
     }
 

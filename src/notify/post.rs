@@ -24,10 +24,6 @@ use crate::webhook::address::Reach;
 use crate::webhook::sign::{self, SigningSecret, sign};
 use crate::webhook::url::WebhookUrl;
 
-/// How long TCP and TLS may take.
-const CONNECT: Duration = Duration::from_secs(5);
-/// How long the whole attempt may take.
-const ATTEMPT: Duration = Duration::from_secs(15);
 /// Most of an answer's body that is read, so that the connection can be used again.
 const MAX_ANSWER: usize = 16 * 1024;
 
@@ -38,7 +34,20 @@ pub struct Post {
     reach: Reach,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     secrets: Vec<SigningSecret>,
+    patience: Patience,
 }
+
+/// How long what may take.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// TCP and TLS.
+    connect: Duration,
+    /// The whole attempt.
+    attempt: Duration,
+}
+
+/// Longer than for questions: nobody waits for this.
+const PATIENCE: Patience = Patience { connect: Duration::from_secs(5), attempt: Duration::from_secs(15) };
 
 /// An open connection to a webhook, if there is one that can be used again.
 pub type Line = Option<Wire>;
@@ -68,7 +77,8 @@ impl Post {
         } else {
             None
         };
-        Ok(Self { reach: webhook.reach.clone(), secrets: webhook.secrets.clone(), url, tls })
+        let (reach, secrets) = (webhook.reach.clone(), webhook.secrets.clone());
+        Ok(Self { url, reach, tls, secrets, patience: PATIENCE })
     }
 
     /// Sends a message, over the connection that is open or over a new one.
@@ -78,11 +88,12 @@ impl Post {
     /// Why there was no answer.
     pub async fn send(&self, line: &mut Line, message: Message<'_>) -> Result<u16, String> {
         let request = self.request(message);
-        match timeout(ATTEMPT, self.exchange(line, request)).await {
+        let patience = self.patience.attempt;
+        match timeout(patience, self.exchange(line, request)).await {
             Ok(answered) => answered,
             Err(_) => {
                 *line = None;
-                Err(format!("no answer within {ATTEMPT:?}"))
+                Err(format!("no answer within {patience:?}"))
             }
         }
     }
@@ -104,9 +115,10 @@ impl Post {
     }
 
     async fn connect(&self) -> Result<Stream, String> {
-        match timeout(CONNECT, self.dial()).await {
+        let patience = self.patience.connect;
+        match timeout(patience, self.dial()).await {
             Ok(dialled) => dialled,
-            Err(_) => Err(format!("no connection within {CONNECT:?}")),
+            Err(_) => Err(format!("no connection within {patience:?}")),
         }
     }
 
@@ -182,4 +194,103 @@ async fn rested(mut wire: Wire) -> Line {
 /// An error in one line.
 fn said(error: &io::Error) -> String {
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const MESSAGE: Message<'static> = Message { id: "evt_1", seconds: 1_795_000_000, body: b"{}" };
+
+    fn post(url: &str) -> Post {
+        let url = WebhookUrl::parse(url).unwrap();
+        let tls = url.https.then(|| {
+            let roots = vec![crate::tls::testing::Ca::new("Webhooks").root()];
+            let config = backend_config(&crate::config::BackendTls { roots, client: None }).unwrap();
+            (Arc::new(config), ServerName::try_from(url.host.clone()).unwrap())
+        });
+        let patience = Patience { connect: Duration::from_millis(80), attempt: Duration::from_millis(160) };
+        Post { reach: Reach::new(&url, None), url, tls, secrets: Vec::new(), patience }
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    /// Silence after the message, silence in the handshake, and an answer that never ends.
+    #[test]
+    fn nothing_is_waited_for_without_end() {
+        run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let failed = post(&format!("https://{address}/x")).send(&mut None, MESSAGE).await.unwrap_err();
+            assert_eq!(failed, "no connection within 80ms");
+            let silent = post(&format!("http://{address}/x"));
+            let mut line = None;
+            assert_eq!(silent.send(&mut line, MESSAGE).await.unwrap_err(), "no answer within 160ms");
+            assert!(line.is_none());
+            // The two before were never accepted.
+            let endless = async {
+                loop {
+                    let (mut socket, _) = listener.accept().await.unwrap();
+                    let begin = b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n";
+                    let _ = socket.write_all(begin).await.is_ok();
+                    while socket.write_all(&[b'x'; 4096]).await.is_ok() {}
+                }
+            };
+            tokio::select! {
+                () = endless => {}
+                sent = silent.send(&mut line, MESSAGE) => assert_eq!(sent, Ok(200)),
+            }
+            assert!(line.is_none(), "an answer that is too long ends the connection");
+        });
+    }
+
+    /// The address is looked at before anything is sent, or even a connection made.
+    #[test]
+    fn the_inside_is_not_connected_to() {
+        for (url, kind) in [
+            ("https://169.254.169.254/latest/meta-data", "link-local"),
+            ("https://10.0.0.1/", "private"),
+            ("https://[fe80::1]/", "link-local"),
+            ("https://[::ffff:169.254.169.254]/", "link-local"),
+        ] {
+            let failed = run(post(url).send(&mut None, MESSAGE)).unwrap_err();
+            assert!(failed.contains(kind) && failed.contains("nothing is sent there"), "{url}: {failed}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_used_again_and_an_old_one_replaced() {
+        run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let post = post(&format!("http://{}/x", listener.local_addr().unwrap()));
+            let server = async {
+                let mut answered = Vec::new();
+                for messages in [2, 1] {
+                    let (mut socket, _) = listener.accept().await.unwrap();
+                    for _ in 0..messages {
+                        let mut head = Vec::new();
+                        while !head.ends_with(b"\r\n\r\n{}") {
+                            head.push(socket.read_u8().await.unwrap());
+                        }
+                        socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+                        answered.push(messages);
+                    }
+                }
+                answered
+            };
+            let sender = async {
+                let mut line = None;
+                for _ in 0..3 {
+                    assert_eq!(post.send(&mut line, MESSAGE).await, Ok(204));
+                }
+            };
+            let (answered, ()) = tokio::join!(server, sender);
+            assert_eq!(answered, [2, 2, 1]);
+        });
+    }
 }

@@ -289,7 +289,9 @@ proptest! {
                     let who: Vec<(&str, &[Kind])> = named.map(|who| (who, &[Kind::ReloadSucceeded][..])).collect();
                     subscribed(&mut store, &who);
                     model.retain(|known, _| who.iter().any(|(name, _)| name == known));
-                    who.iter().for_each(|(name, _)| drop(model.entry(name).or_default()));
+                    for (name, _) in who {
+                        model.entry(name).or_default();
+                    }
                 }
             }
             for who in WHO {

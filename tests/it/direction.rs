@@ -80,6 +80,22 @@ const RULES: &[(&str, &[&[&str]])] = &[
     ("webhook/sign.rs", &[IMPURE, OTHER_PARTS_BUT_WEBHOOK]),
     ("webhook/url.rs", &[IMPURE, OTHER_PARTS]),
     (
+        "notify",
+        &[&[
+            "crate::gate",
+            "crate::admin",
+            "crate::manage",
+            "crate::cli",
+            "crate::ca",
+            "crate::webhook::client",
+            "crate::webhook::hook",
+            "rusqlite",
+            "reqwest",
+        ]],
+    ),
+    ("notify/schedule.rs", &[IMPURE, OTHER_PARTS]),
+    ("notify/message.rs", &[IMPURE]),
+    (
         "gate",
         &[&[
             "rusqlite",

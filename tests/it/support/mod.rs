@@ -5,6 +5,7 @@
 
 mod caller;
 mod client;
+mod hook;
 mod issuer;
 mod process;
 mod stub;
@@ -12,6 +13,7 @@ mod world;
 
 pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole, full};
 pub(crate) use client::{ChannelBody, RawLine};
+pub(crate) use hook::{Answer, Hook, Message, Play, status};
 pub(crate) use issuer::{AUDIENCE, DISCOVERY, IssuerServer, KEYS, Reply, Signer, base64url, claims, jwks, rsa_key};
 pub(crate) use process::Process;
 pub(crate) use stub::{Exchange, Stub, TlsFiles, chunk, dead_port, json_reply};

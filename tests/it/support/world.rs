@@ -427,6 +427,15 @@ impl World {
     pub(crate) async fn restart(self, workers: usize) -> Self {
         let (server, prepared) = self.into_parts();
         server.shut_down().await;
+        Self::resume_with(prepared, workers).await
+    }
+
+    /// A gateway with the files of one that was shut down.
+    pub(crate) async fn resume(prepared: Prepared) -> Self {
+        Self::resume_with(prepared, 1).await
+    }
+
+    async fn resume_with(prepared: Prepared, workers: usize) -> Self {
         let config = config::load(&prepared.file, &|_| None).unwrap_or_else(|problems| panic!("{problems:#?}"));
         let options = Options {
             workers,
