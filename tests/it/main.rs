@@ -30,4 +30,5 @@ mod targets;
 mod token_attacks;
 mod token_keys;
 mod tokens;
+mod tunnels;
 mod uses;
