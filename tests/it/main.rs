@@ -33,5 +33,6 @@ mod targets;
 mod token_attacks;
 mod token_keys;
 mod tokens;
+mod tunnels;
 mod uses;
 mod webhook_network;

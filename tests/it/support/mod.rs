@@ -8,6 +8,7 @@ mod client;
 mod hook;
 mod issuer;
 mod process;
+mod site;
 mod stub;
 mod world;
 
@@ -16,6 +17,7 @@ pub(crate) use client::{ChannelBody, RawLine};
 pub(crate) use hook::{Answer, Hook, Message, Play, status};
 pub(crate) use issuer::{AUDIENCE, DISCOVERY, IssuerServer, KEYS, Reply, Signer, base64url, claims, jwks, rsa_key};
 pub(crate) use process::Process;
+pub(crate) use site::{Asked, Site, dialler, register, reset_of};
 pub(crate) use stub::{Exchange, Stub, TlsFiles, chunk, dead_port, json_reply};
 pub(crate) use world::{Issued, Key, OPEN, Prepared, Setup, World};
 
