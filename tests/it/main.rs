@@ -5,6 +5,7 @@
 mod admin_api;
 mod alias;
 mod config_corpus;
+mod connector;
 mod credentials;
 mod crls;
 mod declared;

@@ -7,6 +7,7 @@ mod caller;
 mod client;
 mod issuer;
 mod process;
+mod site;
 mod stub;
 mod world;
 
@@ -14,6 +15,7 @@ pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole, full};
 pub(crate) use client::{ChannelBody, RawLine};
 pub(crate) use issuer::{AUDIENCE, DISCOVERY, IssuerServer, KEYS, Reply, Signer, base64url, claims, jwks, rsa_key};
 pub(crate) use process::Process;
+pub(crate) use site::{HandGateway, Site, Tunnel, unread};
 pub(crate) use stub::{Exchange, Stub, TlsFiles, chunk, dead_port, json_reply};
 pub(crate) use world::{Issued, Key, OPEN, Prepared, Setup, World};
 
