@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use crate::config::backends::read_backends;
+use crate::config::backends::{read_backends, read_connectors};
 use crate::config::document::{Document, Findings, NOT_AVAILABLE, Table, Value, line_at};
 use crate::config::files::read_bounded;
 use crate::config::grants::{self, read_grants};
@@ -158,7 +158,17 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     let issuers = read_issuers(&sections("issuer"));
     let grants = read_grants(&sections("grant"));
     let keys = read_keys(&sections("key"), grants.as_deref());
-    let (backends, declared) = read_backends(&sections("backend"));
+    let no_connectors = if !authority.built_in {
+        Some("needs a [ca]: only the built-in authority makes connectors")
+    } else if listen.as_ref().is_some_and(|listen| listen.names.connect.is_empty()) {
+        Some(
+            "needs `connect` in [listen] names: the host name that connectors dial, such as [\"connect.corp.example\"]",
+        )
+    } else {
+        None
+    };
+    let (backends, declared) = read_backends(&sections("backend"), no_connectors);
+    let connectors = read_connectors(&sections("connector"), backends.as_deref());
     let models = read_models(&sections("model"), &declared);
     refuse_later_sections(root);
 
@@ -183,6 +193,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         grants: grants.into_iter().map(|placed| placed.grant).collect(),
         keys: keys?,
         backends: backends?,
+        connectors: connectors?,
         models,
         watched: Vec::new(),
         warnings: Vec::new(),

@@ -4,6 +4,7 @@
 //! one, and it reports every problem at once, each with its path, its line and the known choices.
 
 mod backends;
+pub mod bundle;
 mod connector;
 mod crls;
 mod declared;
@@ -43,7 +44,7 @@ use zeroize::Zeroizing;
 use crate::domain::endpoint::Dialect;
 use crate::domain::gateway_address::GatewayAddress;
 use crate::domain::grant::Grant;
-use crate::domain::identity::{Identity, IdentityMatch, TrustDomain};
+use crate::domain::identity::{Identity, IdentityMatch, IdentityName, TrustDomain};
 use crate::domain::key::KeyRecord;
 use crate::domain::network::Networks;
 use crate::domain::owner::OwnerPath;
@@ -90,6 +91,8 @@ pub struct Config {
     pub keys: Vec<KeyRecord>,
     /// Private inference servers; targets refer to them by index.
     pub backends: Vec<Backend>,
+    /// What is said of connectors; names are distinct. Those that are not listed have the defaults.
+    pub connectors: Vec<ConnectorRule>,
     /// Public aliases; names are distinct.
     pub models: Vec<Model>,
     /// Files besides [`Self::file`] whose change asks for a reload.
@@ -307,7 +310,7 @@ pub struct Backend {
     /// Its name in config, logs and records.
     pub name: String,
     /// How it is reached.
-    pub url: BackendUrl,
+    pub via: Via,
     /// API families that it speaks; never empty.
     pub dialects: Vec<Dialect>,
     /// Sent as `Authorization: Bearer`; never the caller's.
@@ -318,6 +321,25 @@ pub struct Backend {
     pub timeouts: Timeouts,
     /// True to tell the backend who is calling, in `x-doorward-*` headers.
     pub forward_identity: bool,
+}
+
+/// How a backend is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Via {
+    /// Directly.
+    Url(BackendUrl),
+    /// Through the tunnels of the connector whose certificate has this name.
+    Connector(IdentityName),
+}
+
+/// What the gateway's config says of a connector.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConnectorRule {
+    /// The name in its certificate.
+    pub name: IdentityName,
+    /// Processes that may be connected with it at once, 1 to 64. Above 1 they are replicas, and
+    /// share the requests.
+    pub max_instances: u32,
 }
 
 /// `http(s)://host[:port]` and an optional base path.

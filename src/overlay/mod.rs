@@ -5,4 +5,5 @@
 
 pub mod agent;
 pub mod backoff;
+pub mod hub;
 pub mod protocol;

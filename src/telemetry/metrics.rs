@@ -39,6 +39,24 @@ pub struct Metrics {
     store_readable: Gauge,
     shared_address: Gauge,
     certificates: Family<CertificateLabels, Gauge>,
+    tunnels: Gauge,
+    tunnel_streams: Family<ConnectorLabels, Gauge>,
+    tunnel_ends: Family<TunnelEndLabels, Counter>,
+    tunnels_refused: Family<HandshakeLabels, Counter>,
+    tunnel_sent: Family<ConnectorLabels, Counter>,
+    tunnel_received: Family<ConnectorLabels, Counter>,
+    tunnel_round_trips: Histogram,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ConnectorLabels {
+    connector: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct TunnelEndLabels {
+    connector: String,
+    reason: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -176,6 +194,26 @@ impl Default for Metrics {
             Unit::Seconds,
             certificates.clone(),
         );
+        let tunnels = registered(&mut registry, "tunnels", "Open tunnels of connectors");
+        let tunnel_streams =
+            registered(&mut registry, "tunnel_streams", "Requests that are under way over a connector's tunnels");
+        let tunnel_ends = registered(&mut registry, "tunnel_ends", "Tunnels that have ended, by reason");
+        let tunnels_refused =
+            registered(&mut registry, "tunnels_refused", "Connections of connectors that were not let in");
+        let tunnel_sent = registered(
+            &mut registry,
+            "tunnel_sent_bytes",
+            "Bytes of requests that were sent over a connector's tunnels",
+        );
+        let tunnel_received =
+            registered(&mut registry, "tunnel_received_bytes", "Bytes of replies that came over a connector's tunnels");
+        let tunnel_round_trips = Histogram::new(exponential_buckets(0.000_1, 4.0, 9));
+        registry.register_with_unit(
+            "tunnel_round_trip",
+            "From a PING to its answer, over the tunnels of connectors",
+            Unit::Seconds,
+            tunnel_round_trips.clone(),
+        );
         Self {
             registry,
             requests,
@@ -196,6 +234,13 @@ impl Default for Metrics {
             store_readable,
             certificates,
             shared_address,
+            tunnels,
+            tunnel_streams,
+            tunnel_ends,
+            tunnels_refused,
+            tunnel_sent,
+            tunnel_received,
+            tunnel_round_trips,
         }
     }
 }
@@ -254,6 +299,36 @@ impl Metrics {
         self.connects.get_or_create(&BackendLabels { backend: backend.to_owned() }).inc();
     }
 
+    /// A connector has registered. Its tunnel is open until the guard is dropped.
+    #[must_use]
+    pub fn tunnel_opens(&self) -> OpenConnection {
+        self.tunnels.inc();
+        OpenConnection(self.tunnels.clone())
+    }
+
+    /// What is counted of a tunnel. `connector` is a name of the built-in authority's giving.
+    #[must_use]
+    pub fn tunnel(&self, connector: &str) -> TunnelMetrics {
+        let labels = ConnectorLabels { connector: connector.to_owned() };
+        TunnelMetrics {
+            streams: self.tunnel_streams.get_or_create(&labels).clone(),
+            sent: self.tunnel_sent.get_or_create(&labels).clone(),
+            received: self.tunnel_received.get_or_create(&labels).clone(),
+            round_trips: self.tunnel_round_trips.clone(),
+        }
+    }
+
+    /// A tunnel has ended.
+    pub fn tunnel_ended(&self, connector: &str, reason: &'static str) {
+        let labels = TunnelEndLabels { connector: connector.to_owned(), reason };
+        self.tunnel_ends.get_or_create(&labels).inc();
+    }
+
+    /// A connector's connection was not let in.
+    pub fn tunnel_refused(&self, reason: &'static str) {
+        self.tunnels_refused.get_or_create(&HandshakeLabels { reason }).inc();
+    }
+
     /// A connection was lost to a defect.
     pub fn panicked(&self) {
         self.panics.inc();
@@ -310,6 +385,39 @@ pub struct Figures {
     pub keys: usize,
     /// Different callers came, all from one address.
     pub callers_share_an_address: bool,
+}
+
+/// What is counted of one tunnel.
+#[derive(Debug)]
+pub struct TunnelMetrics {
+    streams: Gauge,
+    sent: Counter,
+    received: Counter,
+    round_trips: Histogram,
+}
+
+impl TunnelMetrics {
+    /// A request goes over it. It is under way until the guard is dropped.
+    #[must_use]
+    pub fn stream_opens(&self) -> OpenConnection {
+        self.streams.inc();
+        OpenConnection(self.streams.clone())
+    }
+
+    /// Bytes of a request's body went out.
+    pub fn sent(&self, bytes: usize) {
+        self.sent.inc_by(bytes as u64);
+    }
+
+    /// Bytes of a reply's body came in.
+    pub fn received(&self, bytes: usize) {
+        self.received.inc_by(bytes as u64);
+    }
+
+    /// A PING was answered after this span.
+    pub fn round_trip(&self, span: Duration) {
+        self.round_trips.observe(span.as_secs_f64());
+    }
 }
 
 /// An open connection, as far as counting goes.

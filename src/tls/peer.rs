@@ -166,6 +166,8 @@ fn check_usage(certificate: &X509Certificate<'_>, built_in: bool) -> Result<(), 
     match key_usage {
         Some(usage) if !usage.value.digital_signature() => return Err(PeerFault::Usage("no digitalSignature")),
         Some(usage) if usage.value.key_cert_sign() => return Err(PeerFault::Usage("it may sign certificates")),
+        // X.509-SVID, 5.2.
+        Some(usage) if usage.value.crl_sign() => return Err(PeerFault::Usage("it may sign lists of what is revoked")),
         None if built_in => return Err(PeerFault::Usage("no key usage")),
         Some(_) | None => {}
     }

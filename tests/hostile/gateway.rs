@@ -17,6 +17,7 @@ use doorward::domain::identity::{IdentityName, Role, TrustDomain};
 use doorward::domain::key::{KeyId, KeyRecord, Pepper};
 use doorward::domain::owner::OwnerPath;
 use doorward::gate::connection::Patience;
+use doorward::overlay::hub::Pace;
 use doorward::store::{Store, pepper};
 use doorward::telemetry::metrics::Figures;
 use rustls::pki_types::pem::PemObject;
@@ -86,8 +87,13 @@ impl Gateway {
         let file = dir.path().join("doorward.toml");
         fs::write(&file, config_text("optional", setup.listen, backend.port())).unwrap();
         let config = config::load(&file, &|_| None).unwrap();
-        let options =
-            Options { workers: setup.workers, clock: Clock::System, patience: setup.patience, environment: |_| None };
+        let options = Options {
+            workers: setup.workers,
+            clock: Clock::System,
+            patience: setup.patience,
+            pace: Pace::default(),
+            environment: |_| None,
+        };
         let server = Server::start(config, options).await.unwrap();
         Self { server, backend, store, pepper, file, authority, key, narrow, _dir: dir }
     }

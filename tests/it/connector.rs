@@ -12,7 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{
-    HandGateway, LONG, Prepared, Setup, Site, Stub, Tunnel, chat, chunk, dead_port, json_reply, unread, until, within,
+    HandGateway, LONG, Prepared, RealConnector, Setup, Stub, Tunnel, chat, chunk, dead_port, json_reply, unread, until,
+    within,
 };
 
 /// A backend, a gateway made by hand, and a connector between them.
@@ -20,7 +21,7 @@ struct Scene {
     stub: Stub,
     files: Prepared,
     gateway: HandGateway,
-    site: Site,
+    site: RealConnector,
 }
 
 /// `[[backend]]`, called `a`.
@@ -32,7 +33,7 @@ async fn scene(stub: Stub, settings: &str) -> Scene {
     let files = Setup::new(&stub).write();
     let gateway = HandGateway::new(&files).await;
     let (directory, _) = files.connector("site-a");
-    let site = Site::start(&[gateway.address], &directory, &backend(stub.address, settings));
+    let site = RealConnector::start(&[gateway.address], &directory, &backend(stub.address, settings));
     Scene { stub, files, gateway, site }
 }
 
@@ -196,7 +197,7 @@ async fn its_own_errors_are_marked() {
         dead_port().await,
         backend(stub.address, "")
     );
-    let _site = Site::start(&[gateway.address], &directory, &backends);
+    let _site = RealConnector::start(&[gateway.address], &directory, &backends);
     let mut tunnel = gateway.registered().await;
     let answered = ask(&mut tunnel, Tunnel::chat("dead", 2), "{}").await;
     assert_eq!(answered, (502, Some("connect_failed".to_owned()), String::new()));
@@ -449,7 +450,7 @@ async fn a_renewed_certificate_is_dialled_in() {
     let body = within(LONG, "the head", response).await.unwrap().into_body();
 
     let (renewed, _) = scene.files.connector("site-a");
-    scene.site.identity.send_replace(Site::identity(&renewed));
+    scene.site.identity.send_replace(RealConnector::identity(&renewed));
     let mut new = scene.gateway.accept().await;
     let register = new.control().hear().await;
     assert_eq!(register["conn_index"], 0);
@@ -489,7 +490,7 @@ async fn a_revoked_connector_stays_alive() {
     tunnel.control().say(&json!({"type": "error", "code": "revoked", "retry": "never"}));
     within(LONG, "it closes the connection", &mut tunnel.driver).await.unwrap().ok();
     let (renewed, _) = scene.files.connector("site-a");
-    scene.site.identity.send_replace(Site::identity(&renewed));
+    scene.site.identity.send_replace(RealConnector::identity(&renewed));
     let mut tunnel = scene.gateway.registered().await;
     assert_eq!(ask(&mut tunnel, Tunnel::chat("a", 2), "{}").await.0, 200);
 }
@@ -526,7 +527,7 @@ async fn nobody_else_is_spoken_to() {
         (&files, "connect.test", b""),
     ] {
         let gateway = HandGateway::with(whose, name, alpn).await;
-        let _site = Site::start(&[gateway.address], &directory, &backend(stub.address, ""));
+        let _site = RealConnector::start(&[gateway.address], &directory, &backend(stub.address, ""));
         // It hangs up before it has said a word of HTTP/2, and comes again.
         for _ in 0..2 {
             gateway.expect_hang_up().await;
@@ -540,7 +541,7 @@ async fn every_gateway_has_a_tunnel() {
     let files = Setup::new(&stub).write();
     let (directory, _) = files.connector("site-a");
     let (one, other) = (HandGateway::new(&files).await, HandGateway::new(&files).await);
-    let _site = Site::start(&[one.address, other.address], &directory, &backend(stub.address, ""));
+    let _site = RealConnector::start(&[one.address, other.address], &directory, &backend(stub.address, ""));
     let (mut first, mut second) = tokio::join!(one.registered(), other.registered());
     assert_eq!(ask(&mut first, Tunnel::chat("a", 2), "{}").await.0, 200);
     assert_eq!(ask(&mut second, Tunnel::chat("a", 2), "{}").await.0, 200);
@@ -568,7 +569,7 @@ async fn it_goes_through_a_proxy() {
             tokio::spawn(async move { copy_bidirectional(&mut inside, &mut outside).await });
         }
     });
-    let _site = Site::by_proxy(address, gateway.address, &directory, &backend(stub.address, ""));
+    let _site = RealConnector::by_proxy(address, gateway.address, &directory, &backend(stub.address, ""));
     let mut tunnel = gateway.registered().await;
     assert_eq!(ask(&mut tunnel, Tunnel::chat("a", 2), "{}").await.0, 200);
 }
@@ -580,7 +581,7 @@ async fn reconnects_leave_nothing_behind() {
     let files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let (renewed, _) = scene.files.connector("site-a");
-    let identity = Site::identity(&renewed);
+    let identity = RealConnector::identity(&renewed);
     let mut tunnel = scene.gateway.registered().await;
     let mut settled = None;
     for round in 0..1000 {

@@ -1,286 +1,231 @@
-//! A closed site: a connector in this process; and a gateway made by hand, to say to it what no real
-//! gateway says.
+//! A connector made by hand: every frame of it is the test's to choose.
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use doorward::clock::Clock;
-use doorward::config::{GatewayAt, parse_connector};
-use doorward::domain::gateway_address::{GatewayAddress, HostName};
-use doorward::holder::credentials::Credentials;
-use doorward::holder::files::Place;
-use doorward::holder::reach::{ProxyUrl, Reach};
-use doorward::overlay::agent::{Agent, Identity, Settings};
-use doorward::overlay::protocol::lines::Lines;
-use doorward::tls::server::provider;
-use h2::client::SendRequest;
-use h2::{RecvStream, SendStream};
+use h2::server::{Builder, SendResponse};
+use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 
-use super::world::Prepared;
-use super::{LONG, within};
+use super::{Caller, Issued, LONG, World, within};
 
-/// A connector, with the end by which it is given new certificates.
+const ALPN: &str = "doorward-connector/1";
+
+/// A connector's end of one tunnel.
 pub(crate) struct Site {
-    pub(crate) agent: Agent,
-    pub(crate) identity: watch::Sender<Identity>,
+    control: SendStream<Bytes>,
+    said: mpsc::Receiver<Value>,
+    requests: mpsc::Receiver<Asked>,
+    /// Ends with the connection.
+    over: JoinHandle<()>,
+    frozen: Arc<Notify>,
+}
+
+/// A request that came over a tunnel, and waits for its reply.
+pub(crate) struct Asked {
+    pub(crate) request: Request<RecvStream>,
+    pub(crate) respond: SendResponse<Bytes>,
+}
+
+/// Whoever dials the `connect` name with this certificate.
+pub(crate) fn dialler(world: &World, issued: &Issued) -> Caller {
+    world.caller().named("connect.test").certificate(issued)
 }
 
 impl Site {
-    /// Starts a connector to `gateways`, one connection to each. `backends` are `[[backend]]`
-    /// sections; `directory` holds its identity.
-    pub(crate) fn start(gateways: &[SocketAddr], directory: &Path, backends: &str) -> Self {
-        Self::start_with(gateways, directory, backends, Reach::default())
+    /// Dials, and lets the gateway open the control stream. Nothing is said yet.
+    pub(crate) async fn dial(world: &World, issued: &Issued) -> Self {
+        Self::dial_with(world, issued, |builder| builder).await
     }
 
-    pub(crate) fn by_proxy(proxy: SocketAddr, gateway: SocketAddr, directory: &Path, backends: &str) -> Self {
-        let reach = Reach { proxy: Some(ProxyUrl::parse(&format!("http://{proxy}")).unwrap()) };
-        Self::start_with(&[gateway], directory, backends, reach)
-    }
-
-    fn start_with(gateways: &[SocketAddr], directory: &Path, backends: &str, reach: Reach) -> Self {
-        let config = parse_connector(backends, &directory.join("connector.toml"), &|_| None);
-        let config = config.unwrap_or_else(|problems| panic!("{problems:#?}"));
-        let addresses = gateways.iter().map(|address| GatewayAddress::parse(&address.to_string()).unwrap());
-        let name = HostName::parse("connect.test").unwrap();
-        let gateway = GatewayAt { addresses: addresses.collect(), name, connections: 1 };
-        let settings =
-            Settings { gateway, reach, backends: config.backends, drain: config.drain, clock: Clock::System };
-        let (identity, current) = watch::channel(Self::identity(directory));
-        Self { agent: Agent::start(settings, current).unwrap(), identity }
-    }
-
-    /// The identity in a directory.
-    pub(crate) fn identity(directory: &Path) -> Identity {
-        let credentials = Credentials::load(&Place::only(directory).unwrap(), &Clock::System).unwrap();
-        Identity::of(&credentials).unwrap()
-    }
-}
-
-/// A gateway that says what the test has it say.
-pub(crate) struct HandGateway {
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    pub(crate) address: SocketAddr,
-}
-
-impl HandGateway {
-    /// One whose certificate is good for connectors.
-    pub(crate) async fn new(files: &Prepared) -> Self {
-        Self::with(files, "connect.test", b"doorward-connector/1").await
-    }
-
-    pub(crate) async fn with(files: &Prepared, name: &str, alpn: &[u8]) -> Self {
-        let (chain, key) = files.authority.issue_server(&[name], files.clock.now()).unwrap();
-        let mut roots = RootCertStore::empty();
-        files.authority.roots().into_iter().for_each(|root| roots.add(root).unwrap());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build().unwrap();
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)
-            .unwrap();
-        config.alpn_protocols = if alpn.is_empty() { Vec::new() } else { vec![alpn.to_vec()] };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        Self { listener, acceptor: TlsAcceptor::from(Arc::new(config)), address }
-    }
-
-    /// The next connection, up to the connector's `register`.
-    pub(crate) async fn accept(&self) -> Tunnel {
-        within(LONG, "the connector dials", async {
+    pub(crate) async fn dial_with(
+        world: &World,
+        issued: &Issued,
+        with: impl FnOnce(&mut Builder) -> &mut Builder,
+    ) -> Self {
+        let stream = dialler(world, issued).tls(&[ALPN]).await.unwrap();
+        let mut builder = Builder::new();
+        builder
+            .initial_window_size(64 * 1024)
+            .initial_connection_window_size(16 << 20)
+            .max_concurrent_streams(300)
+            .max_pending_accept_reset_streams(1024)
+            .max_concurrent_reset_streams(4096)
+            .max_local_error_reset_streams(None);
+        let mut connection = with(&mut builder).handshake::<_, Bytes>(stream).await.unwrap();
+        let (control, opened) = oneshot::channel();
+        let (hand_over, requests) = mpsc::channel(1024);
+        let frozen = Arc::new(Notify::new());
+        let freeze = Arc::clone(&frozen);
+        let over = tokio::spawn(async move {
+            let mut control = Some(control);
             loop {
-                let (socket, _) = self.listener.accept().await.unwrap();
-                // A connector that is stopped while it dials leaves half a handshake.
-                let Ok(stream) = self.acceptor.accept(socket).await else { continue };
-                assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"doorward-connector/1"[..]));
-                let mut builder = h2::client::Builder::new();
-                builder.initial_window_size(64 << 10).initial_connection_window_size(16 << 20);
-                builder.max_local_error_reset_streams(None).data_frame_budget(64 << 20);
-                let Ok((send, connection)) = builder.handshake(stream).await else { continue };
-                let driver = tokio::spawn(async move { connection.await.map_err(|error| error.to_string()) });
-                let mut tunnel = Tunnel { send, driver, control: None };
-                tunnel.control = Some(tunnel.open_control().await);
-                return tunnel;
+                let next = tokio::select! {
+                    next = connection.accept() => next,
+                    // Holds the socket open and does nothing any more.
+                    () = freeze.notified() => std::future::pending().await,
+                };
+                let Some(Ok((request, respond))) = next else { return };
+                if let Some(control) = control.take() {
+                    assert!(control.send((request, respond)).is_ok());
+                } else {
+                    hand_over.send(Asked { request, respond }).await.unwrap();
+                }
             }
-        })
-        .await
+        });
+        let (request, mut respond) = within(LONG, "the control stream opens", opened).await.unwrap();
+        assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/.doorward/v1/control"));
+        let control = respond.send_response(Response::new(()), false).unwrap();
+        let (hear, said) = mpsc::channel(64);
+        tokio::spawn(listen(request.into_body(), hear));
+        Self { control, said, requests, over, frozen }
     }
 
-    /// The next connection, registered.
-    pub(crate) async fn registered(&self) -> Tunnel {
-        let mut tunnel = self.accept().await;
-        let register = tunnel.control().hear_of("register").await;
-        assert_eq!(register["protocol"], 1);
-        tunnel.control().register().await;
-        tunnel
+    /// Dials and registers under the certificate's name.
+    pub(crate) async fn registered(world: &World, issued: &Issued, instance: &str, backends: &[&str]) -> Self {
+        let mut site = Self::dial(world, issued).await;
+        site.say(&register("site-a", instance, 0, backends));
+        let answer = site.hear().await;
+        assert_eq!(answer["type"], "registered", "{answer}");
+        site
     }
 
-    /// Takes the next connection, and waits until the connector hangs up without a word of HTTP/2.
-    pub(crate) async fn expect_hang_up(&self) {
-        within(LONG, "the connector dials and hangs up", async {
-            let (socket, _) = self.listener.accept().await.unwrap();
-            if let Ok(mut stream) = self.acceptor.accept(socket).await {
-                let mut bytes = Vec::new();
-                // However it ends: with a close or a reset.
-                let _ = stream.read_to_end(&mut bytes).await.is_ok();
-                assert_eq!(bytes, b"");
-            }
-        })
-        .await;
-    }
-}
-
-/// The gateway's end of a tunnel.
-pub(crate) struct Tunnel {
-    send: SendRequest<Bytes>,
-    pub(crate) driver: JoinHandle<Result<(), String>>,
-    control: Option<Control>,
-}
-
-impl Drop for Tunnel {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
-/// The gateway's end of the control stream.
-pub(crate) struct Control {
-    pub(crate) send: SendStream<Bytes>,
-    receive: RecvStream,
-    lines: Lines,
-    heard: VecDeque<Value>,
-}
-
-impl Tunnel {
-    pub(crate) fn control(&mut self) -> &mut Control {
-        self.control.as_mut().unwrap()
+    /// Says an object.
+    pub(crate) fn say(&mut self, object: &Value) {
+        self.say_bytes(format!("{object}\n"));
     }
 
-    async fn open_control(&mut self) -> Control {
-        let request = Request::post("https://connect.test/.doorward/v1/control").body(()).unwrap();
-        let mut ready = self.send.clone().ready().await.unwrap();
-        let (response, send) = ready.send_request(request, false).unwrap();
-        let response = response.await.unwrap();
-        assert_eq!(response.status(), 200);
-        Control { send, receive: response.into_body(), lines: Lines::default(), heard: VecDeque::new() }
+    pub(crate) fn say_bytes(&mut self, bytes: impl Into<Bytes>) {
+        self.control.send_data(bytes.into(), false).unwrap();
     }
 
-    /// Sends a request as it is. What is given is the reply's head with its body, and the rest of
-    /// the request.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<()>,
-        body: &str,
-    ) -> Result<(Response<RecvStream>, SendStream<Bytes>), h2::Error> {
-        let mut ready = self.send.clone().ready().await?;
-        let (response, mut send) = ready.send_request(request, false)?;
-        send.send_data(Bytes::copy_from_slice(body.as_bytes()), true)?;
-        let response = within(LONG, "the connector answers", response).await?;
-        Ok((response, send))
+    /// Says nothing any more, and ends its side.
+    pub(crate) fn hush(&mut self) {
+        self.control.send_data(Bytes::new(), true).unwrap();
     }
 
-    /// Begins a request and does not wait for its reply.
-    pub(crate) async fn begin(
-        &mut self,
-        request: Request<()>,
-        ended: bool,
-    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
-        let mut ready = self.send.clone().ready().await.unwrap();
-        ready.send_request(request, ended).unwrap()
-    }
-
-    /// A chat with the backend `name`, as a gateway asks for it.
-    pub(crate) fn chat(name: &str, length: usize) -> Request<()> {
-        Request::post(format!("https://{name}/v1/chat/completions"))
-            .header("content-type", "application/json")
-            .header("content-length", length)
-            .body(())
-            .unwrap()
-    }
-}
-
-impl Control {
-    /// The next object that the connector sends.
+    /// What the gateway says next.
     pub(crate) async fn hear(&mut self) -> Value {
-        within(LONG, "the connector says something", async {
-            loop {
-                if let Some(value) = self.heard.pop_front() {
-                    return value;
-                }
-                let data = poll_fn(|context| self.receive.poll_data(context)).await.expect("more").unwrap();
-                self.receive.flow_control().release_capacity(data.len()).unwrap();
-                self.lines.push(&data);
-                while let Some(line) = self.lines.next_line().unwrap() {
-                    self.heard.push_back(serde_json::from_slice(&line).unwrap());
-                }
-            }
-        })
-        .await
+        self.try_hear().await.unwrap_or_else(|| panic!("the gateway says nothing more"))
     }
 
-    /// The next object of this type.
-    pub(crate) async fn hear_of(&mut self, kind: &str) -> Value {
-        loop {
-            let heard = self.hear().await;
-            if heard["type"] == kind {
-                return heard;
-            }
-        }
+    /// The same; `None` when it says nothing any more.
+    pub(crate) async fn try_hear(&mut self) -> Option<Value> {
+        within(LONG, "the gateway says something", self.said.recv()).await
     }
 
-    /// Waits until the connector has said that a backend is in this state.
-    pub(crate) async fn hear_health(&mut self, backend: &str, state: &str) {
-        loop {
-            let health = self.hear_of("health").await;
-            if health["backend"] == backend && health["state"] == state {
+    /// The next request.
+    pub(crate) async fn next(&mut self) -> Asked {
+        within(LONG, "a request comes over the tunnel", self.requests.recv()).await.unwrap()
+    }
+
+    /// True when no request has come that was not taken with [`Self::next`].
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// Does nothing any more, as a process that was stopped.
+    pub(crate) fn freeze(&self) {
+        self.frozen.notify_one();
+    }
+
+    /// Waits until the gateway has closed the connection.
+    pub(crate) async fn over(mut self) {
+        within(LONG, "the tunnel ends", &mut self.over).await.unwrap();
+    }
+}
+
+impl Drop for Site {
+    /// Tears the connection, without a word.
+    fn drop(&mut self) {
+        self.over.abort();
+    }
+}
+
+/// `register` as an object.
+pub(crate) fn register(connector: &str, instance: &str, index: u32, backends: &[&str]) -> Value {
+    let backends: Vec<_> = backends.iter().map(|name| json!({"name": name, "max_concurrent": 1000})).collect();
+    json!({
+        "type": "register", "protocol": 1, "connector": connector, "instance_id": instance, "conn_index": index,
+        "version": "0.0.0", "backends": backends, "max_streams": 256,
+    })
+}
+
+async fn listen(mut body: RecvStream, hear: mpsc::Sender<Value>) {
+    let mut buffer = Vec::new();
+    while let Some(Ok(data)) = body.data().await {
+        body.flow_control().release_capacity(data.len()).unwrap();
+        buffer.extend_from_slice(&data);
+        while let Some(at) = buffer.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = buffer.drain(..=at).collect();
+            assert!(line.len() <= 16 * 1024 + 1);
+            if hear.send(serde_json::from_slice(&line).unwrap()).await.is_err() {
                 return;
             }
         }
     }
+}
 
-    /// Says something.
-    pub(crate) fn say(&mut self, value: &Value) {
-        self.say_text(&format!("{value}\n"));
+impl Asked {
+    /// The whole body.
+    pub(crate) async fn body(&mut self) -> Vec<u8> {
+        let mut whole = Vec::new();
+        let body = self.request.body_mut();
+        within(LONG, "the request's body comes", async {
+            while let Some(data) = body.data().await {
+                let data = data.unwrap();
+                body.flow_control().release_capacity(data.len()).unwrap();
+                whole.extend_from_slice(&data);
+            }
+        })
+        .await;
+        whole
     }
 
-    pub(crate) fn say_text(&mut self, text: &str) {
-        self.send.send_data(Bytes::copy_from_slice(text.as_bytes()), false).unwrap();
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        self.request.headers()
     }
 
-    pub(crate) async fn register(&mut self) {
-        let name =
-            json!({"type": "registered", "accepted": ["a"], "refused": [], "server_time": "2026-01-01T00:00:00Z"});
-        self.say(&name);
-        // Heard is not yet done; what follows in a test is.
-        tokio::task::yield_now().await;
+    /// Answers with the head of a reply.
+    pub(crate) fn begin(&mut self, headers: &[(&str, &str)]) -> SendStream<Bytes> {
+        self.begin_with(200, headers)
+    }
+
+    pub(crate) fn begin_with(&mut self, status: u16, headers: &[(&str, &str)]) -> SendStream<Bytes> {
+        self.respond.send_response(head(status, headers), false).unwrap()
+    }
+
+    /// Answers with a whole reply.
+    pub(crate) fn reply(&mut self, status: u16, headers: &[(&str, &str)], body: &str) {
+        let mut stream = self.begin_with(status, headers);
+        stream.send_data(Bytes::copy_from_slice(body.as_bytes()), true).unwrap();
+    }
+
+    /// A chat completion.
+    pub(crate) fn chat(&mut self) {
+        self.reply(200, &[("content-type", "application/json")], r#"{"object":"chat.completion","model":"org/llama"}"#);
+    }
+
+    /// Waits until the gateway has reset the stream, of which no reply has begun.
+    pub(crate) async fn reset(&mut self) -> Reason {
+        let wait = std::future::poll_fn(|context| self.respond.poll_reset(context));
+        within(LONG, "the gateway resets the stream", wait).await.unwrap()
     }
 }
 
-/// The rest of a body with its trailers; the error when it does not end well.
-pub(crate) async fn unread(mut body: RecvStream) -> Result<(String, HeaderMap), h2::Error> {
-    within(LONG, "a body ends", async {
-        let mut text = Vec::new();
-        while let Some(data) = poll_fn(|context| body.poll_data(context)).await {
-            let data = data?;
-            body.flow_control().release_capacity(data.len())?;
-            text.extend_from_slice(&data);
-        }
-        let trailers = poll_fn(|context| body.poll_trailers(context)).await?;
-        Ok((String::from_utf8(text).unwrap(), trailers.unwrap_or_default()))
-    })
-    .await
+/// Waits until the gateway has reset the stream of a reply.
+pub(crate) async fn reset_of(reply: &mut SendStream<Bytes>) -> Reason {
+    let wait = std::future::poll_fn(|context| reply.poll_reset(context));
+    within(LONG, "the gateway resets the reply", wait).await.unwrap()
+}
+
+fn head(status: u16, headers: &[(&str, &str)]) -> Response<()> {
+    let mut response = Response::builder().status(status);
+    for (name, value) in headers {
+        response = response.header(*name, *value);
+    }
+    response.body(()).unwrap()
 }
