@@ -5,6 +5,7 @@
 mod admin_api;
 mod alias;
 mod config_corpus;
+mod connector;
 mod credentials;
 mod crls;
 mod declared;
@@ -20,6 +21,7 @@ mod manage;
 mod networks;
 mod notifications;
 mod order;
+mod overlay;
 mod pages;
 mod promises;
 mod proxied;

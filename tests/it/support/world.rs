@@ -288,6 +288,13 @@ impl Prepared {
         self.issue(authority, (Role::Client, &name, None), out.path())
     }
 
+    /// A connector's identity, in a directory of its own.
+    pub(crate) fn connector(&self, name: &str) -> (PathBuf, Issued) {
+        let out = tempfile::tempdir_in(self.dir.path()).unwrap().keep();
+        let issued = self.issue(&self.authority, (Role::Connector, &IdentityName::parse(name).unwrap(), None), &out);
+        (out, issued)
+    }
+
     fn issue(&self, authority: &Authority, wanted: (Role, &IdentityName, Option<Duration>), out: &Path) -> Issued {
         let mut store = self.store();
         let made = cert::issue(authority, &mut store, wanted, (out, Existing::Keep), self.clock.now()).unwrap();
@@ -451,7 +458,7 @@ impl World {
     pub(crate) async fn again(prepared: Prepared) -> Self {
         let config = config::load(&prepared.file, &|_| None).unwrap_or_else(|problems| panic!("{problems:#?}"));
         let (clock, patience) = (prepared.clock.clone(), Patience::default());
-        let options = Options { workers: 1, clock, patience, environment: |_| None };
+        let options = Options { workers: 1, clock, patience, pace: Pace::default(), environment: |_| None };
         Self { server: Server::start(config, options).await.unwrap(), prepared }
     }
 
