@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use rustls_pki_types::pem::PemObject;
 
 use super::*;
 use crate::ca::plan::Serial;

@@ -7,13 +7,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub mod authority;
+pub mod bundle;
 pub mod change;
-mod checks;
+pub(crate) mod checks;
 mod contents;
 pub mod crl;
 pub mod csr;
 pub mod describe;
-mod files;
+pub mod exchange;
+pub(crate) mod files;
 pub mod issue;
 pub mod leaf;
 mod make;

@@ -13,6 +13,7 @@ use crate::cli::place::Place;
 use crate::cli::remote::{AdminUrl, Remote};
 use crate::clock::Clock;
 use crate::config;
+use crate::manage::enrollments::Enrollment;
 use crate::manage::fault::{Code, Fault};
 use crate::manage::operation::Operation;
 use crate::manage::page::Page;
@@ -102,10 +103,21 @@ impl Reach {
             None => Ok(None),
             Some(file) => config::declared(&file)
                 .map(Some)
-                .map_err(|problems| Fault::config(&file.display().to_string(), &problems)),
+                .map_err(|problems| Fault::config(&file.display().to_string(), "the grants and keys", &problems)),
         };
         let authority = Authority::open(&ca::directory(&state_dir)).ok();
-        let policy = Policy { config, trust_domain: authority.map(|authority| authority.trust_domain().clone()) };
+        let reachable = match self.place.config_file() {
+            None => Ok(None),
+            Some(file) => config::reachable(&file)
+                .map(Some)
+                .map_err(|problems| Fault::config(&file.display().to_string(), "what [listen] says", &problems)),
+        };
+        let root = authority.as_ref().map(|authority| authority.root().clone());
+        let policy = Policy {
+            config,
+            trust_domain: authority.map(|authority| authority.trust_domain().clone()),
+            enrollment: Enrollment { reachable, root },
+        };
         Ok(Reached::Local(Box::new(Local { store: store(&self.place)?, state_dir, policy })))
     }
 }
@@ -199,6 +211,10 @@ fn option(field: &str) -> &str {
         "webhook" => "--webhook",
         "accept_fail_open" => "--accept-fail-open",
         "expiring" => "--expiring",
+        "name" => "NAME",
+        "role" => "--role",
+        "ttl" => "--ttl",
+        "addresses" => "--address",
         other => other,
     }
 }

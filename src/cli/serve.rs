@@ -2,6 +2,8 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
 
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -15,6 +17,7 @@ use crate::cli::server::{Options, Server, WATCH};
 use crate::clock::Clock;
 use crate::config;
 use crate::gate::connection::Patience;
+use crate::overlay::hub::Pace;
 use crate::telemetry::log;
 
 /// Runs the gateway until SIGTERM or SIGINT. SIGHUP, or a change of a file, reloads the config.
@@ -53,7 +56,8 @@ pub fn serve(file: &Path, ready: impl FnOnce(&Server) -> Result<(), Failure>) ->
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let options = Options { workers, clock: Clock::System, patience: Patience::default(), environment };
+        let (patience, pace) = (Patience::default(), Pace::default());
+        let options = Options { workers, clock: Clock::System, patience, pace, environment };
         // Before anybody can know that the gateway runs: the first signal must not end it undrained.
         let signals = Signals::listen()?;
         let server = Server::start(config, options).await?;
@@ -64,18 +68,30 @@ pub fn serve(file: &Path, ready: impl FnOnce(&Server) -> Result<(), Failure>) ->
 }
 
 struct Signals {
+    stop: Stop,
+    hang_up: Signal,
+}
+
+struct Stop {
     terminate: Signal,
     interrupt: Signal,
-    hang_up: Signal,
 }
 
 impl Signals {
     fn listen() -> Result<Self, Failure> {
         Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
+            stop: Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? },
             hang_up: signal(SignalKind::hangup())?,
         })
+    }
+}
+
+impl Stop {
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
@@ -84,8 +100,7 @@ async fn until_signal(mut server: Server, mut signals: Signals) -> Result<(), Fa
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
+            () = signals.stop.asked() => break,
             _ = signals.hang_up.recv() => {
                 server.reopen_records();
                 server.reload();
@@ -93,15 +108,24 @@ async fn until_signal(mut server: Server, mut signals: Signals) -> Result<(), Fa
             _ = look.tick() => server.reload_if_due(),
         }
     }
-    tracing::info!("draining");
-    server.shut_down().await;
+    tracing::info!("draining; a second signal ends it at once");
+    let gateway = Arc::clone(server.gateway());
+    let mut shut_down = pin!(server.shut_down());
+    tokio::select! {
+        () = &mut shut_down => {}
+        () = signals.stop.asked() => {
+            tracing::warn!("stopping at once: requests in flight are broken off");
+            gateway.hurry();
+            shut_down.await;
+        }
+    }
     tracing::info!("stopped");
     Ok(())
 }
 
 /// Every connection is an open file, and so is the one to its backend. The soft limit is often 1,024
 /// for the sake of programs that use `select`; the hard limit is what the operator means.
-fn raise_file_limit(max_connections: u32) {
+pub(super) fn raise_file_limit(max_connections: u32) {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use crate::config::document::{Place, Table, Value};
+use crate::config::reachable::read_advertise;
 use crate::config::{ClientAuth, Listen, Names, ServerCertificate};
+use crate::domain::gateway_address::HostName;
 use crate::domain::network::Networks;
 
 const KIB: u64 = 1 << 10;
@@ -45,13 +47,14 @@ pub(super) fn read_listen(section: &Value<'_>, authority: Authority) -> Option<L
         let drain = table.get("drain").map_or(Some(Duration::from_secs(30)), |v| v.span(drain));
 
         let proxies = read_proxies(table);
+        let advertise = read_advertise(table);
 
-        table.later("advertise", is_empty_list);
         table.later("max_connection_age", |_| false);
 
         let (max_body_bytes, max_buffered_bytes) = bodies?;
         Some(Listen {
             address: address?,
+            advertise: advertise?,
             names: names?,
             client_auth: client_auth?,
             certificate: certificate?,
@@ -127,7 +130,7 @@ pub(super) fn is_empty_list(value: &DeValue<'_>) -> bool {
     value.as_array().is_some_and(|list| list.is_empty())
 }
 
-fn read_address(value: &Value<'_>) -> Option<SocketAddr> {
+pub(super) fn read_address(value: &Value<'_>) -> Option<SocketAddr> {
     value.parsed(|text| {
         text.parse().map_err(|_| {
             format!("{text:?} is not an IP address with a port, such as \"127.0.0.1:8443\" or \"[::]:8443\"")
@@ -195,7 +198,7 @@ fn read_certificate_files(table: &Table<'_>) -> Option<ServerCertificate> {
     Some(ServerCertificate::Files { chain, key, roots: roots? })
 }
 
-fn read_names(value: &Value<'_>) -> Option<Names> {
+pub(super) fn read_names(value: &Value<'_>) -> Option<Names> {
     value.table(|table| {
         let mut taken = HashMap::new();
         let api = table.require("api", "the host names that callers use, such as [\"llm.corp.example\"]");
@@ -239,15 +242,7 @@ fn check_name(text: &str, may_be_address: bool) -> Result<String, String> {
     Err(format!("{text:?} is not a host name such as llm.corp.example (without port, wildcard or final dot)"))
 }
 
-/// True for lower-case DNS names. `_` is let through, as container networks use it; a name that
-/// ends in a number is not, as it is a mistyped address.
+/// True for lower-case DNS names.
 pub(super) fn is_host_name(text: &str) -> bool {
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let numeric_end = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
-    text.len() <= 253 && text.split('.').all(label) && !numeric_end
+    HostName::parse(text).is_ok()
 }

@@ -4,6 +4,8 @@
 //! one, and it reports every problem at once, each with its path, its line and the known choices.
 
 mod backends;
+pub mod bundle;
+mod connector;
 mod crls;
 mod declared;
 mod document;
@@ -16,14 +18,17 @@ mod listen;
 mod load;
 mod models;
 mod process;
+mod reachable;
 mod restart;
 mod suggest;
 mod trust;
 mod values;
 mod webhooks;
 
+pub use connector::{Connector, GatewayAt, SiteBackend, load_connector, parse_connector};
 pub use declared::{Declared, declared};
 pub use load::{find, load, parse, state_dir};
+pub use reachable::{Reachable, reachable};
 pub use restart::needs_restart;
 pub(crate) use suggest::did_you_mean;
 
@@ -39,10 +44,12 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyD
 use zeroize::Zeroizing;
 
 use crate::domain::endpoint::Dialect;
+use crate::domain::gateway_address::GatewayAddress;
 use crate::domain::grant::Grant;
-use crate::domain::identity::{Identity, IdentityMatch, TrustDomain};
+use crate::domain::identity::{Identity, IdentityMatch, IdentityName, TrustDomain};
 use crate::domain::key::KeyRecord;
 use crate::domain::network::Networks;
+use crate::domain::notification::Kind;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
 use crate::domain::webhook::WebhookName;
@@ -91,6 +98,8 @@ pub struct Config {
     pub keys: Vec<KeyRecord>,
     /// Private inference servers; targets refer to them by index.
     pub backends: Vec<Backend>,
+    /// What is said of connectors; names are distinct. Those that are not listed have the defaults.
+    pub connectors: Vec<ConnectorRule>,
     /// Public aliases; names are distinct.
     pub models: Vec<Model>,
     /// Who has the last word; names are distinct.
@@ -123,6 +132,8 @@ impl GrantLines {
 pub struct Listen {
     /// Where to listen.
     pub address: SocketAddr,
+    /// Where those elsewhere connect to; empty when nobody said.
+    pub advertise: Vec<GatewayAddress>,
     /// Host names by role.
     pub names: Names,
     /// Whether callers must present certificates.
@@ -308,7 +319,7 @@ pub struct Backend {
     /// Its name in config, logs and records.
     pub name: String,
     /// How it is reached.
-    pub url: BackendUrl,
+    pub via: Via,
     /// API families that it speaks; never empty.
     pub dialects: Vec<Dialect>,
     /// Sent as `Authorization: Bearer`; never the caller's.
@@ -319,6 +330,25 @@ pub struct Backend {
     pub timeouts: Timeouts,
     /// True to tell the backend who is calling, in `x-doorward-*` headers.
     pub forward_identity: bool,
+}
+
+/// How a backend is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Via {
+    /// Directly.
+    Url(BackendUrl),
+    /// Through the tunnels of the connector whose certificate has this name.
+    Connector(IdentityName),
+}
+
+/// What the gateway's config says of a connector.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConnectorRule {
+    /// The name in its certificate.
+    pub name: IdentityName,
+    /// Processes that may be connected with it at once, 1 to 64. Above 1 they are replicas, and
+    /// share the requests.
+    pub max_instances: u32,
 }
 
 /// `http(s)://host[:port]` and an optional base path.
@@ -389,6 +419,8 @@ pub struct Webhook {
     pub allow_overrides: Vec<Override>,
     /// How often it is asked again while a reply streams; `None` when it is not.
     pub revalidate: Option<Duration>,
+    /// What it is told of after it has happened.
+    pub events: Vec<Kind>,
 }
 
 /// What happens when a webhook has no answer that counts.

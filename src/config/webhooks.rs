@@ -14,6 +14,7 @@ use crate::config::listen::is_empty_list;
 use crate::config::suggest::did_you_mean;
 use crate::config::{BackendTls, Include, OnError, Override, Webhook};
 use crate::domain::network::Networks;
+use crate::domain::notification::Kind;
 use crate::domain::webhook::WebhookName;
 use crate::webhook::address::Reach;
 use crate::webhook::sign::SigningSecret;
@@ -88,7 +89,7 @@ fn read_webhook<'d>(section: &Value<'d>, name: &str) -> Option<PlacedWebhook<'d>
             optional(table.get("allow_networks").filter(|value| !is_empty_list(value.raw())), read_networks);
         let overrides = table.get("allow_overrides").map_or(Some(Vec::new()), |value| read_overrides(&value));
         let revalidate = optional(table.get("revalidate"), read_revalidate).map(Option::flatten);
-        table.later("events", is_empty_list);
+        let events = table.get("events").map_or(Some(Vec::new()), |value| read_events(&value));
         table.later("proxy", |_| false);
 
         let (url, allow_networks) = (url?, allow_networks?);
@@ -109,6 +110,7 @@ fn read_webhook<'d>(section: &Value<'d>, name: &str) -> Option<PlacedWebhook<'d>
             include: include?,
             allow_overrides: overrides?,
             revalidate: revalidate?,
+            events: events?,
         };
         Some(PlacedWebhook { webhook, place: section.place.clone() })
     })
@@ -205,6 +207,15 @@ fn read_overrides(value: &Value<'_>) -> Option<Vec<Override>> {
     let words = Override::ALL.map(|kind| (kind.as_str(), kind));
     let entries = value.entries()?;
     let read: Vec<Option<Override>> = entries.iter().map(|entry| entry.choice(&words)).collect();
+    read.into_iter().collect()
+}
+
+fn read_events(value: &Value<'_>) -> Option<Vec<Kind>> {
+    let parse = |text: &str| {
+        Kind::parse(text).map_err(|why| format!("{why}{}", did_you_mean(text, Kind::ALL.map(Kind::as_str))))
+    };
+    let entries = value.entries()?;
+    let read: Vec<Option<Kind>> = entries.iter().map(|entry| entry.parsed(parse)).collect();
     read.into_iter().collect()
 }
 

@@ -4,10 +4,16 @@
 //! [`Refusal::message`] and [`Refusal::code`], which say only what it may know. Neither ever holds
 //! a secret, a prompt, a backend's address or a dial error.
 
+mod code;
+mod fault;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
 use http::StatusCode;
+
+pub use code::Code;
+pub use fault::CredentialFault;
 
 use crate::domain::endpoint::Endpoint;
 use crate::domain::grant::DecidedBy;
@@ -162,239 +168,9 @@ pub enum Refusal {
     HttpVersionNotSupported,
 }
 
-/// What was wrong with the credentials. For the log only.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum CredentialFault {
-    /// Neither certificate nor key.
-    #[error("no credential presented")]
-    Nothing,
-    /// Not the form of a key, or broken check characters.
-    #[error("not the form of a key")]
-    Malformed,
-    /// Two headers carry different credentials.
-    #[error("different credentials in two headers")]
-    Conflicting,
-    /// No key has this id.
-    #[error("unknown key {0}")]
-    UnknownKey(KeyId),
-    /// The id exists, the secret is another.
-    #[error("wrong secret for key {0}")]
-    WrongSecret(KeyId),
-    /// The key was revoked.
-    #[error("key {0} is revoked")]
-    KeyRevoked(KeyId),
-    /// The key is over.
-    #[error("key {0} is expired")]
-    KeyExpired(KeyId),
-    /// The key's time has not come.
-    #[error("key {0} is not valid yet")]
-    KeyNotYetValid(KeyId),
-    /// The key is switched off.
-    #[error("key {0} is disabled")]
-    KeyDisabled(KeyId),
-    /// The key was used as often as it may be.
-    #[error("key {0} is spent")]
-    KeySpent(KeyId),
-    /// A node of an owner path is switched off.
-    #[error("owner {0} is disabled")]
-    OwnerDisabled(OwnerPath),
-    /// The certificate was revoked.
-    #[error("the certificate is revoked")]
-    CertificateRevoked,
-    /// The certificate is over, on a connection that outlived it.
-    #[error("the certificate is expired")]
-    CertificateExpired,
-    /// The certificate is no caller's.
-    #[error("the certificate's role is {0}, not client")]
-    WrongRole(&'static str),
-    /// The certificate's authority is not trusted any more.
-    #[error("the certificate's authority is not trusted any more")]
-    Untrusted,
-    /// A grant on the path is over.
-    #[error("grant {0} is expired")]
-    GrantExpired(OwnerPath),
-    /// The placeholder for "my certificate is my credential", without a certificate.
-    #[error("the placeholder credential without a certificate")]
-    PlaceholderWithoutCertificate,
-    /// Something about a token of an issuer.
-    #[error("{0}")]
-    Token(TokenFault),
-}
-
 impl From<TokenFault> for Refusal {
     fn from(fault: TokenFault) -> Self {
         Self::InvalidCredentials(CredentialFault::Token(fault))
-    }
-}
-
-impl CredentialFault {
-    /// True when a secret was presented that nothing proves: guesses are among these, and only
-    /// these feed the limiter of failures. A secret that was right once and does not count any more
-    /// is no guess, and nothing presented guesses nothing.
-    #[must_use]
-    pub const fn is_unproven_secret(&self) -> bool {
-        match self {
-            Self::Malformed | Self::UnknownKey(_) | Self::WrongSecret(_) => true,
-            Self::Token(fault) => fault.is_unproven(),
-            // Of two different ones none is tried, so nothing can be learnt by sending them.
-            Self::Conflicting
-            | Self::Nothing
-            | Self::KeyRevoked(_)
-            | Self::KeyExpired(_)
-            | Self::KeyNotYetValid(_)
-            | Self::KeyDisabled(_)
-            | Self::KeySpent(_)
-            | Self::OwnerDisabled(_)
-            | Self::CertificateRevoked
-            | Self::CertificateExpired
-            | Self::WrongRole(_)
-            | Self::Untrusted
-            | Self::GrantExpired(_)
-            | Self::PlaceholderWithoutCertificate => false,
-        }
-    }
-}
-
-/// A stable, machine-readable code: what callers and records see.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(u8)]
-pub enum Code {
-    /// 401
-    InvalidCredentials,
-    /// 429
-    TooManyFailures,
-    /// 401
-    KeyRequired,
-    /// 401
-    CertificateRequired,
-    /// 403
-    KeyBoundElsewhere,
-    /// 403
-    NoGrant,
-    /// 403
-    NetworkNotAllowed,
-    /// 403
-    EndpointNotAllowed,
-    /// 403
-    OriginNotAllowed,
-    /// 400
-    InvalidHost,
-    /// 421
-    Misdirected,
-    /// 400
-    CredentialInQuery,
-    /// 400
-    InvalidPath,
-    /// 404
-    NotFound,
-    /// 405
-    MethodNotAllowed,
-    /// 413
-    BodyTooLarge,
-    /// 415
-    UnsupportedMediaType,
-    /// 400
-    InvalidBody,
-    /// 404
-    ModelNotFound,
-    /// 403, unless the webhook chose another
-    DeniedByWebhook,
-    /// 503
-    AuthorizationUnavailable,
-    /// 503
-    RecordUnavailable,
-    /// 503
-    StoreUnavailable,
-    /// 503
-    NoBackend,
-    /// 503
-    Overloaded,
-    /// 502
-    BackendBroke,
-    /// 504
-    BackendTimeout,
-    /// 505
-    HttpVersionNotSupported,
-}
-
-impl Code {
-    /// Every code, in the order of the enum.
-    pub const ALL: [Self; 28] = [
-        Self::InvalidCredentials,
-        Self::TooManyFailures,
-        Self::KeyRequired,
-        Self::CertificateRequired,
-        Self::KeyBoundElsewhere,
-        Self::NoGrant,
-        Self::NetworkNotAllowed,
-        Self::EndpointNotAllowed,
-        Self::OriginNotAllowed,
-        Self::InvalidHost,
-        Self::Misdirected,
-        Self::CredentialInQuery,
-        Self::InvalidPath,
-        Self::NotFound,
-        Self::MethodNotAllowed,
-        Self::BodyTooLarge,
-        Self::UnsupportedMediaType,
-        Self::InvalidBody,
-        Self::ModelNotFound,
-        Self::DeniedByWebhook,
-        Self::AuthorizationUnavailable,
-        Self::RecordUnavailable,
-        Self::StoreUnavailable,
-        Self::NoBackend,
-        Self::Overloaded,
-        Self::BackendBroke,
-        Self::BackendTimeout,
-        Self::HttpVersionNotSupported,
-    ];
-
-    /// The status and the word of the code. The only place where this mapping exists.
-    #[must_use]
-    pub const fn status_and_word(self) -> (StatusCode, &'static str) {
-        match self {
-            Self::InvalidCredentials => (StatusCode::UNAUTHORIZED, "invalid_credentials"),
-            Self::TooManyFailures => (StatusCode::TOO_MANY_REQUESTS, "too_many_failures"),
-            Self::KeyRequired => (StatusCode::UNAUTHORIZED, "key_required"),
-            Self::CertificateRequired => (StatusCode::UNAUTHORIZED, "certificate_required"),
-            Self::KeyBoundElsewhere => (StatusCode::FORBIDDEN, "key_bound_elsewhere"),
-            Self::NoGrant => (StatusCode::FORBIDDEN, "no_grant"),
-            Self::NetworkNotAllowed => (StatusCode::FORBIDDEN, "network_not_allowed"),
-            Self::EndpointNotAllowed => (StatusCode::FORBIDDEN, "endpoint_not_allowed"),
-            Self::OriginNotAllowed => (StatusCode::FORBIDDEN, "origin_not_allowed"),
-            Self::InvalidHost => (StatusCode::BAD_REQUEST, "invalid_host"),
-            Self::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "misdirected"),
-            Self::CredentialInQuery => (StatusCode::BAD_REQUEST, "credential_in_query"),
-            Self::InvalidPath => (StatusCode::BAD_REQUEST, "invalid_path"),
-            Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
-            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
-            Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
-            Self::InvalidBody => (StatusCode::BAD_REQUEST, "invalid_body"),
-            Self::ModelNotFound => (StatusCode::NOT_FOUND, "model_not_found"),
-            Self::DeniedByWebhook => (StatusCode::FORBIDDEN, "denied_by_webhook"),
-            Self::AuthorizationUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "authorization_unavailable"),
-            Self::RecordUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "record_unavailable"),
-            Self::StoreUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
-            Self::NoBackend => (StatusCode::SERVICE_UNAVAILABLE, "no_backend"),
-            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
-            Self::BackendBroke => (StatusCode::BAD_GATEWAY, "backend_broke"),
-            Self::BackendTimeout => (StatusCode::GATEWAY_TIMEOUT, "backend_timeout"),
-            Self::HttpVersionNotSupported => (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "http_version_not_supported"),
-        }
-    }
-
-    /// The word of the code.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        self.status_and_word().1
-    }
-
-    /// The HTTP status of the code.
-    #[must_use]
-    pub const fn status(self) -> StatusCode {
-        self.status_and_word().0
     }
 }
 

@@ -29,6 +29,7 @@ use tokio_rustls::server::TlsStream;
 use crate::gate::arrival::{Admission, Arrival, Place, Source};
 use crate::gate::connection::{Connection, Drivable, Peer, Supervised, drive};
 use crate::gate::pipeline;
+use crate::gate::roles::{Arrived, Role};
 use crate::gate::worker::Worker;
 use crate::telemetry::metrics::HandshakeFailure;
 use crate::tls::read_ahead::ReadAhead;
@@ -87,7 +88,22 @@ async fn serve(worker: &Arc<Worker>, socket: TcpStream, arrival: Arrival) {
         Ok(Err(failure)) => return worker.gateway.metrics.handshake_failed(failure),
         Err(_) => return worker.gateway.metrics.handshake_failed(HandshakeFailure::TimedOut),
     };
-    let Handshake { stream, connection, http2, place: _place } = handshake;
+    let Handshake { role, stream, peer, place } = handshake;
+    match (role, worker.gateway.roles.of(role)) {
+        (Role::Api, _) => serve_callers(worker, stream, peer, place).await,
+        (Role::Enroll | Role::Connect, Some(server)) => {
+            let gateway = Arc::clone(&worker.gateway);
+            server.serve(Arrived { stream, peer, gateway, place }).await;
+        }
+        (Role::Enroll | Role::Connect, None) => {}
+    }
+}
+
+/// Serves requests; `place` is kept for as long as the connection is open.
+async fn serve_callers(worker: &Arc<Worker>, stream: TlsStream<ReadAhead<TcpStream>>, peer: Peer, _place: Place) {
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let spread = Duration::from_secs(worker.draw(MAX_AGE.as_secs() / 5));
+    let connection = Connection::new(peer, Arc::new(Supervised::new(MAX_AGE * 9 / 10 + spread, !http2)));
     let supervised = Arc::clone(&connection.supervised);
     worker.watch(&supervised);
     let io = TokioIo::new(Watched { stream, supervised: Arc::clone(&supervised) });
@@ -126,9 +142,9 @@ async fn serve(worker: &Arc<Worker>, socket: TcpStream, arrival: Arrival) {
 }
 
 struct Handshake {
+    role: Role,
     stream: TlsStream<ReadAhead<TcpStream>>,
-    connection: Connection,
-    http2: bool,
+    peer: Peer,
     /// Kept for as long as the connection is open.
     place: Place,
 }
@@ -152,21 +168,18 @@ async fn handshake(worker: &Worker, socket: TcpStream, source: Source) -> Result
         LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(socket)).await.map_err(|error| failure(&error))?;
     let settings = Arc::clone(&worker.gateway.view().settings);
     let sni: Option<Box<str>> = start.client_hello().server_name().map(|name| name.to_ascii_lowercase().into());
-    // Unknown names, and the roles that are not served yet, get a TLS alert.
-    let known = sni.as_deref().is_none_or(|sni| settings.config.listen.names.api.iter().any(|name| name == sni));
-    let config = if known { &settings.tls } else { &settings.refusing_tls };
-    let stream = start.into_stream(Arc::clone(config)).await.map_err(|error| failure(&error))?;
+    // Names that are nobody's, and roles that are not served, get a TLS alert.
+    let role = Role::of(&settings.config.listen.names, sni.as_deref());
+    let config = Arc::clone(settings.tls.of(role));
+    let stream = start.into_stream(config).await.map_err(|error| failure(&error))?;
+    let role = role.ok_or(HandshakeFailure::UnknownName)?;
     let session = stream.get_ref().1;
     let chain: Vec<_> =
         session.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
-    let http2 = session.alpn_protocol() == Some(b"h2");
     let key_exchange = session.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()));
-    let spread = Duration::from_secs(worker.draw(MAX_AGE.as_secs() / 5));
-    let supervised = Arc::new(Supervised::new(MAX_AGE * 9 / 10 + spread, !http2));
     let tls = if session.protocol_version() == Some(ProtocolVersion::TLSv1_2) { "1.2" } else { "1.3" };
     let peer = Peer { address, local, sni, tls, key_exchange: key_exchange.unwrap_or_default().into(), chain };
-    let connection = Connection::new(peer, supervised);
-    Ok(Handshake { stream, connection, http2, place })
+    Ok(Handshake { role, stream, peer, place })
 }
 
 /// Sorts a failed handshake into the few kinds that an operator can act on.

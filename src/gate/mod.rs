@@ -22,6 +22,7 @@ pub mod pipeline;
 pub mod record;
 pub mod respond;
 pub mod revalidate;
+pub mod roles;
 pub mod route;
 pub mod stream;
 pub mod subject;
@@ -30,14 +31,14 @@ pub mod worker;
 
 use std::collections::HashSet;
 use std::hash::RandomState;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustc_hash::FxHashMap;
-use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
 
-use crate::backend::Upstream;
+use crate::backend::transport::Way;
 use crate::clock::Clock;
 use crate::config::{Config, IdentityEntry};
 use crate::domain::endpoint::Endpoint;
@@ -50,6 +51,8 @@ use crate::domain::refusal::Refusal;
 use crate::domain::route::{BackendIndex, Model};
 use crate::domain::timestamp::Timestamp;
 use crate::gate::callers::Callers;
+use crate::gate::roles::{RoleServers, RoleTls};
+use crate::overlay::hub::tunnels::Tunnels;
 use crate::store::snapshot::Snapshot;
 use crate::store::writer::Claims;
 use crate::telemetry::metrics::Metrics;
@@ -78,9 +81,16 @@ pub struct Gateway {
     pub records: Records,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What serves connectors and those who enroll.
+    pub roles: RoleServers,
+    /// The tunnels of connectors.
+    pub tunnels: Arc<Tunnels>,
     /// Bytes of request bodies that are buffered at the moment, in all workers.
     pub buffered: AtomicU64,
     draining: AtomicBool,
+    /// Workers that have requests, or may get some.
+    busy_workers: AtomicU32,
+    hurried: AtomicBool,
     /// Keys that config and store both have, and that the log was told of.
     twofold_keys: Mutex<HashSet<KeyId>>,
 }
@@ -94,6 +104,8 @@ pub struct Parts {
     pub claims: Claims,
     pub records: Records,
     pub metrics: Arc<Metrics>,
+    pub roles: RoleServers,
+    pub tunnels: Arc<Tunnels>,
 }
 
 /// Everything that decisions read, at one moment. A request takes one view and keeps to it.
@@ -174,13 +186,16 @@ pub struct Settings {
     /// Who has the last word.
     pub webhooks: Webhooks,
     /// How each backend is reached; same order as [`Config::backends`].
-    pub upstreams: Vec<Arc<Upstream>>,
+    pub ways: Vec<Arc<Way>>,
+    /// Verifies connectors' certificates: by the built-in authority alone. `None` when they are not
+    /// served.
+    pub connectors: Option<Arc<CallerVerifier>>,
     /// Verifies callers' certificates.
     pub verifier: Arc<CallerVerifier>,
-    /// TLS for the `api` names.
-    pub tls: Arc<ServerConfig>,
-    /// TLS that ends every handshake with an alert.
-    pub refusing_tls: Arc<ServerConfig>,
+    /// TLS by role.
+    pub tls: RoleTls,
+    /// The newest root of the built-in authority: enrollment bundles name it.
+    pub root: Option<CertificateDer<'static>>,
 }
 
 impl Settings {
@@ -208,7 +223,8 @@ impl Gateway {
     /// [`Self::publish_snapshot`]: until then nobody is known.
     #[must_use]
     pub fn new(settings: Settings, parts: Parts) -> Self {
-        let Parts { clock, pepper, claims, records, metrics } = parts;
+        let Parts { clock, pepper, claims, records, metrics, roles, tunnels } = parts;
+        tunnels.configure(&settings.config);
         let issuers = Issuers::default().reconfigured(&settings.config.issuers);
         let view =
             View { generation: 1, settings: Arc::new(settings), snapshot: Snapshot::default(), stale: false, issuers };
@@ -221,8 +237,12 @@ impl Gateway {
             callers: Callers::default(),
             records,
             metrics,
+            roles,
+            tunnels,
             buffered: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            busy_workers: AtomicU32::new(0),
+            hurried: AtomicBool::new(false),
             twofold_keys: Mutex::default(),
         }
     }
@@ -262,6 +282,7 @@ impl Gateway {
             stale: view.stale,
             issuers: view.issuers.reconfigured(&settings.config.issuers),
         });
+        self.tunnels.configure(&settings.config);
         self.tell_twofold_keys();
     }
 
@@ -290,10 +311,37 @@ impl Gateway {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// The drain ends now: requests in flight are broken off.
+    pub fn hurry(&self) {
+        self.hurried.store(true, Ordering::Release);
+    }
+
+    /// True from [`Self::hurry`] on.
+    #[must_use]
+    pub fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::Acquire)
+    }
+
     /// True from [`Self::drain`] on.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// A worker begins.
+    pub(super) fn worker_begins(&self) {
+        self.busy_workers.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A worker that drains has seen the last of its requests.
+    pub(super) fn worker_is_quiet(&self) {
+        self.busy_workers.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// True when no worker has requests any more: a tunnel is on one worker and carries requests of
+    /// all.
+    pub(super) fn all_are_quiet(&self) -> bool {
+        self.busy_workers.load(Ordering::Acquire) == 0
     }
 }
 

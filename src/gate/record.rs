@@ -11,7 +11,7 @@ use aws_lc_rs::rand;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use crate::backend::Upstream;
+use crate::backend::transport::Way;
 use crate::config::WhenFull;
 use crate::dialect::body::Request;
 use crate::domain::endpoint::Endpoint;
@@ -27,7 +27,7 @@ use crate::webhook::answer::Ruling;
 use crate::webhook::hook::Heard;
 
 /// How long a request waits for a place in a full queue.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub const PATIENCE: Duration = Duration::from_secs(1);
 /// Longest `detail` that is kept, in bytes.
 const MAX_DETAIL: usize = 256;
 
@@ -50,7 +50,7 @@ pub struct Record {
     endpoint: Option<Endpoint>,
     model: Option<Arc<str>>,
     target: Option<Arc<str>>,
-    backend: Option<Arc<Upstream>>,
+    backend: Option<Arc<Way>>,
     stream: bool,
     /// For the body to arrive.
     waited: Duration,
@@ -177,7 +177,7 @@ impl Record {
     }
 
     /// Notes where the request went.
-    pub fn forwarded_to(&mut self, backend: &Arc<Upstream>, model: &Arc<str>) {
+    pub fn forwarded_to(&mut self, backend: &Arc<Way>, model: &Arc<str>) {
         self.backend = Some(Arc::clone(backend));
         self.target = Some(Arc::clone(model));
     }
@@ -280,7 +280,7 @@ impl Drop for Record {
             endpoint: self.endpoint.map(Endpoint::name),
             model: self.model.as_deref(),
             target: self.target.as_deref(),
-            backend: self.backend.as_ref().map(|backend| backend.name.as_str()),
+            backend: self.backend.as_ref().map(|backend| backend.name()),
             stream: self.stream,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
@@ -313,10 +313,12 @@ fn cut(mut text: String) -> String {
 
 /// A UUID of version 7 (RFC 9562): sortable by time. It is a name, never a secret.
 #[derive(Clone, Debug)]
-struct RequestId([u8; 36]);
+pub struct RequestId([u8; 36]);
 
 impl RequestId {
-    fn new(now: Timestamp) -> Self {
+    /// An id for a request that came now.
+    #[must_use]
+    pub fn new(now: Timestamp) -> Self {
         let random = DICE.with_borrow_mut(Dice::roll);
         let millis = u64::try_from(now.as_millis()).unwrap_or(0);
         let mut text = [0; 36];
@@ -324,7 +326,9 @@ impl RequestId {
         Self(text)
     }
 
-    fn as_str(&self) -> &str {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }

@@ -166,7 +166,7 @@ impl Operation for RevokeCertificate {
     }
 }
 
-/// Revokes a name: every certificate of it, in every role, now and later.
+/// Revokes a name: every certificate and every unused bundle of it, in every role, now and later.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevokeName {
@@ -186,6 +186,8 @@ pub struct RevokedName {
     pub newly: bool,
     /// How many certificates ended by it.
     pub certificates: usize,
+    /// How many unused enrollment bundles ended by it.
+    pub bundles: usize,
 }
 
 impl Operation for RevokeName {
@@ -207,7 +209,12 @@ impl Operation for RevokeName {
                 .hint("`doorward ca init` makes one; certificates of other authorities are revoked by those")
         })?;
         let done = manager.store.revoke_name(domain, &name, reason, manager.now)?;
-        Ok(RevokedName { name: name.to_string(), newly: done.newly, certificates: done.certificates })
+        Ok(RevokedName {
+            name: name.to_string(),
+            newly: done.newly,
+            certificates: done.certificates,
+            bundles: done.bundles,
+        })
     }
 }
 

@@ -95,11 +95,11 @@ impl Fault {
         Self::invalid(vec![Wrong { field: field.to_owned(), message: message.into() }])
     }
 
-    /// A config file that cannot be relied on.
+    /// A config file of which this part cannot be relied on.
     #[must_use]
-    pub fn config(file: &str, problems: &[Problem]) -> Self {
+    pub fn config(file: &str, part: &str, problems: &[Problem]) -> Self {
         let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        Self::new(Code::Failed, format!("the grants and keys of {file} cannot be read: {}", said.join("; ")))
+        Self::new(Code::Failed, format!("{part} of {file} cannot be read: {}", said.join("; ")))
             .hint("`doorward check` shows every problem of a config")
     }
 }
@@ -108,7 +108,7 @@ impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         let code = if matches!(error, StoreError::Locked | StoreError::ReadOnly | StoreError::Full) {
             Code::StoreUnavailable
-        } else if matches!(error, StoreError::Exists(_) | StoreError::NameRevoked(_)) {
+        } else if matches!(error, StoreError::Exists(_) | StoreError::NameRevoked(_) | StoreError::KeyCompromised) {
             Code::Conflict
         } else {
             Code::Failed

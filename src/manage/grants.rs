@@ -224,7 +224,7 @@ impl Operation for SetGrant {
 
     fn perform(self, manager: &mut Manager<'_>) -> Result<Self::Answer, Fault> {
         let grant = self.read(manager.now)?;
-        manager.store.set_grant(&grant)?;
+        manager.store.set_grant(&grant, manager.now)?;
         let mut warnings = Vec::new();
         let grants = manager.grants_on(&grant.owner)?;
         if manager.policy.knows_config() && grants.iter().all(|grant| grant.require.is_none()) {
@@ -324,7 +324,7 @@ impl Operation for RemoveGrant {
 
     fn perform(self, manager: &mut Manager<'_>) -> Result<Self::Answer, Fault> {
         let owner = OwnerPath::parse(&self.owner).map_err(|why| Fault::field("owner", why))?;
-        if manager.store.remove_grant(&owner)? {
+        if manager.store.remove_grant(&owner, manager.now)? {
             return Ok(RemovedGrant { owner: owner.to_string() });
         }
         let fault = Fault::new(Code::NotFound, format!("the store has no grant on {owner}"));

@@ -5,6 +5,7 @@
 //! said of a request is said here too, so that both say the same.
 
 pub mod certificates;
+pub mod enrollments;
 pub mod explain;
 pub mod fault;
 pub mod fields;
@@ -25,6 +26,7 @@ use crate::domain::grant::Grant;
 use crate::domain::identity::TrustDomain;
 use crate::domain::key::KeyRecord;
 use crate::domain::timestamp::Timestamp;
+use crate::manage::enrollments::Enrollment;
 use crate::manage::fault::Fault;
 use crate::manage::webhooks::Memory;
 use crate::store::Store;
@@ -53,6 +55,8 @@ pub struct Policy {
     pub config: Result<Option<Declared>, Fault>,
     /// The trust domain of the built-in authority, when there is one.
     pub trust_domain: Option<TrustDomain>,
+    /// What enrollment bundles say of the gateway.
+    pub enrollment: Enrollment,
 }
 
 /// Where something is kept.

@@ -21,6 +21,7 @@ use crate::domain::origin::Origins;
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::webhook::{Hooked, WebhookName};
+use crate::store::enrollment::{EnrollmentRecord, NewEnrollment};
 use crate::store::error::StoreError;
 use crate::store::rows::{CertificateRecord, NewCertificate, OwnerRow, Reason, Serial};
 
@@ -49,6 +50,9 @@ pub(super) const KEY: [&str; 19] = [
 /// What [`certificate`] reads.
 pub(super) const CERTIFICATE: [&str; 8] =
     ["serial", "uri", "not_before", "not_after", "spki_sha256", "issued_at", "revoked_at", "reason"];
+/// What [`enrollment`] reads.
+pub(super) const ENROLLMENT: [&str; 9] =
+    ["id", "uri", "secret_sha256", "networks", "created_at", "expires_at", "used_at", "serial", "revoked_at"];
 /// What [`grant`] reads.
 pub(super) const GRANT: [&str; 11] = [
     "owner",
@@ -189,6 +193,24 @@ pub(super) fn certificate(row: &Row<'_>) -> Result<CertificateRecord, StoreError
             issued_at: read.time("issued_at")?,
         },
         revoked: revoked_at.zip(reason),
+    })
+}
+
+pub(super) fn enrollment(row: &Row<'_>) -> Result<EnrollmentRecord, StoreError> {
+    let read = Reader { row, kind: "bundle", columns: &ENROLLMENT };
+    let used_at = read.maybe_time("used_at")?;
+    let serial = read.maybe("serial", Serial::parse)?;
+    Ok(EnrollmentRecord {
+        enrollment: NewEnrollment {
+            id: read.with("id", Ok)?,
+            identity: read.with("uri", |text: String| Identity::parse(&text))?,
+            secret_sha256: read.with("secret_sha256", Ok)?,
+            networks: read.list("networks", &Lists::default().networks, Networks::parse::<String>)?,
+            created_at: read.time("created_at")?,
+            expires_at: read.time("expires_at")?,
+        },
+        used: used_at.zip(serial),
+        revoked_at: read.maybe_time("revoked_at")?,
     })
 }
 

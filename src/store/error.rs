@@ -101,6 +101,9 @@ pub enum StoreError {
     /// A certificate for a name that was revoked as a whole.
     #[error("{0} is revoked\nhint: --reinstate lets new certificates be issued for it")]
     NameRevoked(String),
+    /// A certificate for a key that others know.
+    #[error("this key was revoked as compromised\nhint: make another key, and a request with it")]
+    KeyCompromised,
     /// Keys exist and their pepper does not.
     #[error(
         "{} is missing, and without it no key can be verified\n\
@@ -133,7 +136,7 @@ pub enum StoreError {
 
 impl StoreError {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the kinds of io::Error are open-ended")]
-    pub(super) fn file(path: &Path, source: io::Error) -> Self {
+    pub(crate) fn file(path: &Path, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,

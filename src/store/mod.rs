@@ -6,9 +6,11 @@
 pub mod backup;
 mod codec;
 pub mod directory;
+pub mod enrollment;
 pub mod error;
 mod migrate;
 pub mod pepper;
+pub mod queue;
 pub mod rows;
 pub mod snapshot;
 pub mod sqlite;
@@ -18,12 +20,16 @@ pub mod writer;
 use std::collections::HashMap;
 use std::path::Path;
 
+use crate::domain::audit::{Actor, Event};
 use crate::domain::grant::Grant;
 use crate::domain::identity::{IdentityName, Role, TrustDomain};
 use crate::domain::key::{KeyChange, KeyId, KeyRecord};
+use crate::domain::notification::Notification;
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
+use crate::store::enrollment::{EnrollmentRecord, NewEnrollment, Renewed};
 use crate::store::error::StoreError;
+use crate::store::queue::{End, QueueState, Queued, Retry, Subscription};
 use crate::store::rows::{
     CertificateRecord, Claimed, Imported, KeyImport, NameRevoked, NewCertificate, OwnerRow, Reason, Revoked, Rotated,
     Rotation, Serial, Updated,
@@ -76,9 +82,9 @@ impl Store {
     }
 
     /// Changes a key, durably.
-    pub fn update_key(&mut self, id: &KeyId, change: &KeyChange) -> Result<Updated, StoreError> {
+    pub fn update_key(&mut self, id: &KeyId, change: &KeyChange, now: Timestamp) -> Result<Updated, StoreError> {
         let Self::Sqlite(engine) = self;
-        engine.update_key(id, change)
+        engine.update_key(id, change, now)
     }
 
     /// Puts a new key in the place of an old one, durably.
@@ -94,9 +100,9 @@ impl Store {
     }
 
     /// Forgets a key, durably. False when there was none.
-    pub fn delete_key(&mut self, id: &KeyId) -> Result<bool, StoreError> {
+    pub fn delete_key(&mut self, id: &KeyId, now: Timestamp) -> Result<bool, StoreError> {
         let Self::Sqlite(engine) = self;
-        engine.delete_key(id)
+        engine.delete_key(id, now)
     }
 
     /// Stores many keys, durably, and says of each what became of it.
@@ -136,9 +142,9 @@ impl Store {
     }
 
     /// Puts a grant on its node, durably. False when nothing changes.
-    pub fn set_grant(&mut self, grant: &Grant) -> Result<bool, StoreError> {
+    pub fn set_grant(&mut self, grant: &Grant, now: Timestamp) -> Result<bool, StoreError> {
         let Self::Sqlite(engine) = self;
-        engine.set_grant(grant)
+        engine.set_grant(grant, now)
     }
 
     /// Every grant of the store, by node.
@@ -154,15 +160,20 @@ impl Store {
     }
 
     /// Takes the store's grant of a node away, durably. False when there was none.
-    pub fn remove_grant(&mut self, owner: &OwnerPath) -> Result<bool, StoreError> {
+    pub fn remove_grant(&mut self, owner: &OwnerPath, now: Timestamp) -> Result<bool, StoreError> {
         let Self::Sqlite(engine) = self;
-        engine.remove_grant(owner)
+        engine.remove_grant(owner, now)
     }
 
-    /// Switches an owner off (since a time) or on again (`None`), durably. False when it was so.
-    pub fn set_owner_disabled(&mut self, owner: &OwnerPath, since: Option<Timestamp>) -> Result<bool, StoreError> {
+    /// Switches an owner off or on again, durably. False when it was so.
+    pub fn set_owner_disabled(
+        &mut self,
+        owner: &OwnerPath,
+        disabled: bool,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         let Self::Sqlite(engine) = self;
-        engine.set_owner_disabled(owner, since)
+        engine.set_owner_disabled(owner, disabled, now)
     }
 
     /// Every owner that has a key or a grant in the store or is switched off, by path.
@@ -231,9 +242,84 @@ impl Store {
     }
 
     /// Lets new certificates be issued for a revoked name; the old ones stay revoked.
-    pub fn reinstate(&mut self, domain: &TrustDomain, name: &IdentityName) -> Result<bool, StoreError> {
+    pub fn reinstate(&mut self, domain: &TrustDomain, name: &IdentityName, now: Timestamp) -> Result<bool, StoreError> {
         let Self::Sqlite(engine) = self;
-        engine.reinstate(domain, name)
+        engine.reinstate(domain, name, now)
+    }
+
+    /// Every certificate that is revoked and ends after `since`, oldest revocation first.
+    pub fn revoked_certificates(&self, since: Timestamp) -> Result<Vec<CertificateRecord>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.revoked_certificates(since)
+    }
+
+    /// Stores an enrollment bundle, durably; those that ended before `forget` go.
+    pub fn create_enrollment(&mut self, new: &NewEnrollment, forget: Timestamp) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.create_enrollment(new, forget)
+    }
+
+    /// Every bundle that is not forgotten, oldest first.
+    pub fn list_enrollments(&self) -> Result<Vec<EnrollmentRecord>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.list_enrollments()
+    }
+
+    /// The bundle of this id.
+    pub fn enrollment(&self, id: &str) -> Result<Option<EnrollmentRecord>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.enrollment(id)
+    }
+
+    /// Revokes a bundle that was not used, durably.
+    pub fn revoke_enrollment(&mut self, id: &str, now: Timestamp) -> Result<Revoked, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.revoke_enrollment(id, now)
+    }
+
+    /// Turns a bundle into a certificate, durably and once.
+    pub fn redeem<T, E: From<StoreError>>(
+        &mut self,
+        id: &str,
+        now: Timestamp,
+        sign: impl FnOnce(Option<&EnrollmentRecord>) -> Result<(NewCertificate, T), E>,
+    ) -> Result<T, E> {
+        let Self::Sqlite(engine) = self;
+        engine.redeem(id, now, sign)
+    }
+
+    /// Records the next certificate of the holder of `serial`, durably.
+    pub fn renew<T, E: From<StoreError>>(
+        &mut self,
+        serial: &Serial,
+        sign: impl FnOnce(&CertificateRecord) -> Result<(NewCertificate, T), E>,
+    ) -> Result<Renewed<T>, E> {
+        let Self::Sqlite(engine) = self;
+        engine.renew(serial, sign)
+    }
+
+    /// Says who does what is done through this handle from now on.
+    pub fn act_as(&mut self, actor: Actor) {
+        let Self::Sqlite(engine) = self;
+        engine.act_as(actor);
+    }
+
+    /// Notes something that was refused.
+    pub fn note(&mut self, event: &Event<'_>) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.note(event)
+    }
+
+    /// The oldest lines that are not in the records yet, with their numbers; at most `count`.
+    pub fn pending_events(&self, count: usize) -> Result<Vec<(i64, String)>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.pending_events(count)
+    }
+
+    /// Forgets lines up to this number: they are in the records.
+    pub fn forget_events(&mut self, up_to: i64) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.forget_events(up_to)
     }
 
     /// All that is revoked among certificates.
@@ -254,6 +340,42 @@ impl Store {
         engine.faults()
     }
 
+    /// Says who is told of what from now on.
+    pub fn set_subscriptions(&mut self, subscriptions: &[Subscription]) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.set_subscriptions(subscriptions)
+    }
+
+    /// Puts something into the queues of those who are told of it, durably.
+    pub fn notify(&mut self, notification: &Notification) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.notify(notification)
+    }
+
+    /// The oldest notification that a webhook has not taken yet.
+    pub fn first_notification(&self, webhook: &str) -> Result<Option<Queued>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.first_notification(webhook)
+    }
+
+    /// Takes a notification out of its queue, durably: it was delivered, or given up.
+    pub fn finish_notification(&mut self, webhook: &str, number: i64, end: End) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.finish_notification(webhook, number, end)
+    }
+
+    /// Notes that an attempt failed, durably, and when the next one is due.
+    pub fn postpone_notification(&mut self, webhook: &str, retry: Retry) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.postpone_notification(webhook, retry)
+    }
+
+    /// How full each queue is, by webhook.
+    pub fn notification_queues(&self) -> Result<Vec<QueueState>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.notification_queues()
+    }
+
     /// A number that changes when another connection commits.
     pub fn data_version(&self) -> Result<i64, StoreError> {
         let Self::Sqlite(engine) = self;
@@ -262,8 +384,12 @@ impl Store {
 }
 
 #[cfg(test)]
+mod conformance_enrollment_tests;
+#[cfg(test)]
 mod conformance_keys_tests;
+#[cfg(test)]
+mod conformance_queue_tests;
 #[cfg(test)]
 mod conformance_tests;
 #[cfg(test)]
-mod durability_tests;
+pub(crate) mod durability_tests;

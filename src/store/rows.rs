@@ -269,6 +269,8 @@ pub struct NameRevoked {
     pub newly: bool,
     /// How many certificates ended by it.
     pub certificates: usize,
+    /// How many enrollment bundles ended unused by it.
+    pub bundles: usize,
 }
 
 #[cfg(test)]

@@ -7,7 +7,10 @@
 
 mod certificates;
 mod counters;
+mod enrollments;
+mod events;
 mod keys;
+mod notifications;
 mod owners;
 mod upkeep;
 
@@ -20,6 +23,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior, params};
 use tokio::time::Instant;
 
+use crate::domain::audit::Actor;
 use crate::domain::grant::Grant;
 use crate::domain::key::{KeyId, KeyRecord};
 use crate::domain::owner::OwnerPath;
@@ -44,6 +48,8 @@ const MAX_DELETIONS: i64 = 10_000;
 #[derive(Debug)]
 pub struct Sqlite {
     connection: Connection,
+    /// Who does what is done through it.
+    actor: Actor,
 }
 
 /// What happened since a revision, as of one moment. What is deleted comes first: the same name
@@ -129,7 +135,7 @@ impl Sqlite {
         connection.pragma_update(None, "foreign_keys", true)?;
         connection.pragma_update(None, "trusted_schema", false)?;
         migrate::run(&mut connection)?;
-        Ok(Self { connection })
+        Ok(Self { connection, actor: events::this_process() })
     }
 
     /// What changed after `revision` (0: everything), as of one moment. A reader that is ahead of
@@ -196,6 +202,18 @@ impl Sqlite {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let done = work(&transaction)?;
         transaction.commit()?;
+        Ok(done)
+    }
+
+    /// As [`Self::write`], for what leaves a line in the records.
+    fn noting<T, E: From<StoreError>>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>, &Actor) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let begun = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let transaction = begun.map_err(StoreError::from)?;
+        let done = work(&transaction, &self.actor)?;
+        transaction.commit().map_err(StoreError::from)?;
         Ok(done)
     }
 }

@@ -1,4 +1,4 @@
-//! Base64url (RFC 4648, section 5) as tokens have it.
+//! Base64url (RFC 4648, section 5) as tokens and enrollment bundles have it.
 //!
 //! Invariant: one value has one spelling. No padding, no white space, no other alphabet, and no
 //! stray bits at the end; else one signed text could come in several looks.
@@ -23,6 +23,30 @@ pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// The one spelling of `bytes`.
+#[must_use]
+pub fn encode(bytes: &[u8]) -> String {
+    // In one piece: a secret must not leave copies behind as its text grows.
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let byte = |at| u32::from(chunk.get(at).copied().unwrap_or(0));
+        let value = byte(0) << 16 | byte(1) << 8 | byte(2);
+        text.extend([18u8, 12, 6, 0].into_iter().take(chunk.len() + 1).map(|shift| letter((value >> shift) & 63)));
+    }
+    text
+}
+
+fn letter(sextet: u32) -> char {
+    let letter = u8::try_from(sextet).unwrap_or(63);
+    char::from(match letter {
+        0..26 => b'A' + letter,
+        26..52 => b'a' + letter - 26,
+        52..62 => b'0' + letter - 52,
+        62 => b'-',
+        _ => b'_',
+    })
+}
+
 const fn sextet(letter: u8) -> Option<u8> {
     match letter {
         b'A'..=b'Z' => Some(letter - b'A'),
@@ -40,7 +64,8 @@ mod tests {
 
     use super::*;
 
-    fn encode(bytes: &[u8]) -> String {
+    /// Bit by bit, as the definition has it.
+    fn spelled(bytes: &[u8]) -> String {
         const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let bits: Vec<u8> = bytes.iter().flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1)).collect();
         let sextet = |six: &[u8]| (0..6).fold(0, |number, at| number * 2 + six.get(at).copied().unwrap_or(0));
@@ -59,6 +84,7 @@ mod tests {
             ("A-z_4ME", &[3, 236, 255, 224, 193]),
         ] {
             assert_eq!(decode(text.as_bytes()).as_deref(), Some(bytes), "{text}");
+            assert_eq!(encode(bytes), text);
         }
         for text in
             ["Z", "Zg==", "Zm8=", "Zh", "Zm9", "Zm9vY", "Zm+v", "Zm/v", "Zm 9v", "Zm9v\n", " Zm9v", "Zg.", "Zmé"]
@@ -70,6 +96,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_value_has_one_spelling(bytes: Vec<u8>, text: Vec<u8>) {
+            prop_assert_eq!(encode(&bytes), spelled(&bytes));
             prop_assert_eq!(decode(encode(&bytes).as_bytes()), Some(bytes));
             if let Some(bytes) = decode(&text) {
                 prop_assert_eq!(encode(&bytes).into_bytes(), text);

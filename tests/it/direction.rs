@@ -32,6 +32,7 @@ const OTHER_PARTS: &[&str] = &[
     "crate::config",
     "crate::gate",
     "crate::manage",
+    "crate::notify",
     "crate::store",
     "crate::telemetry",
     "crate::tls",
@@ -43,7 +44,13 @@ const OTHER_PARTS: &[&str] = &[
 const RULES: &[(&str, &[&[&str]])] = &[
     ("domain", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("dialect", &[IMPURE, OTHER_PARTS]),
+    ("overlay/protocol.rs", &[IMPURE, OTHER_PARTS]),
+    ("overlay/protocol", &[IMPURE, OTHER_PARTS]),
+    ("overlay/agent", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::ca", "crate::manage"]]),
+    ("overlay/backoff.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("ca/plan.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
+    ("ca/bundle.rs", &[IMPURE, OTHER_PARTS_BUT_TOKEN]),
+    ("ca/exchange.rs", &[IMPURE, &["crate::tls", "crate::store", "crate::config", "crate::clock", "crate::dialect"]]),
     (
         "token",
         &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend", "crate::ca", "hyper"]],
@@ -73,6 +80,22 @@ const RULES: &[(&str, &[&[&str]])] = &[
     ("webhook/sign.rs", &[IMPURE, OTHER_PARTS_BUT_WEBHOOK]),
     ("webhook/url.rs", &[IMPURE, OTHER_PARTS]),
     (
+        "notify",
+        &[&[
+            "crate::gate",
+            "crate::admin",
+            "crate::manage",
+            "crate::cli",
+            "crate::ca",
+            "crate::webhook::client",
+            "crate::webhook::hook",
+            "rusqlite",
+            "reqwest",
+        ]],
+    ),
+    ("notify/schedule.rs", &[IMPURE, OTHER_PARTS]),
+    ("notify/message.rs", &[IMPURE]),
+    (
         "gate",
         &[&[
             "rusqlite",
@@ -83,6 +106,7 @@ const RULES: &[(&str, &[&[&str]])] = &[
             "store::sqlite",
             "store::Store",
             "store::watch",
+            "crate::enroll",
             "reqwest",
         ]],
     ),
@@ -93,6 +117,8 @@ const RULES: &[(&str, &[&[&str]])] = &[
     ("store/writer.rs", &[&["rusqlite", "http"]]),
     ("store/snapshot.rs", &[&["rusqlite", "tokio", "std::fs"]]),
     ("ca", &[&["crate::gate", "crate::admin", "crate::cli", "tokio", "hyper"]]),
+    ("holder", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend", "crate::manage"]]),
+    ("holder/schedule.rs", &[IMPURE, &["crate::clock", "crate::tls", "crate::holder"]]),
     ("backend", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::ca"]]),
     ("tls", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend"]]),
     (
@@ -109,22 +135,39 @@ const RULES: &[(&str, &[&[&str]])] = &[
         ]],
     ),
     ("telemetry", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend"]]),
-    ("admin", &[&["crate::cli", "crate::ca", "rusqlite"]]),
     (
-        "manage",
+        "enroll",
         &[&[
-            "hyper",
-            "http",
-            "tokio",
-            "rusqlite",
-            "crate::gate",
             "crate::admin",
             "crate::cli",
-            "crate::ca",
-            "crate::tls",
+            "crate::manage",
+            "crate::backend",
+            "crate::dialect",
+            "rusqlite",
+            "store::sqlite",
         ]],
     ),
+    ("admin", &[&["crate::cli", "crate::ca", "rusqlite"]]),
+    ("manage", &[&["hyper", "http", "tokio", "rusqlite", "crate::gate", "crate::admin", "crate::cli", "crate::tls"]]),
+    // What a bundle looks like is all that verbs know of the authority.
+    ("manage", &[BEHIND_THE_AUTHORITY]),
     ("clock.rs", &[OTHER_PARTS_BUT_CLOCK]),
+];
+
+/// All of the authority but the form of bundles.
+const BEHIND_THE_AUTHORITY: &[&str] = &[
+    "ca::authority",
+    "ca::change",
+    "ca::crl",
+    "ca::csr",
+    "ca::describe",
+    "ca::exchange",
+    "ca::issue",
+    "ca::leaf",
+    "ca::passphrase",
+    "ca::plan",
+    "ca::request",
+    "ca::CaError",
 ];
 
 const OTHER_PARTS_BUT_TOKEN: &[&str] = &[

@@ -370,6 +370,24 @@ async fn a_drain_has_an_end() {
     assert_eq!(records.matches("\"outcome\":\"ended\"").count(), 2, "{records}");
 }
 
+/// Nor longer than the operator has patience.
+#[tokio::test]
+async fn a_drain_can_be_cut_short() {
+    let stub = Stub::by_hand().await;
+    let world = Setup::new(&stub).listen("drain = \"10m\"").start().await;
+    let (mut h1, idle) = (world.caller().key(&world.key("acme/x").await).h1().await, world.caller().h1().await);
+    let (flow, exchange) = live(&mut h1, &stub).await;
+    let gateway = Arc::clone(world.server.gateway());
+    let (server, _files) = world.into_parts();
+    let stopping = tokio::spawn(server.shut_down());
+    until(LONG, "it drains", || (!idle.is_open()).then_some(())).await;
+    assert!(!stopping.is_finished());
+    gateway.hurry();
+    let ((text, broke), _) = tokio::join!(flow.end(), exchange.closed());
+    assert!(broke.is_some() && text.contains("\"code\":\"overloaded\""), "{text:?}");
+    within(LONG, "it stops", stopping).await.unwrap();
+}
+
 /// The admin listener tells how it is, changes nothing, and is not the callers'.
 #[tokio::test]
 async fn the_admin_listener_answers_three_paths() {

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::manage::Manager;
 use crate::manage::certificates::{ListCertificates, RevokeCertificate, RevokeName};
+use crate::manage::enrollments::{CreateEnrollment, ListEnrollments, RevokeEnrollment};
 use crate::manage::explain::Explain;
 use crate::manage::fault::{Code, Fault};
 use crate::manage::grants::{ListGrants, RemoveGrant, SetGrant, ShowGrants};
@@ -88,6 +89,9 @@ pub fn all() -> &'static [Route] {
             Route::of::<ListCertificates>(),
             Route::of::<RevokeCertificate>(),
             Route::of::<RevokeName>(),
+            Route::of::<ListEnrollments>(),
+            Route::of::<CreateEnrollment>(),
+            Route::of::<RevokeEnrollment>(),
             Route::of::<Explain>(),
             Route::of::<InvalidateWebhooks>(),
         ]

@@ -86,6 +86,7 @@ mod tests {
     use crate::domain::key::{KeyDigest, KeyId, Narrowing};
     use crate::domain::network::Networks;
     use crate::domain::owner::OwnerPath;
+    use crate::manage::enrollments::Enrollment;
 
     fn grant() -> Grant {
         Grant {
@@ -98,7 +99,8 @@ mod tests {
     }
 
     fn known() -> Policy {
-        Policy { config: Ok(Some(Declared::default())), trust_domain: None }
+        let enrollment = Enrollment { reachable: Ok(None), root: None };
+        Policy { config: Ok(Some(Declared::default())), trust_domain: None, enrollment }
     }
 
     fn key(networks: &[&str], endpoints: &[&str], models: &[&str]) -> KeyRecord {

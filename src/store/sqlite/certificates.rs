@@ -1,14 +1,18 @@
 //! Certificates that were issued, and what is revoked among them.
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 
+use crate::domain::audit::{Deed, Event};
 use crate::domain::identity::{Identity, IdentityName, Role, TrustDomain};
+use crate::domain::notification::{Data, Kind};
 use crate::domain::timestamp::Timestamp;
 use crate::store::codec;
 use crate::store::error::StoreError;
 use crate::store::rows::{CertificateRecord, NameRevoked, NewCertificate, Reason, Revoked, Serial};
 use crate::store::snapshot::DenySet;
-use crate::store::sqlite::{Sqlite, all, new_row, next_revision};
+use crate::store::sqlite::enrollments::event;
+use crate::store::sqlite::events::note;
+use crate::store::sqlite::{Sqlite, all, new_row, next_revision, notifications};
 
 impl Sqlite {
     /// Stores an issued certificate. It is durable when this returns, so sign, record, hand out.
@@ -16,31 +20,14 @@ impl Sqlite {
     /// # Errors
     ///
     /// [`StoreError::NameRevoked`] when its name was revoked, even in between;
-    /// [`StoreError::Exists`] when the serial number is taken.
+    /// [`StoreError::KeyCompromised`] when its key was; [`StoreError::Exists`] when the serial number is
+    /// taken.
     pub fn record_certificate(&mut self, certificate: &NewCertificate) -> Result<(), StoreError> {
-        let identity = &certificate.identity;
-        self.write(|transaction| {
-            if is_subject_revoked(transaction, identity.uri())? {
-                return Err(StoreError::NameRevoked(identity.uri().to_owned()));
-            }
-            let revision = next_revision(transaction)?;
-            let inserted = transaction.execute(
-                "INSERT INTO certificates
-                     (serial, uri, role, name, not_before, not_after, spki_sha256, issued_at, revision)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-                params![
-                    certificate.serial.to_string(),
-                    identity.uri(),
-                    identity.role().as_str(),
-                    codec::name_of(identity),
-                    certificate.not_before.as_millis(),
-                    certificate.not_after.as_millis(),
-                    certificate.spki_sha256,
-                    certificate.issued_at.as_millis(),
-                    revision
-                ],
-            );
-            new_row(inserted, || format!("certificate {}", certificate.serial))
+        self.noting(|transaction, actor| {
+            record(transaction, certificate)?;
+            note(transaction, actor, &event_of(certificate, Deed::CertificateIssued))?;
+            let data = || told(certificate, None);
+            notifications::queue(transaction, Kind::CertificateIssued, certificate.issued_at, data)
         })
     }
 
@@ -77,8 +64,20 @@ impl Sqlite {
     ///
     /// When the store cannot be read.
     pub fn certificate(&self, serial: &Serial) -> Result<Option<CertificateRecord>, StoreError> {
-        let sql = format!("SELECT {} FROM certificates WHERE serial = ?1", columns());
-        Ok(all(&self.connection, &sql, &[&serial.to_string()], codec::certificate)?.pop())
+        find(&self.connection, serial)
+    }
+
+    /// Every certificate that is revoked and ends after `since`, oldest revocation first.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub fn revoked_certificates(&self, since: Timestamp) -> Result<Vec<CertificateRecord>, StoreError> {
+        let sql = format!(
+            "SELECT {} FROM certificates WHERE revoked_at IS NOT NULL AND not_after > ?1 ORDER BY revoked_at, serial",
+            columns()
+        );
+        all(&self.connection, &sql, &[&since.as_millis()], codec::certificate)
     }
 
     /// Revokes one certificate for good. It is durable when this returns.
@@ -92,27 +91,25 @@ impl Sqlite {
         reason: Reason,
         now: Timestamp,
     ) -> Result<Revoked, StoreError> {
-        let serial = serial.to_string();
-        self.write(|transaction| {
-            let revoked_at: Option<Option<i64>> = transaction
-                .query_row("SELECT revoked_at FROM certificates WHERE serial = ?1", [&serial], |row| row.get(0))
-                .optional()?;
-            match revoked_at {
-                None => Ok(Revoked::Unknown),
-                Some(Some(_)) => Ok(Revoked::AlreadyRevoked),
-                Some(None) => {
-                    transaction.execute(
-                        "UPDATE certificates SET revoked_at = ?2, reason = ?3, revision = ?4 WHERE serial = ?1",
-                        params![serial, now.as_millis(), reason.as_str(), next_denied_revision(transaction)?],
-                    )?;
-                    Ok(Revoked::Revoked)
-                }
-            }
+        self.noting(|transaction, actor| {
+            let found = match find(transaction, serial)? {
+                None => return Ok(Revoked::Unknown),
+                Some(found) if found.revoked.is_some() => return Ok(Revoked::AlreadyRevoked),
+                Some(found) => found.certificate,
+            };
+            transaction.execute(
+                "UPDATE certificates SET revoked_at = ?2, reason = ?3, revision = ?4 WHERE serial = ?1",
+                params![serial.to_string(), now.as_millis(), reason.as_str(), next_denied_revision(transaction)?],
+            )?;
+            let event = Event { ts: now, detail: Some(reason.as_str()), ..event_of(&found, Deed::CertificateRevoked) };
+            note(transaction, actor, &event)?;
+            notifications::queue(transaction, Kind::CertificateRevoked, now, || told(&found, Some(reason)))?;
+            Ok(Revoked::Revoked)
         })
     }
 
-    /// Revokes a name in every role, with all its certificates, for good, and with those that
-    /// would be issued later, until [`Self::reinstate`]. A name without certificates can be
+    /// Revokes a name in every role, with all its certificates and unused bundles, for good, and with
+    /// those that would be issued later, until [`Self::reinstate`]. A name without certificates can be
     /// revoked too.
     ///
     /// # Errors
@@ -125,22 +122,39 @@ impl Sqlite {
         reason: Reason,
         now: Timestamp,
     ) -> Result<NameRevoked, StoreError> {
-        let (reason, now) = (reason.as_str(), now.as_millis());
-        self.write(|transaction| {
+        let (reason, at) = (reason.as_str(), now.as_millis());
+        self.noting(|transaction, actor| {
             let revision = next_denied_revision(transaction)?;
-            let mut done = NameRevoked { newly: false, certificates: 0 };
+            let mut done = NameRevoked { newly: false, certificates: 0, bundles: 0 };
             for identity in Role::ALL.map(|role| Identity::new(domain, role, name)) {
                 let subjects = transaction.execute(
                     "INSERT INTO revocations (uri, revoked_at, reason, revision) VALUES (?1, ?2, ?3, ?4)
                      ON CONFLICT (uri) DO NOTHING",
-                    params![identity.uri(), now, reason, revision],
+                    params![identity.uri(), at, reason, revision],
                 )?;
                 done.newly |= subjects > 0;
                 done.certificates += transaction.execute(
                     "UPDATE certificates SET revoked_at = ?2, reason = ?3, revision = ?4
                      WHERE uri = ?1 AND revoked_at IS NULL",
-                    params![identity.uri(), now, reason, revision],
+                    params![identity.uri(), at, reason, revision],
                 )?;
+                done.bundles += transaction.execute(
+                    "UPDATE enrollments SET revoked_at = ?2 WHERE uri = ?1 AND used_at IS NULL AND revoked_at IS NULL",
+                    params![identity.uri(), at],
+                )?;
+            }
+            if done.newly || done.certificates + done.bundles > 0 {
+                let NameRevoked { certificates, bundles, .. } = done;
+                let what = format!("{name} of {domain}: {reason}; {certificates} certificates, {bundles} bundles");
+                note(transaction, actor, &Event { detail: Some(&what), ..event(now, Deed::NameRevoked) })?;
+            }
+            if done.newly || done.certificates > 0 {
+                notifications::queue(transaction, Kind::CertificateRevoked, now, || Data::Name {
+                    trust_domain: domain.to_string(),
+                    name: name.to_string(),
+                    certificates: done.certificates,
+                    reason,
+                })?;
             }
             Ok(done)
         })
@@ -163,12 +177,16 @@ impl Sqlite {
     /// # Errors
     ///
     /// When the store cannot be written.
-    pub fn reinstate(&mut self, domain: &TrustDomain, name: &IdentityName) -> Result<bool, StoreError> {
-        self.write(|transaction| {
+    pub fn reinstate(&mut self, domain: &TrustDomain, name: &IdentityName, now: Timestamp) -> Result<bool, StoreError> {
+        self.noting(|transaction, actor| {
             next_denied_revision(transaction)?;
             let mut lifted = 0;
             for identity in Role::ALL.map(|role| Identity::new(domain, role, name)) {
                 lifted += transaction.execute("DELETE FROM revocations WHERE uri = ?1", [identity.uri()])?;
+            }
+            if lifted > 0 {
+                let what = format!("{name} of {domain}");
+                note(transaction, actor, &Event { detail: Some(&what), ..event(now, Deed::NameReinstated) })?;
             }
             Ok(lifted > 0)
         })
@@ -182,6 +200,16 @@ impl Sqlite {
     /// When the store cannot be read.
     pub fn denied(&self) -> Result<DenySet, StoreError> {
         denied(&self.connection)
+    }
+}
+
+/// What webhooks are told of a certificate.
+pub(super) fn told(certificate: &NewCertificate, reason: Option<Reason>) -> Data {
+    Data::Certificate {
+        serial: certificate.serial.to_string(),
+        identity: certificate.identity.to_string(),
+        not_after: certificate.not_after.to_string(),
+        reason: reason.map(Reason::as_str),
     }
 }
 
@@ -203,7 +231,59 @@ pub(super) fn denied(connection: &Connection) -> Result<DenySet, StoreError> {
     Ok(denied)
 }
 
-fn is_subject_revoked(connection: &Connection, uri: &str) -> Result<bool, StoreError> {
+/// The certificate of this number.
+pub(super) fn find(connection: &Connection, serial: &Serial) -> Result<Option<CertificateRecord>, StoreError> {
+    let sql = format!("SELECT {} FROM certificates WHERE serial = ?1", columns());
+    Ok(all(connection, &sql, &[&serial.to_string()], codec::certificate)?.pop())
+}
+
+/// Stores a certificate, unless its name or its key is revoked.
+pub(super) fn record(transaction: &Transaction<'_>, certificate: &NewCertificate) -> Result<(), StoreError> {
+    let identity = &certificate.identity;
+    if is_subject_revoked(transaction, identity.uri())? {
+        return Err(StoreError::NameRevoked(identity.uri().to_owned()));
+    }
+    if is_compromised(transaction, &certificate.spki_sha256)? {
+        return Err(StoreError::KeyCompromised);
+    }
+    let revision = next_revision(transaction)?;
+    let inserted = transaction.execute(
+        "INSERT INTO certificates
+             (serial, uri, role, name, not_before, not_after, spki_sha256, issued_at, revision)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![
+            certificate.serial.to_string(),
+            identity.uri(),
+            identity.role().as_str(),
+            codec::name_of(identity),
+            certificate.not_before.as_millis(),
+            certificate.not_after.as_millis(),
+            certificate.spki_sha256,
+            certificate.issued_at.as_millis(),
+            revision
+        ],
+    );
+    new_row(inserted, || format!("certificate {}", certificate.serial))
+}
+
+/// What is written down of something that was done with a certificate: when it was signed, unless
+/// that is said otherwise.
+pub(super) fn event_of(certificate: &NewCertificate, deed: Deed) -> Event<'_> {
+    Event {
+        identity: Some(certificate.identity.uri()),
+        serial: Some(certificate.serial.to_string()),
+        not_after: Some(certificate.not_after),
+        ..event(certificate.issued_at, deed)
+    }
+}
+
+/// True when a certificate of this key was revoked because others know the key.
+pub(super) fn is_compromised(connection: &Connection, spki_sha256: &[u8; 32]) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM certificates WHERE spki_sha256 = ?1 AND reason = 'key-compromise')";
+    Ok(connection.query_row(sql, [spki_sha256], |row| row.get(0))?)
+}
+
+pub(super) fn is_subject_revoked(connection: &Connection, uri: &str) -> Result<bool, StoreError> {
     let sql = "SELECT EXISTS (SELECT 1 FROM revocations WHERE uri = ?1)";
     Ok(connection.query_row(sql, [uri], |row| row.get(0))?)
 }
