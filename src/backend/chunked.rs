@@ -16,6 +16,8 @@ const MAX_TRAILERS: usize = 16 * 1024;
 pub struct Decoder {
     state: State,
     trailer_bytes: usize,
+    /// Each line of the trailers, without its end.
+    trailers: Vec<Bytes>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,7 +36,7 @@ pub struct Broken;
 
 impl Default for Decoder {
     fn default() -> Self {
-        Self { state: State::Size, trailer_bytes: 0 }
+        Self { state: State::Size, trailer_bytes: 0, trailers: Vec::new() }
     }
 }
 
@@ -62,6 +64,14 @@ impl Decoder {
             }
         }
         Ok(joined.map(BytesMut::freeze).or(first))
+    }
+
+    /// The trailers read so far, as name and value. What is no field is left out.
+    pub fn trailers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.trailers.iter().filter_map(|line| {
+            let (name, value) = line.split_at(memchr::memchr(b':', line)?);
+            Some((name, value.get(1..).unwrap_or_default().trim_ascii()))
+        })
     }
 
     /// True once the last chunk and the trailers were read.
@@ -109,6 +119,8 @@ impl Decoder {
                         self.state = State::Done;
                     } else if self.trailer_bytes > MAX_TRAILERS {
                         return Err(Broken);
+                    } else {
+                        self.trailers.push(line.freeze());
                     }
                 }
                 State::Done => return Ok(None),
@@ -197,6 +209,15 @@ mod tests {
         assert_eq!(decode(long.as_bytes(), 0), Err(Broken));
         let trailers = format!("0\r\n{}", "X: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n".repeat(1000));
         assert_eq!(decode(trailers.as_bytes(), 0), Err(Broken));
+    }
+
+    #[test]
+    fn trailers_are_kept() {
+        let (mut decoder, mut buffer) =
+            (Decoder::default(), BytesMut::from("0\r\nX-A: 1 \r\nnot a field\r\nB:\r\n\r\n"));
+        assert_eq!(decoder.decode(&mut buffer), Ok(None));
+        let trailers: Vec<_> = decoder.trailers().collect();
+        assert_eq!(trailers, [(&b"X-A"[..], &b"1"[..]), (b"B", b"")]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::backend::Upstream;
 use crate::backend::connect::connect;
 use crate::backend::reply::Fields;
-use crate::backend::wire::{Failure, Wire};
+use crate::backend::wire::{Failure, Source, Wire};
 
 /// vLLM's server closes idle connections after 5 s. Whoever keeps one for longer races it, and a
 /// lost race is a failed request that must not be repeated.
@@ -116,6 +116,20 @@ impl Lease {
     /// After [`Failure::NothingSent`] the request may be sent again, over a new connection.
     pub async fn exchange(&mut self, request: Vec<Bytes>) -> Result<(StatusCode, Fields), Failure> {
         self.wire.exchange(request).await
+    }
+
+    /// The same for a request that is still coming: see [`Wire::exchange_from`].
+    ///
+    /// # Errors
+    ///
+    /// After [`Failure::NothingSent`] the request may be sent again as long as nothing was taken
+    /// from the source.
+    pub async fn exchange_from(
+        &mut self,
+        begin: Vec<Bytes>,
+        source: &mut impl Source,
+    ) -> Result<(StatusCode, Fields), Failure> {
+        self.wire.exchange_from(begin, source).await
     }
 
     /// The next data of the reply's body; `None` when it is complete.

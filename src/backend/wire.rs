@@ -17,6 +17,7 @@ use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
+use crate::backend::chunked::Decoder;
 use crate::backend::connect::Stream;
 use crate::backend::reply::{Fields, Framing, Head, take_head};
 
@@ -35,6 +36,54 @@ pub struct Wire {
     framing: Framing,
     keep_alive: bool,
     read_at_once: usize,
+}
+
+/// Where the rest of a request comes from while it is being sent.
+pub trait Source {
+    /// The next piece, framed as it goes on the wire; `None` when that was all. An error ends the
+    /// exchange: the request cannot be made whole any more.
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>>;
+}
+
+/// Of a request that is all there, nothing more comes.
+struct Nothing;
+
+impl Source for Nothing {
+    fn poll_piece(&mut self, _: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        Poll::Ready(None)
+    }
+}
+
+/// A request on its way.
+struct Upload<'s, S> {
+    source: &'s mut S,
+    /// The source has given its last piece.
+    exhausted: bool,
+    sent_any: bool,
+}
+
+/// Pieces are gathered up to so many bytes before they are written.
+const GATHERED: usize = 64 * 1024;
+
+impl<S: Source> Upload<'_, S> {
+    /// Takes what is there. True when there is no more for now.
+    fn gather(&mut self, context: &mut Context<'_>, unsent: &mut Vec<Bytes>) -> Result<bool, Failure> {
+        let mut gathered: usize = unsent.iter().map(Bytes::len).sum();
+        while !self.exhausted && gathered < GATHERED {
+            match self.source.poll_piece(context) {
+                Poll::Ready(Some(Ok(piece))) => {
+                    gathered += piece.len();
+                    unsent.push(piece);
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    return Err(Failure::Broke(format!("the request ended early: {error}")));
+                }
+                Poll::Ready(None) => self.exhausted = true,
+                Poll::Pending => return Ok(true),
+            }
+        }
+        Ok(self.exhausted)
+    }
 }
 
 /// Why no reply came.
@@ -70,23 +119,36 @@ impl Wire {
     ///
     /// See [`Failure`].
     pub async fn exchange(&mut self, request: Vec<Bytes>) -> Result<(StatusCode, Fields), Failure> {
-        self.unsent = request;
+        self.exchange_from(request, &mut Nothing).await
+    }
+
+    /// The same for a request that is still coming: `begin` is sent first, then what `source`
+    /// gives.
+    ///
+    /// # Errors
+    ///
+    /// See [`Failure`]. After [`Failure::NothingSent`] pieces may have been taken from the source.
+    pub async fn exchange_from(
+        &mut self,
+        begin: Vec<Bytes>,
+        source: &mut impl Source,
+    ) -> Result<(StatusCode, Fields), Failure> {
+        self.unsent = begin;
         self.flushed = false;
-        let mut sent_any = false;
-        let head = std::future::poll_fn(|context| self.poll_exchange(context, &mut sent_any)).await?;
+        let mut upload = Upload { source, exhausted: false, sent_any: false };
+        let head = std::future::poll_fn(|context| self.poll_exchange(context, &mut upload)).await?;
         self.framing = head.framing;
-        self.keep_alive = head.keep_alive && self.unsent.is_empty() && self.flushed;
+        self.keep_alive = head.keep_alive && upload.exhausted && self.unsent.is_empty() && self.flushed;
         Ok((head.status, head.fields))
     }
 
-    fn poll_exchange(&mut self, context: &mut Context<'_>, sent_any: &mut bool) -> Poll<Result<Head, Failure>> {
-        // A backend that refuses a request closes its side: what it said is worth more than the
-        // error of writing on.
-        let writing = self.poll_send(context, sent_any);
-        if let Poll::Ready(Err(_)) = &writing
-            && !*sent_any
-        {
-            return Poll::Ready(Err(Failure::NothingSent));
+    fn poll_exchange<S: Source>(
+        &mut self,
+        context: &mut Context<'_>,
+        upload: &mut Upload<'_, S>,
+    ) -> Poll<Result<Head, Failure>> {
+        if let Poll::Ready(Err(failure)) = self.poll_upload(context, upload) {
+            return Poll::Ready(Err(failure));
         }
         loop {
             match take_head(&mut self.buffer) {
@@ -98,6 +160,25 @@ impl Wire {
                 Ok(0) => return Poll::Ready(Err(Failure::Broke("closed without a reply".to_owned()))),
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Err(Failure::Broke(error.to_string()))),
+            }
+        }
+    }
+
+    fn poll_upload<S: Source>(
+        &mut self,
+        context: &mut Context<'_>,
+        upload: &mut Upload<'_, S>,
+    ) -> Poll<Result<(), Failure>> {
+        loop {
+            let dry = upload.gather(context, &mut self.unsent)?;
+            match ready!(self.poll_send(context, &mut upload.sent_any)) {
+                Ok(()) if dry && upload.exhausted => return Poll::Ready(Ok(())),
+                Ok(()) if dry => return Poll::Pending,
+                Ok(()) => {}
+                Err(_) if !upload.sent_any => return Poll::Ready(Err(Failure::NothingSent)),
+                // A backend that refuses a request closes its side: what it said is worth more than
+                // the error of writing on.
+                Err(_) => return Poll::Ready(Ok(())),
             }
         }
     }
@@ -116,6 +197,7 @@ impl Wire {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             *sent_any = true;
+            self.flushed = false;
             self.unsent.retain_mut(|piece| {
                 let taken = written.min(piece.len());
                 piece.advance(taken);
@@ -170,6 +252,12 @@ impl Wire {
             Framing::Length(left) => Some(*left),
             Framing::Chunked(_) | Framing::UntilClose => None,
         }
+    }
+
+    /// The trailers of a reply that is complete, as name and value.
+    pub fn trailers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let decoder = if let Framing::Chunked(decoder) = &self.framing { Some(decoder) } else { None };
+        decoder.into_iter().flat_map(Decoder::trailers)
     }
 
     /// True when the reply ends with the connection.

@@ -13,7 +13,7 @@ use crate::domain::identity::TrustDomain;
 use crate::domain::timestamp::Timestamp;
 
 /// Every certificate of a PEM text.
-pub(super) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     match found {
         Ok(found) if found.is_empty() => Err("not a certificate in PEM".to_owned()),
@@ -30,7 +30,7 @@ pub(super) fn certificate(pem: &str) -> Result<CertificateDer<'static>, String> 
     }
 }
 
-pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
+pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
         Ok(_) | Err(_) => Err("not X.509 in DER".to_owned()),
@@ -38,7 +38,7 @@ pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'
 }
 
 /// When a certificate is valid.
-pub(super) fn span(certificate: &X509Certificate<'_>) -> Span {
+pub(crate) fn span(certificate: &X509Certificate<'_>) -> Span {
     Span {
         not_before: Timestamp::from_seconds(certificate.validity().not_before.timestamp()),
         not_after: Timestamp::from_seconds(certificate.validity().not_after.timestamp()),

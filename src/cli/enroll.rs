@@ -1,8 +1,11 @@
 //! `doorward enroll`
 
+mod join;
+
 use std::io::Write;
 
 use clap::{Args, Subcommand};
+pub use join::read_bundle;
 
 use crate::ca::bundle::BundleId;
 use crate::cli::output::{self, Failure, Format};
@@ -13,7 +16,7 @@ use crate::domain::timestamp::parse_span;
 use crate::manage::enrollments::{CreateEnrollment, ListEnrollments, RevokeEnrollment, ShownEnrollment};
 use crate::manage::page;
 
-/// First certificates for clients and connectors elsewhere.
+/// Certificates for machines elsewhere, with a bundle that works once.
 #[derive(Debug, Subcommand)]
 pub enum Enroll {
     /// Make a bundle with which somebody gets a certificate, once; it is shown once
@@ -22,6 +25,8 @@ pub enum Enroll {
     List(List),
     /// Revoke a bundle that was not used
     Revoke(Revoke),
+    /// On the other machine: turn a bundle into a key and a certificate
+    Join(join::Join),
 }
 
 /// Makes a bundle with which somebody gets a certificate, once. Hand it over on a way that you trust.
@@ -83,6 +88,7 @@ impl Enroll {
             Self::Create(verb) => verb.run(out, err),
             Self::List(verb) => verb.run(out),
             Self::Revoke(verb) => verb.run(out, err),
+            Self::Join(verb) => verb.run(out, err),
         }
     }
 }
@@ -113,8 +119,7 @@ impl Create {
 
 impl List {
     fn run(self, out: &mut impl Write) -> Result<(), Failure> {
-        let bundles =
-            self.reach.existing()?.all(|cursor| ListEnrollments { cursor, limit: Some(page::MAX_LIMIT) })?;
+        let bundles = self.reach.existing()?.all(|cursor| ListEnrollments { cursor, limit: Some(page::MAX_LIMIT) })?;
         match self.output {
             Format::Json => output::json(out, &bundles),
             Format::Table => {
@@ -139,7 +144,10 @@ impl Revoke {
     fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
         let done = self.reach.existing()?.perform(RevokeEnrollment { id: self.id })?;
         if let Some(serial) = &done.serial {
-            writeln!(err, "warning: it was used; its certificate is another matter: doorward cert revoke --serial {serial}")?;
+            writeln!(
+                err,
+                "warning: it was used; its certificate is another matter: doorward cert revoke --serial {serial}"
+            )?;
         }
         match (self.output, done.newly) {
             (Format::Json, _) => output::json(out, &done)?,

@@ -17,6 +17,7 @@ use crate::cli::server::{Options, Server, WATCH};
 use crate::clock::Clock;
 use crate::config;
 use crate::gate::connection::Patience;
+use crate::overlay::hub::Pace;
 use crate::telemetry::log;
 
 /// Runs the gateway until SIGTERM or SIGINT. SIGHUP, or a change of a file, reloads the config.
@@ -55,7 +56,8 @@ pub fn serve(file: &Path, ready: impl FnOnce(&Server) -> Result<(), Failure>) ->
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let options = Options { workers, clock: Clock::System, patience: Patience::default(), environment };
+        let (patience, pace) = (Patience::default(), Pace::default());
+        let options = Options { workers, clock: Clock::System, patience, pace, environment };
         // Before anybody can know that the gateway runs: the first signal must not end it undrained.
         let signals = Signals::listen()?;
         let server = Server::start(config, options).await?;
@@ -123,7 +125,7 @@ async fn until_signal(mut server: Server, mut signals: Signals) -> Result<(), Fa
 
 /// Every connection is an open file, and so is the one to its backend. The soft limit is often 1,024
 /// for the sake of programs that use `select`; the hard limit is what the operator means.
-fn raise_file_limit(max_connections: u32) {
+pub(super) fn raise_file_limit(max_connections: u32) {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use crate::config::backends::read_backends;
-use crate::config::document::{Document, Findings, NOT_AVAILABLE, Table, Value, line_at};
+use crate::config::backends::{read_backends, read_connectors};
+use crate::config::document::{Document, Findings, Table, line_at};
 use crate::config::files::read_bounded;
 use crate::config::grants::{self, read_grants};
 use crate::config::issuers::read_issuers;
@@ -14,6 +14,7 @@ use crate::config::listen::{Authority, read_admin, read_listen};
 use crate::config::models::read_models;
 use crate::config::process::{DEFAULT_STATE_DIR, read_gateway_id, read_log, read_record, read_state_dir, read_store};
 use crate::config::trust::{Authorities, read_ca, read_identities, read_trust};
+use crate::config::webhooks::{self, read_webhooks};
 use crate::config::{Config, Problem};
 
 /// Where the config is looked for when nobody names it.
@@ -59,14 +60,7 @@ fn find_among(
 ///
 /// Every problem, in the order of lines; a mistake in the TOML itself comes alone.
 pub fn load(file: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Vec<Problem>> {
-    let bytes = read_bounded(file).map_err(|error| vec![whole(format!("cannot read {}: {error}", file.display()))])?;
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => parse(text, file, environment),
-        Err(error) => {
-            let line = bytes.iter().take(error.valid_up_to()).filter(|&&byte| byte == b'\n').count() + 1;
-            Err(vec![Problem { path: String::new(), line, message: "is not UTF-8".to_owned() }])
-        }
-    }
+    parse(&read_text(file)?, file, environment)
 }
 
 /// The state directory that a config file names, whatever else is in the file: verbs that change
@@ -94,6 +88,29 @@ pub fn state_dir(file: &Path) -> Result<PathBuf, Vec<Problem>> {
 ///
 /// As [`load`].
 pub fn parse(text: &str, file: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Vec<Problem>> {
+    let (config, Findings { problems: _, warnings, watched }) = parse_as(text, file, environment, read)?;
+    Ok(Config { watched, warnings, ..config })
+}
+
+/// Reads the file of any of the program's configs as text.
+pub(super) fn read_text(file: &Path) -> Result<String, Vec<Problem>> {
+    let bytes = read_bounded(file).map_err(|error| vec![whole(format!("cannot read {}: {error}", file.display()))])?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(error) => {
+            let line = bytes.iter().take(error.valid_up_to()).filter(|&&byte| byte == b'\n').count() + 1;
+            Err(vec![Problem { path: String::new(), line, message: "is not UTF-8".to_owned() }])
+        }
+    }
+}
+
+/// Checks a document with `read`; what it gives stands only when nothing is wrong.
+pub(super) fn parse_as<T>(
+    text: &str,
+    file: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+    read: impl FnOnce(&Table<'_>, PathBuf) -> Option<T>,
+) -> Result<(T, Findings), Vec<Problem>> {
     let root = DeTable::parse(text).map_err(|error| {
         let line = error.span().map_or(0, |span| line_at(text, span.start));
         vec![Problem { path: String::new(), line, message: error.message().to_owned() }]
@@ -103,12 +120,12 @@ pub fn parse(text: &str, file: &Path, environment: &dyn Fn(&str) -> Option<Strin
     let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
     let document = Document::new(text, directory, environment);
     let config = document.read(root.get_ref(), |root| read(root, file));
-    let Findings { problems, warnings, watched } = document.into_findings();
+    let findings = document.into_findings();
     match config {
-        Some(config) if problems.is_empty() => Ok(Config { watched, warnings, ..config }),
+        Some(config) if findings.problems.is_empty() => Ok((config, findings)),
         // A reader that gives nothing has said why; this is here so that none can open the gate.
-        None if problems.is_empty() => Err(vec![whole("the config was refused without a reason".to_owned())]),
-        Some(_) | None => Err(problems),
+        None if findings.problems.is_empty() => Err(vec![whole("the config was refused without a reason".to_owned())]),
+        Some(_) | None => Err(findings.problems),
     }
 }
 
@@ -142,9 +159,22 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     let issuers = read_issuers(&sections("issuer"));
     let grants = read_grants(&sections("grant"));
     let keys = read_keys(&sections("key"), grants.as_deref());
-    let (backends, declared) = read_backends(&sections("backend"));
+    let no_connectors = if !authority.built_in {
+        Some("needs a [ca]: only the built-in authority makes connectors")
+    } else if listen.as_ref().is_some_and(|listen| listen.names.connect.is_empty()) {
+        Some(
+            "needs `connect` in [listen] names: the host name that connectors dial, such as [\"connect.corp.example\"]",
+        )
+    } else {
+        None
+    };
+    let (backends, declared) = read_backends(&sections("backend"), no_connectors);
+    let connectors = read_connectors(&sections("connector"), backends.as_deref());
     let models = read_models(&sections("model"), &declared);
-    refuse_later_sections(root);
+    let (webhooks, webhook_names) = read_webhooks(root.get("webhook").as_ref());
+    if let Some(grants) = &grants {
+        webhooks::check_grants(grants, webhooks.as_deref(), &webhook_names);
+    }
 
     let (listen, identities, grants, models) = (listen?, identities?, grants?, models?);
     let placed: Vec<_> = identities.iter().zip(identity_sections.iter().map(|section| &section.place)).collect();
@@ -167,25 +197,12 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         grants: grants.into_iter().map(|placed| placed.grant).collect(),
         keys: keys?,
         backends: backends?,
+        connectors: connectors?,
         models,
+        webhooks: webhooks?.into_iter().map(|placed| placed.webhook).collect(),
         watched: Vec::new(),
         warnings: Vec::new(),
     })
-}
-
-/// `[webhook.*]`: each section is named, its inside is not looked at.
-fn refuse_later_sections(root: &Table<'_>) {
-    for name in ["webhook"] {
-        let Some(value) = root.get_later(name) else { continue };
-        let sections = if value.raw().is_array() { value.sections() } else { value.named() };
-        let is_section = |section: &Value<'_>| section.raw().is_table();
-        // In the shape that they have, each is named; in any other, the whole.
-        if !sections.is_empty() && sections.iter().all(is_section) {
-            sections.iter().for_each(|section| section.wrong(NOT_AVAILABLE));
-        } else {
-            value.wrong(NOT_AVAILABLE);
-        }
-    }
 }
 
 pub(super) fn whole(message: String) -> Problem {

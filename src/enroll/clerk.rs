@@ -185,7 +185,10 @@ impl List {
             }
             Err(error) => {
                 if !self.failing {
-                    tracing::error!(error, "the list of revoked certificates cannot be made anew; the old one is served");
+                    tracing::error!(
+                        error,
+                        "the list of revoked certificates cannot be made anew; the old one is served"
+                    );
                 }
                 (self.not_before, self.failing) = (Some(now.after(AGAIN)), true);
             }

@@ -125,12 +125,7 @@ struct Answer {
     body: Bytes,
 }
 
-async fn answer(
-    desk: &Desk,
-    gateway: &Arc<Gateway>,
-    peer: &Peer,
-    request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
+async fn answer(desk: &Desk, gateway: &Arc<Gateway>, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (head, mut body) = request.into_parts();
     let Some(mut record) = Record::open(gateway, peer).await else {
         let refusal = Refusal::unavailable("the record queue is full");
@@ -173,8 +168,7 @@ async fn handle(
     if !path.takes(&head.method) {
         return Err(Refusal::new(Code::MethodNotAllowed, format!("This path takes {} only.", path.allow())));
     }
-    let visitor =
-        || Visitor { address: peer.address, chain: peer.chain.clone(), request_id: record.id().to_owned() };
+    let visitor = || Visitor { address: peer.address, chain: peer.chain.clone(), request_id: record.id().to_owned() };
     match path {
         Path::Enroll => {
             let visitor = visitor();

@@ -32,16 +32,22 @@ const OTHER_PARTS: &[&str] = &[
     "crate::config",
     "crate::gate",
     "crate::manage",
+    "crate::notify",
     "crate::store",
     "crate::telemetry",
     "crate::tls",
     "crate::token",
+    "crate::webhook",
 ];
 
 /// A file or folder under `src`, and what nothing in it may mention.
 const RULES: &[(&str, &[&[&str]])] = &[
     ("domain", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("dialect", &[IMPURE, OTHER_PARTS]),
+    ("overlay/protocol.rs", &[IMPURE, OTHER_PARTS]),
+    ("overlay/protocol", &[IMPURE, OTHER_PARTS]),
+    ("overlay/agent", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::ca", "crate::manage"]]),
+    ("overlay/backoff.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("ca/plan.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("ca/bundle.rs", &[IMPURE, OTHER_PARTS_BUT_TOKEN]),
     ("ca/exchange.rs", &[IMPURE, &["crate::tls", "crate::store", "crate::config", "crate::clock", "crate::dialect"]]),
@@ -55,6 +61,40 @@ const RULES: &[(&str, &[&[&str]])] = &[
     ("token/location.rs", &[IMPURE, OTHER_PARTS]),
     ("token/proven.rs", &[IMPURE, OTHER_PARTS]),
     ("token/issuers.rs", &[IMPURE]),
+    (
+        "webhook",
+        &[&[
+            "crate::gate",
+            "crate::admin",
+            "crate::manage",
+            "crate::cli",
+            "crate::store",
+            "crate::backend",
+            "crate::ca",
+            "reqwest",
+            "rusqlite",
+        ]],
+    ),
+    ("webhook/address.rs", &[IMPURE, OTHER_PARTS_BUT_WEBHOOK]),
+    ("webhook/base64.rs", &[IMPURE, OTHER_PARTS, &["crate::domain"]]),
+    ("webhook/sign.rs", &[IMPURE, OTHER_PARTS_BUT_WEBHOOK]),
+    ("webhook/url.rs", &[IMPURE, OTHER_PARTS]),
+    (
+        "notify",
+        &[&[
+            "crate::gate",
+            "crate::admin",
+            "crate::manage",
+            "crate::cli",
+            "crate::ca",
+            "crate::webhook::client",
+            "crate::webhook::hook",
+            "rusqlite",
+            "reqwest",
+        ]],
+    ),
+    ("notify/schedule.rs", &[IMPURE, OTHER_PARTS]),
+    ("notify/message.rs", &[IMPURE]),
     (
         "gate",
         &[&[
@@ -77,6 +117,8 @@ const RULES: &[(&str, &[&[&str]])] = &[
     ("store/writer.rs", &[&["rusqlite", "http"]]),
     ("store/snapshot.rs", &[&["rusqlite", "tokio", "std::fs"]]),
     ("ca", &[&["crate::gate", "crate::admin", "crate::cli", "tokio", "hyper"]]),
+    ("holder", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend", "crate::manage"]]),
+    ("holder/schedule.rs", &[IMPURE, &["crate::clock", "crate::tls", "crate::holder"]]),
     ("backend", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::ca"]]),
     ("tls", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::backend"]]),
     (
@@ -140,6 +182,21 @@ const OTHER_PARTS_BUT_TOKEN: &[&str] = &[
     "crate::store",
     "crate::telemetry",
     "crate::tls",
+];
+
+const OTHER_PARTS_BUT_WEBHOOK: &[&str] = &[
+    "crate::admin",
+    "crate::backend",
+    "crate::ca",
+    "crate::cli",
+    "crate::clock",
+    "crate::config",
+    "crate::gate",
+    "crate::manage",
+    "crate::store",
+    "crate::telemetry",
+    "crate::tls",
+    "crate::token",
 ];
 
 const OTHER_PARTS_BUT_CLOCK: &[&str] =

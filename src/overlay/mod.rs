@@ -1,0 +1,9 @@
+//! The overlay: backends that dial out to the gateway, so that nothing has to listen beside them.
+//!
+//! [`agent`] is the connector's side.
+//! [`protocol`] is what both ends say and allow, and [`backoff`] when to dial again; both are pure.
+
+pub mod agent;
+pub mod backoff;
+pub mod hub;
+pub mod protocol;
