@@ -38,3 +38,5 @@ mod tokens;
 mod tunnels;
 mod uses;
 mod webhook_network;
+mod webhooks;
+mod webhooks_live;
