@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::domain::event::Outcome;
+use crate::telemetry::webhooks::WebhookMetrics;
 
 /// Everything that is counted.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub struct Metrics {
     tunnel_sent: Family<ConnectorLabels, Counter>,
     tunnel_received: Family<ConnectorLabels, Counter>,
     tunnel_round_trips: Histogram,
+    /// Of webhooks.
+    pub webhooks: WebhookMetrics,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -258,6 +261,7 @@ impl Default for Metrics {
             Unit::Seconds,
             tunnel_round_trips.clone(),
         );
+        let webhooks = WebhookMetrics::register(&mut registry);
         Self {
             registry,
             requests,
@@ -277,6 +281,7 @@ impl Default for Metrics {
             keys,
             store_readable,
             certificates,
+            webhooks,
             shared_address,
             notifications,
             notifications_waiting,
