@@ -1,8 +1,11 @@
 //! `doorward enroll`
 
+mod join;
+
 use std::io::Write;
 
 use clap::{Args, Subcommand};
+pub use join::read_bundle;
 
 use crate::ca::bundle::BundleId;
 use crate::cli::output::{self, Failure, Format};
@@ -13,7 +16,7 @@ use crate::domain::timestamp::parse_span;
 use crate::manage::enrollments::{CreateEnrollment, ListEnrollments, RevokeEnrollment, ShownEnrollment};
 use crate::manage::page;
 
-/// First certificates for clients and connectors elsewhere.
+/// Certificates for machines elsewhere, with a bundle that works once.
 #[derive(Debug, Subcommand)]
 pub enum Enroll {
     /// Make a bundle with which somebody gets a certificate, once; it is shown once
@@ -22,6 +25,8 @@ pub enum Enroll {
     List(List),
     /// Revoke a bundle that was not used
     Revoke(Revoke),
+    /// On the other machine: turn a bundle into a key and a certificate
+    Join(join::Join),
 }
 
 /// Makes a bundle with which somebody gets a certificate, once. Hand it over on a way that you trust.
@@ -83,6 +88,7 @@ impl Enroll {
             Self::Create(verb) => verb.run(out, err),
             Self::List(verb) => verb.run(out),
             Self::Revoke(verb) => verb.run(out, err),
+            Self::Join(verb) => verb.run(out, err),
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod ca;
 pub mod cert;
 pub mod check;
 pub mod completions;
+pub mod connect;
 pub mod desk;
 pub mod discover;
 pub mod enroll;
@@ -52,6 +53,8 @@ enum Verb {
     Serve(serve::Serve),
     /// Validate a config file and print every problem
     Check(check::Check),
+    /// Run a connector: backends of a closed site, dialled out to the gateway
+    Connect(connect::Connect),
     /// Ask the running gateway how it is
     Status(status::Status),
     /// The built-in certificate authority
@@ -60,7 +63,7 @@ enum Verb {
     /// Certificates for clients, connectors and operators
     #[command(subcommand)]
     Cert(cert::Cert),
-    /// First certificates for clients and connectors elsewhere
+    /// Certificates for machines elsewhere, with a bundle that works once
     #[command(subcommand)]
     Enroll(enroll::Enroll),
     /// Virtual keys
@@ -98,6 +101,7 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Up(verb) => verb.run(out, err),
         Verb::Serve(verb) => verb.run(out, err),
         Verb::Check(verb) => verb.run(out, err),
+        Verb::Connect(verb) => verb.run(out, err),
         Verb::Status(verb) => verb.run(out, err),
         Verb::Ca(verb) => verb.run(out, err),
         Verb::Cert(verb) => verb.run(out, err),

@@ -120,7 +120,7 @@ impl Server {
         let (mut settings, renew_at) = settings(config, 1, &options.clock, (&workshop, &Webhooks::default()))?;
         let (operators, renew_at) = earliest(operators, renew_at);
         let (desk, renew_at) = at_desk(prepared, &mut settings, renew_at);
-        let desk = Desk::new(desk);
+        let desk = Desk::new(desk, options.patience);
         let (records, writer) = Records::start(&record, records::log)
             .map_err(|error| Failure::new(format!("the records cannot be written: {error}")))?;
         let store_writer = Writer::start(&state_dir).map_err(Failure::new)?;

@@ -25,7 +25,7 @@ mod trust;
 mod values;
 mod webhooks;
 
-pub use connector::{Connector, GatewayAt, IdentityFiles, SiteBackend, load_connector, parse_connector};
+pub use connector::{Connector, GatewayAt, SiteBackend, load_connector, parse_connector};
 pub use declared::{Declared, declared};
 pub use load::{find, load, parse, state_dir};
 pub use reachable::{Reachable, reachable};

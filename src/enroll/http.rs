@@ -30,10 +30,6 @@ use crate::gate::headers::{X_DOORWARD_ORIGIN, X_REQUEST_ID};
 use crate::gate::host::host_name;
 use crate::gate::roles::Arrived;
 
-/// From one request to the end of the next one's head.
-const HEAD: Duration = Duration::from_secs(10);
-/// A body is small and comes at once.
-const BODY: Duration = Duration::from_secs(10);
 /// How long a connection takes requests, and how long the last one may take.
 const LIFE: Duration = Duration::from_secs(60);
 const LAST: Duration = Duration::from_secs(20);
@@ -62,7 +58,8 @@ pub(super) async fn connection(desk: &Desk, arrived: Arrived) {
     };
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        // From one request to the end of the next one's head.
+        .header_read_timeout(desk.0.patience.head)
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
@@ -175,7 +172,7 @@ async fn handle(
     match path {
         Path::Enroll => {
             let visitor = visitor();
-            let body = whole(head, body).await?;
+            let body = whole(head, body, desk.0.patience.head).await?;
             record.read(body.len());
             let request = EnrollRequest::parse(&body).map_err(|fault| malformed(&fault))?;
             let done = desk.sign(gateway, visitor, move |office, visitor, now| office.enroll(&request, visitor, now));
@@ -186,7 +183,7 @@ async fn handle(
             // Before anything is read of somebody who is nobody.
             let holder = desk.office()?.holder(&visitor)?;
             record.identified(holder.identity.to_string());
-            let body = whole(head, body).await?;
+            let body = whole(head, body, desk.0.patience.head).await?;
             record.read(body.len());
             let request = RenewRequest::parse(&body).map_err(|fault| malformed(&fault))?;
             let done = desk.sign(gateway, visitor, move |office, visitor, now| office.renew(&request, visitor, now));
@@ -209,10 +206,10 @@ fn signed(signed: &Signed, record: &mut Record) -> Result<Answer, Refusal> {
     Ok(Answer { status: StatusCode::CREATED, content_type: JSON, body: body.into() })
 }
 
-/// Counts a bundle that cannot be used; above the limit the refusal says so. Only who was refused
+/// Counts a secret that nothing proves; above the limit the refusal says so. Only who was refused
 /// comes here: a bundle that is good is never counted, looked up, or refused for others' sake.
 fn limited(gateway: &Gateway, peer: &Peer, refusal: Refusal) -> Refusal {
-    if refusal.code != Code::InvalidEnrollment {
+    if !refusal.is_guess {
         return refusal;
     }
     match gateway.failures.count(peer.address, gateway.clock.now()) {
@@ -240,8 +237,8 @@ fn check_host(gateway: &Gateway, head: &Parts) -> Result<(), Refusal> {
     if ours { Ok(()) } else { Err(Refusal::new(Code::Misdirected, "This connection is not for that host name.")) }
 }
 
-/// The whole body, when it is JSON and small.
-async fn whole(head: &Parts, body: &mut Incoming) -> Result<Bytes, Refusal> {
+/// The whole body, when it is JSON and small, and comes within `patience`.
+async fn whole(head: &Parts, body: &mut Incoming, patience: Duration) -> Result<Bytes, Refusal> {
     let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(JSON) {
         return Err(Refusal::new(Code::UnsupportedMediaType, "Send Content-Type: application/json."));
@@ -250,7 +247,7 @@ async fn whole(head: &Parts, body: &mut Incoming) -> Result<Bytes, Refusal> {
     if body.size_hint().lower() > MAX_REQUEST as u64 {
         return Err(too_large());
     }
-    match timeout(BODY, Limited::new(body, MAX_REQUEST).collect()).await {
+    match timeout(patience, Limited::new(body, MAX_REQUEST).collect()).await {
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) | Err(_) => Err(Refusal::new(Code::InvalidRequest, "The body broke off or came too slowly.")),

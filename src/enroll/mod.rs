@@ -29,6 +29,7 @@ use crate::enroll::office::{Office, Visitor};
 use crate::enroll::refusal::Refusal;
 use crate::gate::Gateway;
 use crate::gate::arrival::Admission;
+use crate::gate::connection::Patience;
 use crate::gate::roles::{Arrived, RoleServer};
 
 /// Connections at once, and from one address (IPv6: one /64).
@@ -54,12 +55,14 @@ struct Shared {
     /// One at a time: the store takes one writer, and threads that wait for it would only be threads.
     turn: Arc<Semaphore>,
     closing: watch::Sender<bool>,
+    patience: Patience,
 }
 
 impl Desk {
-    /// A desk that signs in `office`, when there is one.
+    /// A desk that signs in `office`, when there is one. A head, and a body, may take as long as
+    /// `patience` has for heads.
     #[must_use]
-    pub fn new(office: Option<Office>) -> Self {
+    pub fn new(office: Option<Office>, patience: Patience) -> Self {
         Self(Arc::new(Shared {
             office: ArcSwapOption::from_pointee(office),
             list: ArcSwapOption::empty(),
@@ -67,6 +70,7 @@ impl Desk {
             open: Semaphore::new(MAX_CONNECTIONS as usize),
             turn: Arc::new(Semaphore::new(1)),
             closing: watch::Sender::new(false),
+            patience,
         }))
     }
 

@@ -150,10 +150,13 @@ impl Office {
         let nobodys = [0; 32];
         let hash = found.map_or(&nobodys, |record| &record.enrollment.secret_sha256);
         let is_right = request.secret.has_hash(hash);
-        let named = |why: &str| Refusal::bundle(format!("bundle {}: {why}", request.id));
-        let Some(record) = found else { return Err(named("unknown")) };
+        let (named, guess) = (
+            |why: &str| Refusal::bundle(format!("bundle {}: {why}", request.id)),
+            |why: &str| Refusal::guess(format!("bundle {}: {why}", request.id)),
+        );
+        let Some(record) = found else { return Err(guess("unknown")) };
         if !is_right {
-            return Err(named("the secret is wrong"));
+            return Err(guess("the secret is wrong"));
         }
         match record.state(now) {
             EnrollmentState::Open => {}

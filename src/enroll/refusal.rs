@@ -24,13 +24,15 @@ pub struct Refusal {
     pub why: Cow<'static, str>,
     /// When trying again can help.
     pub retry_after: Option<Duration>,
+    /// True when a secret was presented that nothing proves: guesses are among these.
+    pub is_guess: bool,
 }
 
 impl Refusal {
     /// A refusal that says the same to everybody.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let detail = detail.into();
-        Self { code, why: detail.clone(), detail, retry_after: None }
+        Self { code, why: detail.clone(), detail, retry_after: None, is_guess: false }
     }
 
     /// A bundle that cannot be used; `why` is for the record.
@@ -38,6 +40,11 @@ impl Refusal {
         let detail = "The bundle cannot be used: it is unknown, used, expired or revoked, or not for this network. \
                       Ask whoever gave it to you for a new one.";
         Self { why: why.into(), ..Self::new(Code::InvalidEnrollment, detail) }
+    }
+
+    /// A bundle that nobody was given, or not with this secret; `why` is for the record.
+    pub fn guess(why: impl Into<Cow<'static, str>>) -> Self {
+        Self { is_guess: true, ..Self::bundle(why) }
     }
 
     /// A certificate that is not renewed; `why` is for the record.

@@ -106,18 +106,6 @@ pub fn read(leaf: &CertificateDer<'_>, authority: &Authority, map: &Mapping) -> 
     })
 }
 
-/// The one SPIFFE ID of a certificate of our own authority: for those who hold it. Nothing is
-/// verified.
-///
-/// # Errors
-///
-/// When it names not exactly one identity.
-pub fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<Identity, PeerFault> {
-    let certificate = parse(leaf)?;
-    let names = Names::of(&certificate)?;
-    Identity::parse(only(URI, names.uris())?).map_err(PeerFault::Name)
-}
-
 /// When a certificate may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Validity {
