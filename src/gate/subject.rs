@@ -64,8 +64,7 @@ impl Subject {
         if with_body && body.bytes.len() > MAX_BODY {
             return Err(Refusal::BodyTooLarge { limit: MAX_BODY as u64 });
         }
-        let mut candidates: Vec<Arc<str>> =
-            routed.stops.iter().map(|stop| Arc::from(stop.way.name())).collect();
+        let mut candidates: Vec<Arc<str>> = routed.stops.iter().map(|stop| Arc::from(stop.way.name())).collect();
         candidates.sort_unstable();
         candidates.dedup();
         Ok(Self {

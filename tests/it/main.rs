@@ -37,4 +37,5 @@ mod token_keys;
 mod tokens;
 mod tunnels;
 mod uses;
+mod webhook_faults;
 mod webhook_network;
