@@ -29,6 +29,7 @@ pub mod server;
 pub mod status;
 pub mod store;
 pub mod up;
+pub mod webhook;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -78,6 +79,9 @@ enum Verb {
     /// The store of this machine: backups, checks
     #[command(subcommand)]
     Store(store::Store),
+    /// Webhooks: who has the last word
+    #[command(subcommand)]
+    Webhook(webhook::Webhook),
     /// Say whether a caller would be let in, and who decides it
     Explain(explain::Verb),
     /// Print completions for a shell
@@ -110,6 +114,7 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Grant(verb) => verb.run(out, err),
         Verb::Owner(verb) => verb.run(out, err),
         Verb::Store(verb) => verb.run(out, err),
+        Verb::Webhook(verb) => verb.run(out),
         Verb::Explain(verb) => verb.run(out),
         Verb::Completions(verb) => verb.run(out),
     };

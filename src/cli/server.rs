@@ -401,10 +401,10 @@ fn settings(
         grants: GrantTree::new(config.grants.iter().cloned()),
         keys: config.keys.iter().map(|key| (key.id, Arc::new(key.clone()))).collect(),
         models,
+        webhooks: workshop.make(&config.webhooks, webhooks).map_err(said)?,
         ways: ways.map_err(said)?,
         connectors: connect.as_ref().map(|connect| Arc::clone(&connect.verifier)),
         root: authority.as_ref().map(|authority| authority.root().clone()),
-        webhooks: workshop.make(&config.webhooks, webhooks).map_err(said)?,
         verifier,
         tls: RoleTls {
             api: Arc::new(tls),

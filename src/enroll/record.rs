@@ -133,6 +133,7 @@ impl Drop for Record {
             kx: Some(&self.key_exchange),
             webhooks: &[],
             detail: self.detail.as_deref(),
+            webhooks: &[],
         };
         place.write(|waiting| line::write(&entry, waiting));
     }

@@ -175,7 +175,7 @@ fn narrow(
     let admitted = &mut routed.admitted;
     admitted.max_tokens = admitted.max_tokens.into_iter().chain(*max_tokens).min();
     if let Some(backend) = backend {
-        routed.stops.retain(|stop| stop.way.name() == &**backend);
+        routed.stops.retain(|stop| *stop.way.name() == **backend);
         if routed.stops.is_empty() {
             let why = "another webhook wants another backend".to_owned();
             return Err(Refusal::AuthorizationUnavailable { name: name.clone(), why });

@@ -13,7 +13,6 @@ use crate::backend::transport::{self, Passage, Ready, Transport};
 use crate::dialect::paths::upstream_path;
 use crate::dialect::relay::Mode;
 use crate::domain::refusal::Refusal;
-use crate::gate::admit::Admitted;
 use crate::gate::body::Buffered;
 use crate::gate::claim::Claimed;
 use crate::gate::headers;
@@ -165,7 +164,7 @@ fn request(
 ) -> Vec<Bytes> {
     let admitted = &routed.admitted;
     let target = (upstream.base_path.as_str(), upstream_path(admitted.endpoint), outgoing.query.as_deref());
-    let mut pieces = body(admitted, stop, outgoing);
+    let mut pieces = edited(routed, stop, outgoing);
     let length = pieces.iter().map(Bytes::len).sum();
     let mut head = headers::request_head(target, outgoing.headers, (&stop.way, upstream), record, length);
     if length <= head.capacity() - head.len() {
@@ -174,6 +173,13 @@ fn request(
     }
     pieces.insert(0, head.freeze());
     pieces
+}
+
+/// The body as the target reads it: with its own name for the model, and no more tokens than a webhook allows.
+fn edited(routed: &Routed, stop: &Stop, outgoing: &Outgoing<'_>) -> Vec<Bytes> {
+    let admitted = &routed.admitted;
+    let lower = admitted.max_tokens.map(|most| (admitted.endpoint, most));
+    admitted.request.edited(&outgoing.body.bytes, &stop.model, lower)
 }
 
 /// The request as it goes through a tunnel: to a name and an endpoint, never to a URL.
@@ -187,7 +193,7 @@ fn tunnel_request(
     let name = stop.way.name();
     let uri = passage::write(name, admitted.endpoint, outgoing.query.as_deref());
     let uri = uri.map_err(|why| Failure::Final(Refusal::BackendBroke(format!("{name}: {why}"))))?;
-    let pieces = body(admitted, stop, outgoing);
+    let pieces = edited(routed, stop, outgoing);
     let length = pieces.iter().map(Bytes::len).sum();
     let mut head = Request::new(());
     *head.method_mut() = passage::method(admitted.endpoint);
@@ -195,13 +201,6 @@ fn tunnel_request(
     *head.version_mut() = Version::HTTP_2;
     *head.headers_mut() = headers::through_tunnel(outgoing.headers, &stop.way, record, length);
     Ok((head, pieces))
-}
-
-/// The body as the backend gets it, in pieces: its own name of the model, and no more tokens than a
-/// webhook allows.
-fn body(admitted: &Admitted, stop: &Stop, outgoing: &Outgoing<'_>) -> Vec<Bytes> {
-    let lower = admitted.max_tokens.map(|most| (admitted.endpoint, most));
-    admitted.request.edited(&outgoing.body.bytes, &stop.model, lower)
 }
 
 /// Decides whether a reply's head may be passed on.

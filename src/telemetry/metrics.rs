@@ -40,6 +40,8 @@ pub struct Metrics {
     store_readable: Gauge,
     shared_address: Gauge,
     certificates: Family<CertificateLabels, Gauge>,
+    /// Of webhooks.
+    pub webhooks: WebhookMetrics,
     notifications: Family<DeliveryLabels, Counter>,
     notifications_waiting: Family<WebhookLabels, Gauge<u64, AtomicU64>>,
     notifications_dropped: Family<WebhookLabels, Gauge<u64, AtomicU64>>,
@@ -50,8 +52,6 @@ pub struct Metrics {
     tunnel_sent: Family<ConnectorLabels, Counter>,
     tunnel_received: Family<ConnectorLabels, Counter>,
     tunnel_round_trips: Histogram,
-    /// Of webhooks.
-    pub webhooks: WebhookMetrics,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]

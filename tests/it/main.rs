@@ -39,3 +39,5 @@ mod tunnels;
 mod uses;
 mod webhook_faults;
 mod webhook_network;
+mod webhooks;
+mod webhooks_live;
