@@ -37,6 +37,7 @@ mod token_keys;
 mod tokens;
 mod tunnels;
 mod uses;
+mod webhook_faults;
 mod webhook_network;
 mod webhooks;
 mod webhooks_live;
