@@ -46,7 +46,8 @@ impl Fields {
             head.extend_from_slice(part);
             start..head.len()
         };
-        let places = headers.iter().map(|(name, value)| (put(name.as_str().as_bytes()), put(value.as_bytes()))).collect();
+        let places =
+            headers.iter().map(|(name, value)| (put(name.as_str().as_bytes()), put(value.as_bytes()))).collect();
         Self { head: head.freeze(), places }
     }
 

@@ -10,8 +10,11 @@ pub mod ca;
 pub mod cert;
 pub mod check;
 pub mod completions;
+pub mod connect;
 pub mod connector;
+pub mod desk;
 pub mod discover;
+pub mod enroll;
 pub mod explain;
 pub mod grant;
 pub mod inspect;
@@ -51,6 +54,8 @@ enum Verb {
     Serve(serve::Serve),
     /// Validate a config file and print every problem
     Check(check::Check),
+    /// Run a connector: backends of a closed site, dialled out to the gateway
+    Connect(connect::Connect),
     /// Ask the running gateway how it is
     Status(status::Status),
     /// The built-in certificate authority
@@ -59,6 +64,9 @@ enum Verb {
     /// Certificates for clients, connectors and operators
     #[command(subcommand)]
     Cert(cert::Cert),
+    /// Certificates for machines elsewhere, with a bundle that works once
+    #[command(subcommand)]
+    Enroll(enroll::Enroll),
     /// Virtual keys
     #[command(subcommand)]
     Key(key::Key),
@@ -97,9 +105,11 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Up(verb) => verb.run(out, err),
         Verb::Serve(verb) => verb.run(out, err),
         Verb::Check(verb) => verb.run(out, err),
+        Verb::Connect(verb) => verb.run(out, err),
         Verb::Status(verb) => verb.run(out, err),
         Verb::Ca(verb) => verb.run(out, err),
         Verb::Cert(verb) => verb.run(out, err),
+        Verb::Enroll(verb) => verb.run(out, err),
         Verb::Key(verb) => verb.run(out, err),
         Verb::Grant(verb) => verb.run(out, err),
         Verb::Connector(verb) => verb.run(out),

@@ -125,7 +125,7 @@ async fn until_signal(mut server: Server, mut signals: Signals) -> Result<(), Fa
 
 /// Every connection is an open file, and so is the one to its backend. The soft limit is often 1,024
 /// for the sake of programs that use `select`; the hard limit is what the operator means.
-fn raise_file_limit(max_connections: u32) {
+pub(super) fn raise_file_limit(max_connections: u32) {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {

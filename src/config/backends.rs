@@ -259,7 +259,7 @@ fn parse_url(text: &str) -> Result<BackendUrl, String> {
     Ok(BackendUrl { https, host, port, base_path: base_path.to_owned() })
 }
 
-pub(super) fn split_authority(authority: &str) -> Result<(String, Option<&str>), String> {
+fn split_authority(authority: &str) -> Result<(String, Option<&str>), String> {
     let wrong = || "the host is a name or an address, IPv6 in brackets: http://[::1]:8000".to_owned();
     if let Some(rest) = authority.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or_else(wrong)?;

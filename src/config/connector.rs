@@ -7,15 +7,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-
-use crate::config::backends::{DEFAULT_TIMEOUTS, is_loopback, read_timeouts, read_tls, read_url, split_authority};
+use crate::config::backends::{DEFAULT_TIMEOUTS, is_loopback, read_timeouts, read_tls, read_url};
 use crate::config::document::{Table, Value};
 use crate::config::load::{parse_as, read_text};
 use crate::config::process::{read_log, read_state_dir};
 use crate::config::suggest::did_you_mean;
 use crate::config::{Backend, BackendTls, Log, Problem, Timeouts, Via};
 use crate::domain::endpoint::{Dialect, Endpoint, Endpoints};
+use crate::domain::gateway_address::{GatewayAddress, HostName};
 
 /// What a site serves when `allow` is silent.
 const DEFAULT_ALLOW: [&str; 3] = ["@inference", "@tokenize", "ollama.show"];
@@ -28,14 +27,12 @@ const DEFAULT_PROBE: &str = "/health";
 /// Everything that `connector.toml` says, checked. Paths are absolute.
 #[derive(Debug)]
 pub struct Connector {
-    /// Holds the identity, unless [`Self::identity`] names files.
+    /// Holds the identity.
     pub state_dir: PathBuf,
     /// Where the gateway is; `None`: where the identity was enrolled.
     pub gateway: Option<GatewayAt>,
-    /// `host` and port of a proxy that takes CONNECT.
-    pub proxy: Option<(String, u16)>,
-    /// An identity made elsewhere.
-    pub identity: Option<IdentityFiles>,
+    /// The only way out, where there is no other.
+    pub proxy: Option<GatewayAddress>,
     /// The process log.
     pub log: Log,
     /// How long requests may go on after a SIGTERM.
@@ -52,22 +49,11 @@ pub struct Connector {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GatewayAt {
     /// Hosts and ports; every address that each stands for is dialled. Never empty.
-    pub addresses: Vec<(String, u16)>,
+    pub addresses: Vec<GatewayAddress>,
     /// The name in the gateway's certificate, one of its `connect` names.
-    pub name: String,
+    pub name: HostName,
     /// Connections to each address, 1 to 8.
     pub connections: u32,
-}
-
-/// An identity in files, leaf first.
-#[derive(Debug)]
-pub struct IdentityFiles {
-    /// The certificate with its intermediates.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// Its private key.
-    pub key: PrivateKeyDer<'static>,
-    /// What the gateway is pinned to; never empty.
-    pub roots: Vec<CertificateDer<'static>>,
 }
 
 /// A backend beside the connector.
@@ -114,10 +100,6 @@ fn read(root: &Table<'_>) -> Option<Connector> {
     };
     let gateway = root.get("gateway").map_or(Some(None), |value| value.table(read_gateway).map(Some));
     let proxy = root.get("proxy").map_or(Some(None), |value| value.parsed(parse_proxy).map(Some));
-    let identity = root.get("identity").map_or(Some(None), |value| value.table(read_identity).map(Some));
-    if let (Some(None), Some(Some(_))) = (&gateway, &identity) {
-        root.missing("gateway", "an identity in files does not say where its gateway is");
-    }
     let log = read_log(root.get("log").as_ref());
     let drain = root
         .get("drain")
@@ -138,7 +120,6 @@ fn read(root: &Table<'_>) -> Option<Connector> {
         state_dir: state_dir?,
         gateway: gateway?,
         proxy: proxy?,
-        identity: identity?,
         log: log?,
         drain: drain?,
         backends: backends.filter(|backends| !backends.is_empty())?,
@@ -149,27 +130,12 @@ fn read(root: &Table<'_>) -> Option<Connector> {
 
 fn read_gateway(table: &Table<'_>) -> Option<GatewayAt> {
     let addresses = table.require("addresses", "a list such as [\"gw.corp.example:8443\"]");
-    let addresses =
-        addresses.and_then(|value| value.each("an empty list is nothing to dial", |entry| entry.parsed(parse_address)));
+    let addresses = addresses
+        .and_then(|value| value.each("an empty list is nothing to dial", |entry| entry.parsed(GatewayAddress::parse)));
     let name = table.require("name", "the gateway's connect name, such as \"connect.llm.corp.example\"");
-    let name = name.and_then(|value| {
-        value.parsed(|text| match ServerName::try_from(text) {
-            Ok(_) => Ok(text.to_owned()),
-            Err(_) => Err(format!("{text:?} is not a host name")),
-        })
-    });
+    let name = name.and_then(|value| value.parsed(HostName::parse));
     let connections = table.get("connections").map_or(Some(2), |value| value.number(1..=8));
     Some(GatewayAt { addresses: addresses?, name: name?, connections: connections? })
-}
-
-fn read_identity(table: &Table<'_>) -> Option<IdentityFiles> {
-    let how = "a PEM file, as doorward cert issue --out makes it";
-    let chain = table.require("certificate", how).and_then(|value| value.certificates());
-    let key_setting = table.require("key", how);
-    let key = key_setting.as_ref().and_then(Value::private_key);
-    let roots = table.require("ca", how).and_then(|value| value.roots());
-    let (chain, key) = key_setting?.belonging(chain?, key?, "certificate")?;
-    Some(IdentityFiles { chain, key, roots: roots? })
 }
 
 fn read_backend(entry: &Value<'_>, names: &mut HashMap<String, String>) -> Option<SiteBackend> {
@@ -221,24 +187,10 @@ fn read_backend(entry: &Value<'_>, names: &mut HashMap<String, String>) -> Optio
     })
 }
 
-/// Reads `host:port`; a name or an address, IPv6 in brackets.
-fn parse_address(text: &str) -> Result<(String, u16), String> {
-    let (host, port) = split_authority(text).map_err(|_| not_an_address(text))?;
-    let port = port.filter(|port| port.bytes().all(|b| b.is_ascii_digit())).and_then(|port| port.parse().ok());
-    match port {
-        Some(port) if port != 0 => Ok((host, port)),
-        Some(_) | None => Err(not_an_address(text)),
-    }
-}
-
-fn not_an_address(text: &str) -> String {
-    format!("{text:?} is not a host with a port, such as gw.corp.example:8443 or [2001:db8::1]:8443")
-}
-
 /// Reads `http://host:port`. The message does not repeat the text: it may hold a password.
-fn parse_proxy(text: &str) -> Result<(String, u16), String> {
+fn parse_proxy(text: &str) -> Result<GatewayAddress, String> {
     let rest = text.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
-    let address = rest.filter(|rest| !rest.contains('@')).and_then(|rest| parse_address(rest).ok());
+    let address = rest.filter(|rest| !rest.contains('@')).and_then(|rest| GatewayAddress::parse(rest).ok());
     address.ok_or_else(|| {
         "is not the URL of a proxy that takes CONNECT, such as http://proxy.corp.example:3128, \
          without user name and password"

@@ -37,7 +37,7 @@ fn the_example_loads_and_its_comments_are_the_defaults() {
     assert_eq!(plain.warnings, []);
     assert_eq!(plain.state_dir, Path::new("/nowhere/connector-state"));
     let gateway = plain.gateway.clone().unwrap();
-    assert_eq!(gateway.addresses, [("gw.corp.example".to_owned(), 8443)]);
+    assert_eq!(gateway.addresses[0].to_string(), "gw.corp.example:8443");
     assert_eq!((gateway.name.as_str(), gateway.connections), ("connect.llm.corp.example", 2));
 
     let spelled_out = parse(&uncommented()).unwrap();

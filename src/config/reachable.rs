@@ -38,7 +38,8 @@ impl Reachable {
             // An address without a port is none yet.
             Some(Err(_)) | None => advertise.to_owned(),
         };
-        let port = addresses.first().map(GatewayAddress::port).or_else(|| Some(address.port()).filter(|port| *port != 0));
+        let port =
+            addresses.first().map(GatewayAddress::port).or_else(|| Some(address.port()).filter(|port| *port != 0));
         Self { addresses, port, names: names.clone() }
     }
 
@@ -68,9 +69,9 @@ pub fn reachable(file: &Path) -> Result<Reachable, Vec<Problem>> {
     let document = Document::new(text, directory, &|_| None);
     let found = document.read(root.get_ref(), |root| root.get("listen")?.table(read));
     let ours = |path: &str| {
-        ["listen.address", "listen.advertise", "listen.names"].iter().any(|name| {
-            path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-        })
+        ["listen.address", "listen.advertise", "listen.names"]
+            .iter()
+            .any(|name| path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '['])))
     };
     let mut problems = document.into_findings().problems;
     problems.retain(|problem| ours(&problem.path));
@@ -139,7 +140,11 @@ mod tests {
         ] {
             let read = read_text(&listen(settings)).unwrap();
             let shown: Vec<_> = read.addresses.iter().map(ToString::to_string).collect();
-            assert_eq!((shown, read.enroll_url("/crl").as_deref()), (addresses.iter().map(ToString::to_string).collect(), url), "{settings}");
+            assert_eq!(
+                (shown, read.enroll_url("/crl").as_deref()),
+                (addresses.iter().map(ToString::to_string).collect(), url),
+                "{settings}"
+            );
         }
     }
 

@@ -156,7 +156,12 @@ async fn attempt(
 }
 
 /// The request as it goes on the wire, in pieces.
-fn request(routed: &Routed, (stop, upstream): (&Stop, &Upstream), outgoing: &Outgoing<'_>, record: &Record) -> Vec<Bytes> {
+fn request(
+    routed: &Routed,
+    (stop, upstream): (&Stop, &Upstream),
+    outgoing: &Outgoing<'_>,
+    record: &Record,
+) -> Vec<Bytes> {
     let admitted = &routed.admitted;
     let target = (upstream.base_path.as_str(), upstream_path(admitted.endpoint), outgoing.query.as_deref());
     let mut pieces = admitted.request.edited(&outgoing.body.bytes, &stop.model);

@@ -104,12 +104,7 @@ pub fn request_head(
 /// The headers of a request through a tunnel. What belongs to the backend alone, its host and its
 /// credential, its connector adds.
 #[must_use]
-pub fn through_tunnel(
-    from_caller: &HeaderMap,
-    way: &Way,
-    record: &Record,
-    content_length: usize,
-) -> HeaderMap {
+pub fn through_tunnel(from_caller: &HeaderMap, way: &Way, record: &Record, content_length: usize) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(12);
     to_backend(from_caller, way, record, content_length, |name, value| {
         // They come from headers and from text that fits into one, so these are a formality.

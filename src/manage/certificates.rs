@@ -209,7 +209,12 @@ impl Operation for RevokeName {
                 .hint("`doorward ca init` makes one; certificates of other authorities are revoked by those")
         })?;
         let done = manager.store.revoke_name(domain, &name, reason, manager.now)?;
-        Ok(RevokedName { name: name.to_string(), newly: done.newly, certificates: done.certificates, bundles: done.bundles })
+        Ok(RevokedName {
+            name: name.to_string(),
+            newly: done.newly,
+            certificates: done.certificates,
+            bundles: done.bundles,
+        })
     }
 }
 

@@ -232,7 +232,11 @@ impl Wanted {
             addresses,
             enroll: HostName::parse(enroll).map_err(|why| unfit(&why))?,
             connect: names.connect.first().map(|name| HostName::parse(name)).transpose().map_err(|why| unfit(&why))?,
-            api: names.api.first().map_or(Err("no name for callers".to_owned()), |name| GatewayName::parse(name)).map_err(|why| unfit(&why))?,
+            api: names
+                .api
+                .first()
+                .map_or(Err("no name for callers".to_owned()), |name| GatewayName::parse(name))
+                .map_err(|why| unfit(&why))?,
             pin: RootPin::of(root),
             id: BundleId::from_random(id),
             secret: BundleSecret::from_random(*secret),

@@ -39,6 +39,9 @@ pub struct Metrics {
     store_readable: Gauge,
     shared_address: Gauge,
     certificates: Family<CertificateLabels, Gauge>,
+    notifications: Family<DeliveryLabels, Counter>,
+    notifications_waiting: Family<WebhookLabels, Gauge<u64, AtomicU64>>,
+    notifications_dropped: Family<WebhookLabels, Gauge<u64, AtomicU64>>,
     tunnels: Gauge,
     tunnel_streams: Family<ConnectorLabels, Gauge>,
     tunnel_ends: Family<TunnelEndLabels, Counter>,
@@ -62,6 +65,38 @@ struct TunnelEndLabels {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct CertificateLabels {
     role: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct WebhookLabels {
+    webhook: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct DeliveryLabels {
+    webhook: String,
+    result: &'static str,
+}
+
+/// What came of telling a webhook something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Delivery {
+    /// The webhook has taken it.
+    Delivered,
+    /// It has not; it is told again.
+    Failed,
+    /// It is not told any more.
+    GivenUp,
+}
+
+impl Delivery {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::GivenUp => "given_up",
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -194,14 +229,26 @@ impl Default for Metrics {
             Unit::Seconds,
             certificates.clone(),
         );
+        let notifications =
+            registered(&mut registry, "notifications", "Attempts to tell a webhook of an event, by what came of them");
+        let notifications_waiting =
+            registered(&mut registry, "notifications_waiting", "Notifications that a webhook has not taken yet");
+        let notifications_dropped = registered(
+            &mut registry,
+            "notifications_dropped",
+            "Notifications that were lost because the queue of a webhook was full",
+        );
         let tunnels = registered(&mut registry, "tunnels", "Open tunnels of connectors");
         let tunnel_streams =
             registered(&mut registry, "tunnel_streams", "Requests that are under way over a connector's tunnels");
         let tunnel_ends = registered(&mut registry, "tunnel_ends", "Tunnels that have ended, by reason");
         let tunnels_refused =
             registered(&mut registry, "tunnels_refused", "Connections of connectors that were not let in");
-        let tunnel_sent =
-            registered(&mut registry, "tunnel_sent_bytes", "Bytes of requests that were sent over a connector's tunnels");
+        let tunnel_sent = registered(
+            &mut registry,
+            "tunnel_sent_bytes",
+            "Bytes of requests that were sent over a connector's tunnels",
+        );
         let tunnel_received =
             registered(&mut registry, "tunnel_received_bytes", "Bytes of replies that came over a connector's tunnels");
         let tunnel_round_trips = Histogram::new(exponential_buckets(0.000_1, 4.0, 9));
@@ -231,6 +278,9 @@ impl Default for Metrics {
             store_readable,
             certificates,
             shared_address,
+            notifications,
+            notifications_waiting,
+            notifications_dropped,
             tunnels,
             tunnel_streams,
             tunnel_ends,
@@ -354,6 +404,24 @@ impl Metrics {
     pub fn keys_fetched(&self, issuer: &str, fetched: bool) {
         let result = if fetched { "fetched" } else { "failed" };
         self.key_fetches.get_or_create(&IssuerLabels { issuer: issuer.to_owned(), result }).inc();
+    }
+
+    /// A webhook was told something, or was not.
+    pub fn notified(&self, webhook: &str, delivery: Delivery) {
+        let labels = DeliveryLabels { webhook: webhook.to_owned(), result: delivery.as_str() };
+        self.notifications.get_or_create(&labels).inc();
+    }
+
+    /// How many notifications wait for each webhook, and how many were ever lost. Webhooks that are
+    /// not named are told nothing.
+    pub fn notifications_wait<'w>(&self, queues: impl Iterator<Item = (&'w str, u64, u64)>) {
+        self.notifications_waiting.clear();
+        self.notifications_dropped.clear();
+        for (webhook, waiting, dropped) in queues {
+            let labels = WebhookLabels { webhook: webhook.to_owned() };
+            self.notifications_waiting.get_or_create(&labels).set(waiting);
+            self.notifications_dropped.get_or_create(&labels).set(dropped);
+        }
     }
 
     /// Writes all figures in the text format that Prometheus scrapes.

@@ -6,11 +6,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use rustls::client::Resumption;
-use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::BackendTls;
 use crate::tls::server::provider;
@@ -65,29 +63,6 @@ pub fn issuer_config(private: &[CertificateDer<'static>], wanted: bool) -> Resul
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
-}
-
-/// TLS of a tunnel towards the gateway: TLS 1.3 with a client certificate, the gateway pinned to
-/// `roots`, and nothing resumed, so that both sides are verified in every handshake.
-///
-/// # Errors
-///
-/// When the certificate and its key cannot be used together.
-pub fn tunnel_config(
-    roots: &[CertificateDer<'static>],
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    alpn: &[u8],
-) -> Result<ClientConfig, String> {
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(private_roots(roots)?)
-        .with_client_auth_cert(chain, key)
-        .map_err(|error| format!("the certificate and its private key cannot be used together: {error}"))?;
-    config.alpn_protocols = vec![alpn.to_vec()];
-    config.resumption = Resumption::disabled();
     Ok(config)
 }
 

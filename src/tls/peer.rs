@@ -106,18 +106,6 @@ pub fn read(leaf: &CertificateDer<'_>, authority: &Authority, map: &Mapping) -> 
     })
 }
 
-/// The one SPIFFE ID of a certificate of our own authority: for those who hold it. Nothing is
-/// verified.
-///
-/// # Errors
-///
-/// When it names not exactly one identity.
-pub fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<Identity, PeerFault> {
-    let certificate = parse(leaf)?;
-    let names = Names::of(&certificate)?;
-    Identity::parse(only(URI, names.uris())?).map_err(PeerFault::Name)
-}
-
 /// When a certificate may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Validity {
@@ -189,6 +177,13 @@ fn check_usage(certificate: &X509Certificate<'_>, built_in: bool) -> Result<(), 
         None if built_in => Err(PeerFault::Usage("no extended key usage")),
         Some(_) | None => Ok(()),
     }
+}
+
+/// False when the certificate's key usage says that it issues none (RFC 5280, 6.1.4 n). webpki does
+/// not look at that: it must never see such a one as an issuer. What is malformed is left to it.
+pub(crate) fn may_issue(certificate: &CertificateDer<'_>) -> bool {
+    let Ok(certificate) = parse(certificate) else { return true };
+    certificate.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
 }
 
 /// The subject alternative names.

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::config::GatewayAt;
-use crate::overlay::agent::dial::Target;
+use crate::holder::reach::Target;
 use crate::overlay::agent::keep::{Keeper, Lifeline};
 use crate::overlay::agent::site::{Site, draw};
 use crate::overlay::backoff::{Backoff, Ended};
@@ -67,16 +67,12 @@ pub(super) async fn dial_all(site: Arc<Site>, gateway: GatewayAt, lifeline: Life
 /// Looks up every name. One that cannot be looked up keeps what it stood for. True when some name
 /// stands for nothing.
 async fn look_up(site: &Site, gateway: &GatewayAt, known: &mut HashMap<usize, Vec<Target>>) -> bool {
-    for (index, (host, port)) in gateway.addresses.iter().enumerate() {
-        if site.proxy.is_some() {
-            known.entry(index).or_insert_with(|| vec![Target::ByProxy(host.clone(), *port)]);
-            continue;
-        }
-        match tokio::net::lookup_host((host.as_str(), *port)).await {
+    for (index, address) in gateway.addresses.iter().enumerate() {
+        match site.reach.targets(address).await {
             Ok(found) => {
-                known.insert(index, found.map(Target::Address).collect());
+                known.insert(index, found);
             }
-            Err(error) => tracing::warn!(host, %error, "the gateway's address cannot be looked up"),
+            Err(why) => tracing::warn!(%address, "the gateway's address cannot be looked up: {why}"),
         }
     }
     (0..gateway.addresses.len()).any(|index| known.get(&index).is_none_or(Vec::is_empty))

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::holder::reach::Target;
 use crate::overlay::agent::Identity;
-use crate::overlay::agent::dial::Target;
 use crate::overlay::agent::link::{Link, Over, Phase};
 use crate::overlay::agent::site::{Site, draw};
 use crate::overlay::backoff::{Backoff, Ended};

@@ -19,9 +19,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::client::TlsStream;
 
+use crate::holder::fault::CertificateAlert;
+use crate::holder::reach::Target;
 use crate::overlay::agent::Identity;
 use crate::overlay::agent::control::{self, Event, Order, Stream, Who};
-use crate::overlay::agent::dial::{Target, dial};
+use crate::overlay::agent::dial::dial;
 use crate::overlay::agent::request;
 use crate::overlay::agent::site::{Counted, Site};
 use crate::overlay::backoff::Ended;
@@ -154,7 +156,7 @@ impl Opening {
     }
 
     async fn open(&self) -> Result<Connection<TlsStream<TcpStream>, Bytes>, Over> {
-        let socket = dial(&self.site, &self.target, &self.identity).await.map_err(|error| of_io(&error, None))?;
+        let socket = dial(&self.site, &self.target, &self.identity).await.map_err(|why| Over::lost(why.to_string()))?;
         let mut builder = Builder::new();
         builder
             .initial_window_size(STREAM_WINDOW)
@@ -346,33 +348,13 @@ fn keep_alive(mut pings: PingPong, mut wake: watch::Receiver<u64>) -> impl Futur
     }
 }
 
+/// An error of the connection. Where the gateway has refused our certificate, dialling again does
+/// not help until somebody does something.
 fn of_h2(error: &h2::Error, registered: Option<Duration>) -> Over {
-    match error.get_io() {
-        Some(error) => of_io(error, registered),
+    match error.get_io().and_then(|error| CertificateAlert::in_error(error)) {
+        Some(what) => {
+            Over { ended: Ended::Hopeless, why: format!("the gateway does not take our certificate: {what}") }
+        }
         None => Over { ended: Ended::Lost(registered), why: error.to_string() },
     }
-}
-
-/// An error of the socket. Where the gateway has refused our certificate, dialling again does not
-/// help until somebody does something.
-fn of_io(error: &std::io::Error, registered: Option<Duration>) -> Over {
-    use rustls::AlertDescription as Alert;
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let refused = match tls {
-        Some(rustls::Error::AlertReceived(alert)) => matches!(
-            alert,
-            Alert::AccessDenied
-                | Alert::BadCertificate
-                | Alert::CertificateRequired
-                | Alert::CertificateRevoked
-                | Alert::CertificateExpired
-                | Alert::CertificateUnknown
-                | Alert::UnknownCA
-                | Alert::UnsupportedCertificate
-                | Alert::UnrecognisedName
-        ),
-        _ => false,
-    };
-    let ended = if refused { Ended::Hopeless } else { Ended::Lost(registered) };
-    Over { ended, why: error.to_string() }
 }

@@ -23,7 +23,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -31,9 +30,9 @@ use tokio::time::timeout;
 use crate::clock::Clock;
 use crate::config::{GatewayAt, SiteBackend};
 use crate::domain::identity::Role;
+use crate::holder::credentials::Credentials;
+use crate::holder::reach::Reach;
 use crate::overlay::protocol::ALPN;
-use crate::tls::client::tunnel_config;
-use crate::tls::peer;
 
 use self::site::Site;
 
@@ -42,8 +41,8 @@ use self::site::Site;
 pub struct Settings {
     /// Where the gateway is.
     pub gateway: GatewayAt,
-    /// A proxy to go through, by CONNECT.
-    pub proxy: Option<(String, u16)>,
+    /// How it is reached.
+    pub reach: Reach,
     /// What is served. Never empty.
     pub backends: Vec<SiteBackend>,
     /// How long requests may go on after [`Agent::stop`].
@@ -61,23 +60,18 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Makes a certificate ready. `roots` are what the gateway is pinned to.
+    /// Makes a certificate ready.
     ///
     /// # Errors
     ///
-    /// When it is not a connector's, or does not go with its key.
-    pub fn new(
-        chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-        roots: &[CertificateDer<'static>],
-    ) -> Result<Self, String> {
-        let leaf = chain.first().ok_or("there is no certificate")?;
-        let identity = peer::spiffe_id(leaf).map_err(|fault| fault.to_string())?;
+    /// When it is not a connector's.
+    pub fn of(credentials: &Credentials) -> Result<Self, String> {
+        let identity = credentials.identity();
         if identity.role() != Role::Connector {
-            return Err(format!("{identity} is not a connector's identity: it is made with --role connector"));
+            return Err(format!("{identity} is not a connector"));
         }
         let name = identity.path().rsplit('/').next().unwrap_or_default().to_owned();
-        Ok(Self { name, tls: Arc::new(tunnel_config(roots, chain, key, ALPN)?) })
+        Ok(Self { name, tls: credentials.tls(&[ALPN]) })
     }
 
     /// The name in its certificate.

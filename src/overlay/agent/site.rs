@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::rand;
-use rustls_pki_types::ServerName;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::backend::Upstream;
 use crate::backend::pool::Pools;
 use crate::domain::endpoint::Endpoints;
+use crate::domain::gateway_address::GatewayName;
+use crate::holder::reach::Reach;
 use crate::overlay::agent::Settings;
 use crate::overlay::protocol::{Offer, State};
 
@@ -27,8 +28,9 @@ pub(super) struct Site {
     /// Connections to them.
     pub(super) pools: Pools,
     /// The name that the gateway's certificate must have.
-    pub(super) gateway_name: ServerName<'static>,
-    pub(super) proxy: Option<(String, u16)>,
+    pub(super) gateway_name: GatewayName,
+    /// How the gateway is reached.
+    pub(super) reach: Reach,
     pub(super) drain: Duration,
     registered: AtomicUsize,
     in_flight: AtomicUsize,
@@ -48,8 +50,6 @@ pub(super) struct Served {
 
 impl Site {
     pub(super) fn new(settings: Settings) -> Result<Self, String> {
-        let gateway_name = ServerName::try_from(settings.gateway.name.clone())
-            .map_err(|_| format!("{:?} is not the name of a gateway", settings.gateway.name))?;
         let mut random = [0; 16];
         rand::fill(&mut random).map_err(|_| "the system gives no randomness".to_owned())?;
         let served = settings.backends.into_iter().map(|site| {
@@ -64,8 +64,8 @@ impl Site {
             health: watch::Sender::new(vec![State::Down; served.len()]),
             served,
             pools: Pools::default(),
-            gateway_name,
-            proxy: settings.proxy,
+            gateway_name: GatewayName::Dns(settings.gateway.name),
+            reach: settings.reach,
             drain: settings.drain,
             registered: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),

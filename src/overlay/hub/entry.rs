@@ -33,9 +33,10 @@ pub fn decide(open: &[Link<'_>], newcomer: Link<'_>, max_instances: u32) -> Verd
     if open.iter().any(|link| link.instance == newcomer.instance) {
         return Verdict::Enter;
     }
-    let instances = open.iter().enumerate().filter(|(at, link)| {
-        open.iter().position(|first| first.instance == link.instance) == Some(*at)
-    });
+    let instances = open
+        .iter()
+        .enumerate()
+        .filter(|(at, link)| open.iter().position(|first| first.instance == link.instance) == Some(*at));
     if instances.count() < max_instances as usize { Verdict::Enter } else { Verdict::Full }
 }
 

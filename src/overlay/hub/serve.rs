@@ -18,9 +18,7 @@ use crate::overlay::hub::control::{Control, Driven, Ended, Opened, limit, open};
 use crate::overlay::hub::pulse::{Beat, Pulse};
 use crate::overlay::hub::tunnel::{End, Holder, OpenOffer, Orders, Parts, Tunnel, connector_name, word};
 use crate::overlay::hub::tunnels::{Entry, Tunnels};
-use crate::overlay::protocol::{
-    ALPN, FromConnector, FromGateway, Refused, Register, Registered, Retry, VERSION, Word,
-};
+use crate::overlay::protocol::{ALPN, FromConnector, FromGateway, Refused, Register, Registered, Retry, VERSION, Word};
 use crate::telemetry::metrics::HandshakeFailure;
 
 /// When a connector that is one too many may try again, in seconds.
@@ -145,7 +143,8 @@ async fn registered(
     let Holder { address, .. } = tunnel.holder;
     tracing::info!(connector = %name, instance = %tunnel.instance, index = tunnel.index, %address, version = %tunnel.version, "a connector has registered");
     let _open = gateway.metrics.tunnel_opens();
-    let ends = Ends { control: &mut control, connection: &mut connection, pulse: Pulse::new(ping_pong, tunnels.pace()) };
+    let ends =
+        Ends { control: &mut control, connection: &mut connection, pulse: Pulse::new(ping_pong, tunnels.pace()) };
     let end = carry(tunnels, gateway, &tunnel, ends).await;
     tunnels.remove(&tunnel);
     gateway.metrics.tunnel_ended(label(tunnels, &name), end.as_str());

@@ -146,7 +146,13 @@ impl Tunnels {
     #[must_use]
     pub fn accepted(&self, tunnel: &Tunnel) -> Vec<Box<str>> {
         let inside = self.lock();
-        tunnel.offers().iter().map(|offer| &offer.name).filter(|name| inside.rules.give(name, tunnel)).cloned().collect()
+        tunnel
+            .offers()
+            .iter()
+            .map(|offer| &offer.name)
+            .filter(|name| inside.rules.give(name, tunnel))
+            .cloned()
+            .collect()
     }
 
     /// A seat for one request to `backend`: on the tunnel with the fewest requests, and on none of

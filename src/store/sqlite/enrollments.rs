@@ -7,6 +7,7 @@
 use rusqlite::{OptionalExtension, params};
 
 use crate::domain::audit::{Deed, Event};
+use crate::domain::notification::Kind;
 use crate::domain::timestamp::Timestamp;
 use crate::store::codec;
 use crate::store::enrollment::{EnrollmentRecord, NewEnrollment, Renewed};
@@ -14,7 +15,7 @@ use crate::store::error::StoreError;
 use crate::store::rows::{CertificateRecord, NewCertificate, Revoked, Serial};
 use crate::store::sqlite::certificates::{self, is_subject_revoked, record};
 use crate::store::sqlite::events::note;
-use crate::store::sqlite::{Sqlite, all, new_row, next_revision};
+use crate::store::sqlite::{Sqlite, all, new_row, next_revision, notifications};
 
 impl Sqlite {
     /// Stores a bundle, durably. Bundles that ended before `forget` go: their certificates tell of
@@ -46,7 +47,8 @@ impl Sqlite {
             );
             new_row(inserted, || format!("bundle {}", new.id))?;
             next_revision(transaction)?;
-            let event = Event { bundle: Some(&new.id), identity: Some(uri), ..event(new.created_at, Deed::BundleCreated) };
+            let event =
+                Event { bundle: Some(&new.id), identity: Some(uri), ..event(new.created_at, Deed::BundleCreated) };
             note(transaction, actor, &event)
         })
     }
@@ -79,16 +81,19 @@ impl Sqlite {
     pub fn revoke_enrollment(&mut self, id: &str, now: Timestamp) -> Result<Revoked, StoreError> {
         self.noting(|transaction, actor| {
             let found: Option<(bool, String)> = transaction
-                .query_row("SELECT used_at IS NULL AND revoked_at IS NULL, uri FROM enrollments WHERE id = ?1", [id], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })
+                .query_row(
+                    "SELECT used_at IS NULL AND revoked_at IS NULL, uri FROM enrollments WHERE id = ?1",
+                    [id],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )
                 .optional()?;
             let uri = match found {
                 None => return Ok(Revoked::Unknown),
                 Some((false, _)) => return Ok(Revoked::AlreadyRevoked),
                 Some((true, uri)) => uri,
             };
-            transaction.execute("UPDATE enrollments SET revoked_at = ?2 WHERE id = ?1", params![id, now.as_millis()])?;
+            transaction
+                .execute("UPDATE enrollments SET revoked_at = ?2 WHERE id = ?1", params![id, now.as_millis()])?;
             next_revision(transaction)?;
             let event = Event { bundle: Some(id), identity: Some(&uri), ..event(now, Deed::BundleRevoked) };
             note(transaction, actor, &event)?;
@@ -128,6 +133,8 @@ impl Sqlite {
             }
             let event = Event { bundle: Some(id), ..certificates::event_of(&certificate, Deed::CertificateIssued) };
             note(transaction, actor, &event)?;
+            let data = || certificates::told(&certificate, None);
+            notifications::queue(transaction, Kind::CertificateIssued, now, data)?;
             Ok(signed)
         })
     }
@@ -158,6 +165,8 @@ impl Sqlite {
             let event =
                 Event { detail: Some(&before), ..certificates::event_of(&certificate, Deed::CertificateRenewed) };
             note(transaction, actor, &event)?;
+            let data = || certificates::told(&certificate, None);
+            notifications::queue(transaction, Kind::CertificateRenewed, certificate.issued_at, data)?;
             Ok(Renewed::Renewed(signed))
         })
     }

@@ -1,0 +1,202 @@
+//! `doorward connect`: the connector, beside the backends of a closed site.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::ca::bundle::Bundle;
+use crate::cli::output::Failure;
+use crate::cli::place::environment;
+use crate::cli::serve::raise_file_limit;
+use crate::clock::Clock;
+use crate::config::{self, Connector, GatewayAt, SiteBackend};
+use crate::holder::chance::Chance;
+use crate::holder::fault::HolderFault;
+use crate::holder::files::Place;
+use crate::holder::join::join;
+use crate::holder::keeper::{Keeper, Options};
+use crate::holder::origin::Origin;
+use crate::holder::reach::{ProxyUrl, Reach};
+use crate::overlay::agent::{Agent, Identity, Settings};
+use crate::telemetry::log;
+
+/// Connections to each address where the config does not say.
+const CONNECTIONS: u32 = 2;
+
+/// Runs a connector until SIGTERM or SIGINT: dials the gateway, and serves what it sends for the
+/// backends named here. Opens no port.
+#[derive(Debug, Args)]
+pub struct Connect {
+    /// Config file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bundle", "backend", "state"], required_unless_present = "backend")]
+    config: Option<PathBuf>,
+    /// Enrollment bundle; an identity already in the state directory wins
+    #[arg(long, value_name = "BUNDLE", env = "DOORWARD_BUNDLE", hide_env_values = true)]
+    bundle: Option<String>,
+    /// A backend: the name that the gateway's config gives it, and its URL
+    #[arg(long, value_name = "NAME=URL")]
+    backend: Vec<String>,
+    /// Where the identity is kept
+    #[arg(long, value_name = "DIR", default_value = "connector-state", requires = "backend")]
+    state: PathBuf,
+}
+
+impl Connect {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    ///
+    /// When the connector cannot start.
+    pub fn run(self, _out: &mut impl Write, _err: &mut impl Write) -> Result<(), Failure> {
+        let config = self.read()?;
+        log::start(config.log);
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        // Each request is a connection to a backend, and most are idle.
+        let requests: u32 = config.backends.iter().map(|site| site.max_concurrent).fold(0, u32::saturating_add);
+        raise_file_limit(requests);
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(connect(config, self.bundle.as_deref()))
+    }
+
+    fn read(&self) -> Result<Connector, Failure> {
+        let (result, file) = match &self.config {
+            Some(file) => (config::load_connector(file, &environment), file.clone()),
+            None => {
+                let file = PathBuf::from("--backend");
+                let text = self.as_config()?;
+                // Relative paths start where the command was given.
+                (config::parse_connector(&text, &Path::new(".").join("connector.toml"), &environment), file)
+            }
+        };
+        result.map_err(|problems| Failure::Config { file: file.display().to_string(), problems })
+    }
+
+    /// The config that the options stand for.
+    fn as_config(&self) -> Result<String, Failure> {
+        let mut root = toml::Table::new();
+        root.insert("state_dir".to_owned(), self.state.display().to_string().into());
+        let backends = self.backend.iter().map(|backend| {
+            let (name, url) = backend.split_once('=').ok_or_else(|| {
+                Failure::Usage(vec![format!(
+                    "--backend is NAME=URL, such as vllm-a=http://127.0.0.1:8000, not {backend:?}"
+                )])
+            })?;
+            let pairs = [("name", name), ("url", url)];
+            let table: toml::Table = pairs.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+            Ok(toml::Value::Table(table))
+        });
+        root.insert("backend".to_owned(), backends.collect::<Result<Vec<_>, Failure>>()?.into());
+        toml::to_string(&root).map_err(Failure::new)
+    }
+}
+
+async fn connect(config: Connector, bundle: Option<&str>) -> Result<(), Failure> {
+    // Before anything can take long: the first signal must be heard.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let signalled = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::pin!(signalled);
+    let started = tokio::select! {
+        started = start(config, bundle) => started?,
+        () = &mut signalled => return Ok(()),
+    };
+    let (agent, keeper, tell) = started;
+    tokio::select! {
+        () = &mut signalled => {}
+        () = follow(&keeper, tell) => {}
+    }
+    tracing::info!(requests = agent.in_flight(), "draining");
+    agent.stop().await;
+    drop(keeper);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn start(config: Connector, bundle: Option<&str>) -> Result<(Agent, Keeper, watch::Sender<Identity>), Failure> {
+    let clock = Clock::System;
+    let proxy = match &config.proxy {
+        None => None,
+        Some(proxy) => Some(ProxyUrl::parse(&format!("http://{proxy}")).map_err(Failure::new)?),
+    };
+    let reach = Reach { proxy };
+    let place = identity(&config.state_dir, bundle, &reach, &clock).await?;
+    let origin = Origin::read(&config.state_dir).map_err(|fault| said(&fault))?;
+    let gateway = config.gateway.map_or_else(|| gateway_of(origin.as_ref(), &config.state_dir), Ok)?;
+    let options = Options { origin, reach: reach.clone(), clock: clock.clone(), chance: Chance::System };
+    let keeper = Keeper::start(place, options).map_err(|fault| said(&fault))?;
+    let identity = current(&keeper)?;
+    let backends: Vec<_> = config.backends.iter().map(|site: &SiteBackend| site.backend.name.as_str()).collect();
+    tracing::info!(connector = identity.name(), gateway = %gateway.name, backends = backends.join(","), "connecting");
+    let (tell, identity) = watch::channel(identity);
+    let settings = Settings { gateway, reach, backends: config.backends, drain: config.drain, clock };
+    let agent = Agent::start(settings, identity).map_err(Failure::new)?;
+    Ok((agent, keeper, tell))
+}
+
+/// The identity in the state directory; there is none yet, the one that the bundle gives.
+async fn identity(state: &Path, bundle: Option<&str>, reach: &Reach, clock: &Clock) -> Result<Place, Failure> {
+    match (Place::only(state), bundle) {
+        (Ok(place), _) => Ok(place),
+        (Err(HolderFault::Missing(_)), Some(bundle)) => {
+            let bundle = Bundle::parse(bundle).map_err(|fault| said(&fault.into()))?;
+            let place = Place::new(state, &bundle.name);
+            let joined = join(&bundle, place, reach, clock).await.map_err(|fault| said(&fault))?;
+            tracing::info!(identity = %joined.identity, until = %joined.span.not_after, "joined");
+            Ok(joined.place)
+        }
+        (Err(fault), _) => Err(said(&fault)),
+    }
+}
+
+fn gateway_of(origin: Option<&Origin>, state: &Path) -> Result<GatewayAt, Failure> {
+    let Some(origin) = origin else {
+        return Err(Failure::with_hint(
+            format!("nothing in {} says where the gateway is", state.display()),
+            "add gateway = { addresses = [\"HOST:PORT\"], name = \"CONNECT-NAME\" } to the config",
+        ));
+    };
+    let Some(name) = &origin.connect else {
+        return Err(Failure::with_hint(
+            "the gateway that gave this certificate had no name for connectors",
+            "set [listen] names.connect in the gateway's config, and gateway.name in this one",
+        ));
+    };
+    Ok(GatewayAt { addresses: origin.addresses.clone(), name: name.clone(), connections: CONNECTIONS })
+}
+
+fn current(keeper: &Keeper) -> Result<Identity, Failure> {
+    Identity::of(&keeper.current()).map_err(|why| {
+        Failure::with_hint(
+            why,
+            "a connector's certificate is made with --role connector: `doorward enroll create NAME --role connector`",
+        )
+    })
+}
+
+/// Hands each new certificate to the connections.
+async fn follow(keeper: &Keeper, tell: watch::Sender<Identity>) {
+    let mut changes = keeper.changes();
+    while changes.changed().await.is_ok() {
+        match Identity::of(&keeper.current()) {
+            Ok(identity) => drop(tell.send_replace(identity)),
+            Err(why) => tracing::error!("the new certificate is not used: {why}"),
+        }
+    }
+}
+
+fn said(fault: &HolderFault) -> Failure {
+    match fault.hint() {
+        Some(hint) => Failure::with_hint(fault, hint),
+        None => Failure::new(fault),
+    }
+}
