@@ -264,11 +264,8 @@ async fn what_a_tunnel_does_not_take_goes_over_another() {
 /// A peer that does not answer PINGs is dead: its tunnel ends, and so do the requests on it.
 #[tokio::test]
 async fn a_frozen_connector_is_noticed() {
-    let pace = Pace {
-        ping_every: Duration::from_millis(50),
-        ping_answer: Duration::from_millis(500),
-        ..Pace::default()
-    };
+    let pace =
+        Pace { ping_every: Duration::from_millis(50), ping_answer: Duration::from_millis(500), ..Pace::default() };
     let world = world_with("", pace).await;
     let mut site = Site::registered(&world, &site_a(&world), "one", &["vllm-a"]).await;
     let mut line = caller(&world).await.h2().await;
@@ -355,8 +352,7 @@ async fn callers_who_do_not_read_hold_nobody_up() {
             // What the kernel's buffers between here and the caller take in goes in large pieces;
             // then come more tiny events than there is room for anywhere.
             let large = Bytes::from(vec![b':'; 16 * 1024]);
-            let whole = flood(&mut stream, &large, 160).await
-                && flood(&mut stream, &Bytes::from(EVENT), 60_000).await;
+            let whole = flood(&mut stream, &large, 160).await && flood(&mut stream, &Bytes::from(EVENT), 60_000).await;
             (whole, stream)
         });
         parked.push((line, flow));
