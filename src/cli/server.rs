@@ -48,6 +48,7 @@ use crate::telemetry::records::{self, RecordWriter, Records};
 use crate::tls::server::{CurrentCertificate, api_config, certified_key, connect_config, provider, refusing_config};
 use crate::tls::verify::CallerVerifier;
 use crate::token::refresh::{self, Errand, Publish, Refresher};
+use crate::webhook::hooks::{Webhooks, Workshop};
 
 /// How the environment is read.
 pub type Environment = fn(&str) -> Option<String>;
@@ -82,6 +83,7 @@ pub struct Server {
     store_writer: Writer,
     notifier: Notifier,
     refresher: Refresher,
+    workshop: Workshop,
     writer: RecordWriter,
     desk: Desk,
     clerk: Clerk,
@@ -113,13 +115,14 @@ impl Server {
         let targets = Target::all(&config.webhooks).map_err(Failure::new)?;
         let gateway_id = config.gateway_id.clone();
         let prepared = desk::prepare(&config, &options.clock)?;
-        let (mut settings, renew_at) = settings(config, 1, &options.clock)?;
+        let metrics = Arc::new(Metrics::default());
+        let workshop = Workshop::new(options.clock.clone(), Arc::clone(&metrics));
+        let (mut settings, renew_at) = settings(config, 1, &options.clock, (&workshop, &Webhooks::default()))?;
         let (operators, renew_at) = earliest(operators, renew_at);
         let (desk, renew_at) = at_desk(prepared, &mut settings, renew_at);
         let desk = Desk::new(desk, options.patience);
         let (records, writer) = Records::start(&record, records::log)
             .map_err(|error| Failure::new(format!("the records cannot be written: {error}")))?;
-        let metrics = Arc::new(Metrics::default());
         let store_writer = Writer::start(&state_dir).map_err(Failure::new)?;
         let notifier = Notifier::start(&state_dir, &gateway_id, targets, options.clock.clone(), Arc::clone(&metrics))
             .map_err(Failure::new)?;
@@ -168,6 +171,7 @@ impl Server {
             store_writer,
             notifier,
             refresher,
+            workshop,
             writer,
             desk,
             clerk,
@@ -242,7 +246,8 @@ impl Server {
         let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
         let targets = Target::all(&config.webhooks).map_err(Failure::new)?;
         let prepared = desk::prepare(&config, &self.options.clock)?;
-        let (mut settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
+        let (mut settings, renew_at) =
+            settings(config, old.generation + 1, &self.options.clock, (&self.workshop, &old.webhooks))?;
         let (operators, renew_at) = earliest(operators, renew_at);
         let (office, renew_at) = at_desk(prepared, &mut settings, renew_at);
         self.notifier.follow(targets).map_err(Failure::new)?;
@@ -364,7 +369,12 @@ pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
 
 /// Makes a checked config ready for the request path. Also tells when it must be made anew because
 /// the internal certificate has used up two thirds of its life.
-fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings, Option<Timestamp>), Failure> {
+fn settings(
+    config: Config,
+    generation: u64,
+    clock: &Clock,
+    (workshop, webhooks): (&Workshop, &Webhooks),
+) -> Result<(Settings, Option<Timestamp>), Failure> {
     let said = |why: String| Failure::new(why);
     let authority = match &config.trust_domain {
         None => None,
@@ -404,6 +414,7 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
         grants: GrantTree::new(config.grants.iter().cloned()),
         keys: config.keys.iter().map(|key| (key.id, Arc::new(key.clone()))).collect(),
         models,
+        webhooks: workshop.make(&config.webhooks, webhooks).map_err(said)?,
         ways: ways.map_err(said)?,
         connectors: connect.as_ref().map(|connect| Arc::clone(&connect.verifier)),
         root: authority.as_ref().map(|authority| authority.root().clone()),

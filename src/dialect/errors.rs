@@ -70,11 +70,12 @@ impl Shape {
         let (code, message) = (refusal.code(), refusal.message());
         match self {
             Self::OpenAi => {
-                let kind = openai_type(code);
+                let kind = chosen_type(refusal, "invalid_request_error").unwrap_or(openai_type(code));
                 json!({"error": {"message": message, "type": kind, "code": code.as_str(), "param": null}})
             }
             Self::Anthropic => {
-                let mut value = json!({"type": "error", "error": {"type": anthropic_type(code), "message": message}});
+                let kind = chosen_type(refusal, "not_found_error").unwrap_or(anthropic_type(code));
+                let mut value = json!({"type": "error", "error": {"type": kind, "message": message}});
                 if let (Some(id), Some(members)) = (request_id, value.as_object_mut()) {
                     members.insert("request_id".to_owned(), id.into());
                 }
@@ -82,7 +83,7 @@ impl Shape {
             }
             Self::Ollama => json!({"error": message}),
             Self::Problem => {
-                let status = code.status();
+                let status = refusal.status();
                 json!({
                     "type": "about:blank",
                     "title": status.canonical_reason(),
@@ -96,6 +97,20 @@ impl Shape {
     }
 }
 
+/// `error.type` for a status that a webhook chose; both APIs name most alike.
+fn chosen_type(refusal: &Refusal, not_found: &'static str) -> Option<&'static str> {
+    let chosen = refusal.status();
+    if chosen == refusal.code().status() {
+        return None;
+    }
+    match chosen.as_u16() {
+        401 => Some("authentication_error"),
+        404 => Some(not_found),
+        429 => Some("rate_limit_error"),
+        _ => None,
+    }
+}
+
 /// `error.type` as OpenAI uses it.
 const fn openai_type(code: Code) -> &'static str {
     match code {
@@ -105,7 +120,8 @@ const fn openai_type(code: Code) -> &'static str {
         | Code::NoGrant
         | Code::NetworkNotAllowed
         | Code::EndpointNotAllowed
-        | Code::OriginNotAllowed => "permission_error",
+        | Code::OriginNotAllowed
+        | Code::DeniedByWebhook => "permission_error",
         Code::InvalidHost
         | Code::Misdirected
         | Code::CredentialInQuery
@@ -118,6 +134,7 @@ const fn openai_type(code: Code) -> &'static str {
         | Code::ModelNotFound
         | Code::HttpVersionNotSupported => "invalid_request_error",
         Code::RecordUnavailable
+        | Code::AuthorizationUnavailable
         | Code::StoreUnavailable
         | Code::NoBackend
         | Code::Overloaded
@@ -135,7 +152,8 @@ const fn anthropic_type(code: Code) -> &'static str {
         | Code::NoGrant
         | Code::NetworkNotAllowed
         | Code::EndpointNotAllowed
-        | Code::OriginNotAllowed => "permission_error",
+        | Code::OriginNotAllowed
+        | Code::DeniedByWebhook => "permission_error",
         Code::NotFound | Code::ModelNotFound => "not_found_error",
         Code::BodyTooLarge => "request_too_large",
         Code::InvalidHost
@@ -148,7 +166,9 @@ const fn anthropic_type(code: Code) -> &'static str {
         | Code::HttpVersionNotSupported => "invalid_request_error",
         Code::NoBackend | Code::Overloaded => "overloaded_error",
         Code::BackendTimeout => "timeout_error",
-        Code::RecordUnavailable | Code::StoreUnavailable | Code::BackendBroke => "api_error",
+        Code::RecordUnavailable | Code::AuthorizationUnavailable | Code::StoreUnavailable | Code::BackendBroke => {
+            "api_error"
+        }
     }
 }
 

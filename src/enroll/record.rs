@@ -132,6 +132,7 @@ impl Drop for Record {
             duration: self.begun.elapsed(),
             kx: Some(&self.key_exchange),
             detail: self.detail.as_deref(),
+            webhooks: &[],
         };
         place.write(|waiting| line::write(&entry, waiting));
     }

@@ -41,7 +41,7 @@ impl Target {
     /// # Errors
     ///
     /// When the TLS material of one does not fit together.
-    pub fn all(webhooks: &[Webhook]) -> Result<Vec<Self>, String> {
+    pub fn all(webhooks: &[Arc<Webhook>]) -> Result<Vec<Self>, String> {
         let told = webhooks.iter().filter(|webhook| !webhook.events.is_empty());
         told.map(|webhook| {
             let name = webhook.name.as_str().to_owned();
