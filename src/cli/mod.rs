@@ -11,6 +11,7 @@ pub mod cert;
 pub mod check;
 pub mod completions;
 pub mod connect;
+pub mod connector;
 pub mod desk;
 pub mod discover;
 pub mod enroll;
@@ -73,6 +74,9 @@ enum Verb {
     /// Grants in the store, beside those of the config
     #[command(subcommand)]
     Grant(grant::Grant),
+    /// Connectors of a running gateway: their tunnels and backends
+    #[command(subcommand)]
+    Connector(connector::Connector),
     /// Owners: switched off and on again
     #[command(subcommand)]
     Owner(owner::Owner),
@@ -112,6 +116,7 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Enroll(verb) => verb.run(out, err),
         Verb::Key(verb) => verb.run(out, err),
         Verb::Grant(verb) => verb.run(out, err),
+        Verb::Connector(verb) => verb.run(out),
         Verb::Owner(verb) => verb.run(out, err),
         Verb::Store(verb) => verb.run(out, err),
         Verb::Webhook(verb) => verb.run(out),

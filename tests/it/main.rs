@@ -35,6 +35,8 @@ mod targets;
 mod token_attacks;
 mod token_keys;
 mod tokens;
+mod tunnel_admin;
+mod tunnel_faults;
 mod tunnels;
 mod uses;
 mod webhook_faults;
