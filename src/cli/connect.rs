@@ -32,7 +32,7 @@ const CONNECTIONS: u32 = 2;
 #[derive(Debug, Args)]
 pub struct Connect {
     /// Config file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["bundle", "backend", "state"], required_unless_present = "backend")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["backend", "state"], required_unless_present = "backend")]
     config: Option<PathBuf>,
     /// Enrollment bundle; an identity already in the state directory wins
     #[arg(long, value_name = "BUNDLE", env = "DOORWARD_BUNDLE", hide_env_values = true)]
@@ -99,30 +99,38 @@ impl Connect {
 async fn connect(config: Connector, bundle: Option<&str>) -> Result<(), Failure> {
     // Before anything can take long: the first signal must be heard.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let signalled = async {
+    let mut signalled = async || {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
-    tokio::pin!(signalled);
-    let started = tokio::select! {
-        started = start(config, bundle) => started?,
-        () = &mut signalled => return Ok(()),
+    let running = tokio::select! {
+        running = start(config, bundle) => running?,
+        () = signalled() => return Ok(()),
     };
-    let (agent, keeper, tell) = started;
+    let Running { agent, keeper, changes, tell } = running;
     tokio::select! {
-        () = &mut signalled => {}
-        () = follow(&keeper, tell) => {}
+        () = signalled() => {}
+        () = follow(&keeper, changes, tell) => {}
     }
     tracing::info!(requests = agent.in_flight(), "draining");
-    agent.stop().await;
-    drop(keeper);
-    tracing::info!("stopped");
+    tokio::select! {
+        () = agent.stop() => tracing::info!("stopped"),
+        () = signalled() => tracing::warn!("stopped at once: signalled again"),
+    }
     Ok(())
 }
 
-async fn start(config: Connector, bundle: Option<&str>) -> Result<(Agent, Keeper, watch::Sender<Identity>), Failure> {
+/// A connector with what keeps its identity good.
+struct Running {
+    agent: Agent,
+    keeper: Keeper,
+    changes: watch::Receiver<u64>,
+    tell: watch::Sender<Identity>,
+}
+
+async fn start(config: Connector, bundle: Option<&str>) -> Result<Running, Failure> {
     let clock = Clock::System;
     let proxy = match &config.proxy {
         None => None,
@@ -134,13 +142,15 @@ async fn start(config: Connector, bundle: Option<&str>) -> Result<(Agent, Keeper
     let gateway = config.gateway.map_or_else(|| gateway_of(origin.as_ref(), &config.state_dir), Ok)?;
     let options = Options { origin, reach: reach.clone(), clock: clock.clone(), chance: Chance::System };
     let keeper = Keeper::start(place, options).map_err(|fault| said(&fault))?;
+    // Before it is read: no change is missed.
+    let changes = keeper.changes();
     let identity = current(&keeper)?;
     let backends: Vec<_> = config.backends.iter().map(|site: &SiteBackend| site.backend.name.as_str()).collect();
     tracing::info!(connector = identity.name(), gateway = %gateway.name, backends = backends.join(","), "connecting");
     let (tell, identity) = watch::channel(identity);
     let settings = Settings { gateway, reach, backends: config.backends, drain: config.drain, clock };
     let agent = Agent::start(settings, identity).map_err(Failure::new)?;
-    Ok((agent, keeper, tell))
+    Ok(Running { agent, keeper, changes, tell })
 }
 
 /// The identity in the state directory; there is none yet, the one that the bundle gives.
@@ -184,8 +194,7 @@ fn current(keeper: &Keeper) -> Result<Identity, Failure> {
 }
 
 /// Hands each new certificate to the connections.
-async fn follow(keeper: &Keeper, tell: watch::Sender<Identity>) {
-    let mut changes = keeper.changes();
+async fn follow(keeper: &Keeper, mut changes: watch::Receiver<u64>, tell: watch::Sender<Identity>) {
     while changes.changed().await.is_ok() {
         match Identity::of(&keeper.current()) {
             Ok(identity) => drop(tell.send_replace(identity)),

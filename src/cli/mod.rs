@@ -11,6 +11,7 @@ pub mod cert;
 pub mod check;
 pub mod completions;
 pub mod connect;
+pub mod connector;
 pub mod discover;
 pub mod explain;
 pub mod grant;
@@ -67,6 +68,9 @@ enum Verb {
     /// Grants in the store, beside those of the config
     #[command(subcommand)]
     Grant(grant::Grant),
+    /// Connectors of a running gateway: their tunnels and backends
+    #[command(subcommand)]
+    Connector(connector::Connector),
     /// Owners: switched off and on again
     #[command(subcommand)]
     Owner(owner::Owner),
@@ -102,6 +106,7 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Cert(verb) => verb.run(out, err),
         Verb::Key(verb) => verb.run(out, err),
         Verb::Grant(verb) => verb.run(out, err),
+        Verb::Connector(verb) => verb.run(out),
         Verb::Owner(verb) => verb.run(out, err),
         Verb::Store(verb) => verb.run(out, err),
         Verb::Explain(verb) => verb.run(out),

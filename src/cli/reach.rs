@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::admin::api::socket;
 use crate::ca::authority::Authority;
 use crate::cli::ca;
 use crate::cli::output::Failure;
@@ -80,6 +81,19 @@ impl Reach {
         self.open(Place::store)
     }
 
+    /// Reaches the gateway that runs on the state of this machine, or the one that is named.
+    ///
+    /// # Errors
+    ///
+    /// When nobody says where it is, or the operator's certificate cannot be read.
+    pub fn running(&self) -> Result<Reached, Failure> {
+        let url = match &self.admin {
+            Some(url) => url.clone(),
+            None => AdminUrl::Unix(self.place.state_dir()?.join(socket::FILE)),
+        };
+        Remote::new(url, self.operator.as_deref()).map(Reached::Remote)
+    }
+
     fn open(&self, store: impl FnOnce(&Place) -> Result<Store, Failure>) -> Result<Reached, Failure> {
         if let Some(url) = &self.admin {
             return Remote::new(url.clone(), self.operator.as_deref()).map(Reached::Remote);
@@ -131,6 +145,7 @@ impl Reached {
                 state_dir: &local.state_dir,
                 policy: &local.policy,
                 now: Clock::System.now(),
+                tunnels: None,
             })),
         }
     }

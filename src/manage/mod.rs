@@ -5,6 +5,7 @@
 //! said of a request is said here too, so that both say the same.
 
 pub mod certificates;
+pub mod connectors;
 pub mod enrollments;
 pub mod explain;
 pub mod fault;
@@ -27,6 +28,7 @@ use crate::domain::key::KeyRecord;
 use crate::domain::timestamp::Timestamp;
 use crate::manage::enrollments::Enrollment;
 use crate::manage::fault::Fault;
+use crate::overlay::hub::tunnels::Tunnels;
 use crate::store::Store;
 
 /// What operations work on.
@@ -40,6 +42,8 @@ pub struct Manager<'a> {
     pub policy: &'a Policy,
     /// The time of the request.
     pub now: Timestamp,
+    /// The tunnels of connectors, where a running gateway is asked.
+    pub tunnels: Option<&'a Tunnels>,
 }
 
 /// The part of the config that decides what operators may do.

@@ -32,5 +32,6 @@ mod targets;
 mod token_attacks;
 mod token_keys;
 mod tokens;
+mod tunnel_faults;
 mod tunnels;
 mod uses;

@@ -223,8 +223,13 @@ impl Api {
         // Opened each time: a connection that was kept would go on writing to a file that was moved
         // away, and a revocation there would count for nobody.
         let mut store = Store::open_existing(&self.state_dir)?;
-        let mut manager =
-            Manager { store: &mut store, state_dir: &self.state_dir, policy: &policy, now: self.gateway.clock.now() };
+        let mut manager = Manager {
+            store: &mut store,
+            state_dir: &self.state_dir,
+            policy: &policy,
+            now: self.gateway.clock.now(),
+            tunnels: Some(&self.gateway.tunnels),
+        };
         (route.run)(fields, &mut manager)
     }
 }

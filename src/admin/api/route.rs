@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::manage::Manager;
 use crate::manage::certificates::{ListCertificates, RevokeCertificate, RevokeName};
 use crate::manage::enrollments::{CreateEnrollment, ListEnrollments, RevokeEnrollment};
+use crate::manage::connectors::{DrainConnector, KickConnector, ListConnectors};
 use crate::manage::explain::Explain;
 use crate::manage::fault::{Code, Fault};
 use crate::manage::grants::{ListGrants, RemoveGrant, SetGrant, ShowGrants};
@@ -92,6 +93,9 @@ pub fn all() -> &'static [Route] {
             Route::of::<CreateEnrollment>(),
             Route::of::<RevokeEnrollment>(),
             Route::of::<Explain>(),
+            Route::of::<ListConnectors>(),
+            Route::of::<DrainConnector>(),
+            Route::of::<KickConnector>(),
         ]
     })
 }

@@ -78,6 +78,11 @@ async fn serve(tunnels: &Arc<Tunnels>, arrived: Arrived) {
     Box::pin(registered(tunnels, &gateway, holder, opened, first)).await;
 }
 
+/// What metrics call a connector: only names in the config are labels.
+fn label<'n>(tunnels: &Tunnels, connector: &'n str) -> &'n str {
+    if tunnels.is_given_any(connector) { connector } else { "other" }
+}
+
 /// Who has dialled, if it is a connector.
 fn holder(view: &View, peer: Peer) -> Option<Holder> {
     let verified = view.settings.connectors.as_ref()?.identify(&peer.chain)?;
@@ -119,7 +124,7 @@ async fn registered(
             return Err(No::never(Word::BAD_REGISTER));
         }
         let offers = offers(tunnels, &holder.name, &register);
-        let counted = gateway.metrics.tunnel(&holder.name);
+        let counted = gateway.metrics.tunnel(label(tunnels, &holder.name));
         let parts = Parts { requests, offers, limit, since: gateway.clock.now(), counted };
         let tunnel = Arc::new(Tunnel::new(tunnels.next_number(), holder, &register, parts));
         enter(tunnels, &tunnel).await?;
@@ -142,7 +147,7 @@ async fn registered(
         Ends { control: &mut control, connection: &mut connection, pulse: Pulse::new(ping_pong, tunnels.pace()) };
     let end = carry(tunnels, gateway, &tunnel, ends).await;
     tunnels.remove(&tunnel);
-    gateway.metrics.tunnel_ended(&name, end.as_str());
+    gateway.metrics.tunnel_ended(label(tunnels, &name), end.as_str());
     tracing::info!(connector = %name, instance = %tunnel.instance, index = tunnel.index, reason = end.as_str(), "a tunnel has ended");
     // Before anything is said: what is cut is cut at once.
     tunnel.cut(match end {

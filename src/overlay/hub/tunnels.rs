@@ -61,6 +61,12 @@ struct Lane {
     offer: Arc<OpenOffer>,
 }
 
+impl Lane {
+    fn takes_requests(&self, but: &[u64]) -> bool {
+        self.tunnel.takes_requests() && !but.contains(&self.tunnel.number)
+    }
+}
+
 /// Why there is no seat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NoSeat {
@@ -149,14 +155,14 @@ impl Tunnels {
             .collect()
     }
 
-    /// A seat for one request to `backend`: on the tunnel with the fewest requests. Waits for
-    /// `patience` when all are taken.
+    /// A seat for one request to `backend`: on the tunnel with the fewest requests, and on none of
+    /// the numbers in `but`. Waits for `patience` when all are taken.
     ///
     /// # Errors
     ///
     /// When there is none.
-    pub async fn seat(self: &Arc<Self>, backend: &str, patience: Duration) -> Result<Seat, NoSeat> {
-        match self.try_seat(backend) {
+    pub async fn seat(self: &Arc<Self>, backend: &str, but: &[u64], patience: Duration) -> Result<Seat, NoSeat> {
+        match self.try_seat(backend, but) {
             Err(NoSeat::Full) => {}
             decided => return decided,
         }
@@ -166,7 +172,7 @@ impl Tunnels {
             let mut freed = std::pin::pin!(self.freed.notified());
             // What is given back from here on is heard of.
             freed.as_mut().enable();
-            match self.try_seat(backend) {
+            match self.try_seat(backend, but) {
                 Err(NoSeat::Full) => {}
                 decided => return decided,
             }
@@ -176,10 +182,10 @@ impl Tunnels {
         }
     }
 
-    fn try_seat(self: &Arc<Self>, backend: &str) -> Result<Seat, NoSeat> {
+    fn try_seat(self: &Arc<Self>, backend: &str, but: &[u64]) -> Result<Seat, NoSeat> {
         let routes = self.routes.load();
         let lanes = routes.get(backend).map(Vec::as_slice).unwrap_or_default();
-        let mut lanes = lanes.iter().filter(|lane| lane.tunnel.takes_requests()).peekable();
+        let mut lanes = lanes.iter().filter(|lane| lane.takes_requests(but)).peekable();
         if lanes.peek().is_none() {
             return Err(NoSeat::NotConnected);
         }
@@ -232,6 +238,30 @@ impl Tunnels {
     /// Every request of the gateway is over: tunnels that drain may end.
     pub fn finish(&self) {
         self.all().iter().for_each(|tunnel| tunnel.finish());
+    }
+
+    /// Which connector is given which backends, as pairs in the order of names.
+    #[must_use]
+    pub fn given(&self) -> Vec<(Box<str>, Box<str>)> {
+        let inside = self.lock();
+        let given = inside.rules.given.iter().map(|(backend, connector)| (connector.clone(), backend.clone()));
+        let mut given: Vec<_> = given.collect();
+        given.sort();
+        given
+    }
+
+    /// True when the config gives backends to this connector.
+    #[must_use]
+    pub(super) fn is_given_any(&self, connector: &str) -> bool {
+        self.lock().rules.given.values().any(|given| **given == *connector)
+    }
+
+    /// How a backend is, by the best that is said of it; `None` when no tunnel leads to it.
+    #[must_use]
+    pub fn state_of(&self, backend: &str) -> Option<State> {
+        let routes = self.routes.load();
+        let lanes = routes.get(backend)?.iter().filter(|lane| lane.tunnel.takes_requests());
+        lanes.map(|lane| lane.offer.health()).min_by_key(|state| *state as u8)
     }
 
     /// The tunnels of one connector.

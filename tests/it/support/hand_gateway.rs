@@ -104,6 +104,7 @@ impl HandGateway {
         within(LONG, "the connector dials", async {
             loop {
                 let (socket, _) = self.listener.accept().await.unwrap();
+                socket.set_nodelay(true).unwrap();
                 // A connector that is stopped while it dials leaves half a handshake.
                 let Ok(stream) = self.acceptor.accept(socket).await else { continue };
                 assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"doorward-connector/1"[..]));
