@@ -5,7 +5,7 @@ mod join;
 use std::io::Write;
 
 use clap::Subcommand;
-pub use join::read_bundle;
+pub use join::{identity_in, read_bundle};
 
 use crate::cli::output::Failure;
 
