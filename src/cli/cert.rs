@@ -2,6 +2,7 @@
 
 mod issue;
 mod list;
+mod renew;
 mod revoke;
 mod usage;
 
@@ -23,6 +24,8 @@ pub enum Cert {
     List(list::List),
     /// Show what a certificate says, and what this gateway makes of it
     Inspect(Inspect),
+    /// On the machine of its holder: replace a certificate and its key by new ones
+    Renew(renew::Renew),
     /// Revoke a certificate, or a name with all its certificates, within a second
     Revoke(revoke::Revoke),
 }
@@ -38,6 +41,7 @@ impl Cert {
             Self::Issue(verb) => verb.run(out, err),
             Self::List(verb) => verb.run(out),
             Self::Inspect(verb) => verb.run(out),
+            Self::Renew(verb) => verb.run(out),
             Self::Revoke(verb) => verb.run(out, err),
         }
     }

@@ -11,8 +11,13 @@ pub mod cert;
 pub mod check;
 pub mod completions;
 pub mod connect;
+<<<<<<< HEAD
 pub mod connector;
+=======
+pub mod dial;
+>>>>>>> part-join
 pub mod discover;
+pub mod enroll;
 pub mod explain;
 pub mod grant;
 pub mod inspect;
@@ -54,6 +59,8 @@ enum Verb {
     Check(check::Check),
     /// Run a connector: backends of a closed site, dialled out to the gateway
     Connect(connect::Connect),
+    /// Listen on this machine for tools that cannot present a certificate
+    Dial(dial::Dial),
     /// Ask the running gateway how it is
     Status(status::Status),
     /// The built-in certificate authority
@@ -62,6 +69,9 @@ enum Verb {
     /// Certificates for clients, connectors and operators
     #[command(subcommand)]
     Cert(cert::Cert),
+    /// Certificates for machines elsewhere, with a bundle that works once
+    #[command(subcommand)]
+    Enroll(enroll::Enroll),
     /// Virtual keys
     #[command(subcommand)]
     Key(key::Key),
@@ -101,9 +111,11 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Serve(verb) => verb.run(out, err),
         Verb::Check(verb) => verb.run(out, err),
         Verb::Connect(verb) => verb.run(out, err),
+        Verb::Dial(verb) => verb.run(out),
         Verb::Status(verb) => verb.run(out, err),
         Verb::Ca(verb) => verb.run(out, err),
         Verb::Cert(verb) => verb.run(out, err),
+        Verb::Enroll(verb) => verb.run(out, err),
         Verb::Key(verb) => verb.run(out, err),
         Verb::Grant(verb) => verb.run(out, err),
         Verb::Connector(verb) => verb.run(out),

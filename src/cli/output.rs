@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::config::Problem;
+use crate::holder::fault::HolderFault;
 
 /// How a verb prints its result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
@@ -51,6 +52,12 @@ impl Failure {
     /// A failure with a hint.
     pub fn with_hint(what: impl fmt::Display, hint: impl fmt::Display) -> Self {
         Self::Said { what: what.to_string(), hint: Some(hint.to_string()) }
+    }
+}
+
+impl From<HolderFault> for Failure {
+    fn from(fault: HolderFault) -> Self {
+        Self::Said { what: fault.to_string(), hint: fault.hint() }
     }
 }
 

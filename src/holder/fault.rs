@@ -216,7 +216,9 @@ impl HolderFault {
             }
             Self::Exists(_) => "choose another directory, or move the old files away",
             Self::Missing(_) => "`doorward enroll join BUNDLE --out DIR` gets one",
-            Self::NoOrigin(_) => "say it: --gateway HOST:PORT --name NAME, the gateway's name for enrollment",
+            Self::NoOrigin(_) => {
+                "`doorward enroll join` writes gateway.toml, which says so; `doorward cert renew` also takes --gateway HOST:PORT --enroll-name NAME"
+            }
             Self::Unreached(attempts) => return unreached_hint(attempts),
             Self::AnswerLost { .. } => {
                 "try again; if that is refused, the lost answer has used the bundle up: ask for another"

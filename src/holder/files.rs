@@ -15,6 +15,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
+use crate::ca::bundle::RootPin;
 use crate::ca::leaf::LeafFiles;
 use crate::ca::{checks, files};
 use crate::domain::identity::IdentityName;
@@ -131,20 +132,27 @@ impl Place {
         }
     }
 
-    /// Fails when a file of this identity is there already.
+    /// Fails when a file of this identity is there already, or the roots of another authority are,
+    /// with an identity that needs them.
     ///
     /// # Errors
     ///
     /// [`HolderFault::Exists`], with the file.
-    pub fn check_free(&self) -> Result<(), HolderFault> {
+    pub fn check_free(&self, pin: RootPin) -> Result<(), HolderFault> {
         let LeafFiles { certificate, key, roots } = self.files();
         if certificate == roots {
             return Err(HolderFault::file(&roots, "the certificate of this name would overwrite the roots"));
         }
-        match [key, certificate, roots].into_iter().find(|file| fs::symlink_metadata(file).is_ok()) {
-            Some(file) => Err(HolderFault::Exists(file)),
-            None => Ok(()),
+        if let Some(file) = [key, certificate].into_iter().find(|file| fs::symlink_metadata(file).is_ok()) {
+            return Err(HolderFault::Exists(file));
         }
+        let is_pinned = |root: &CertificateDer<'_>| RootPin::of(root) == pin;
+        let ours = match read(&roots) {
+            Ok(text) => checks::certificates(&text).is_ok_and(|found| found.iter().any(is_pinned)),
+            Err(_) => fs::symlink_metadata(&roots).is_err(),
+        };
+        let needed = !matches!(Self::only(&self.dir), Err(HolderFault::Missing(_)));
+        if needed && !ours { Err(HolderFault::Exists(roots)) } else { Ok(()) }
     }
 
     /// Fails when nothing can be written here: before something is asked for that works once.

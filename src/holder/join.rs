@@ -35,7 +35,7 @@ pub struct Joined {
 /// gateway has answered, the bundle is not used up.
 pub async fn join(bundle: &Bundle, place: Place, reach: &Reach, clock: &Clock) -> Result<Joined, HolderFault> {
     let lock = place.lock()?;
-    place.check_free()?;
+    place.check_free(bundle.pin)?;
     let now = clock.now();
     if now >= bundle.expires_at {
         return Err(HolderFault::BundleExpired { expired_at: bundle.expires_at, now });
@@ -59,3 +59,7 @@ pub async fn join(bundle: &Bundle, place: Place, reach: &Reach, clock: &Clock) -
     place.write(&new, &lock)?;
     Ok(Joined { place, identity: checked.identity, span: checked.span })
 }
+
+#[cfg(test)]
+#[path = "join_tests.rs"]
+mod tests;

@@ -104,6 +104,12 @@ impl Keeper {
         self.kept.current.load_full()
     }
 
+    /// Where `now` comes from.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.kept.options.clock.clone()
+    }
+
     /// How it stands.
     #[must_use]
     pub fn standing(&self) -> Standing {
@@ -265,3 +271,7 @@ impl fmt::Debug for Keeper {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "keeper_tests.rs"]
+mod tests;

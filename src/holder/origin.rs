@@ -127,7 +127,7 @@ mod tests {
             ("addresses = [\"gw:1\"]", "enroll"),
             ("addresses = [\"gw:1\"]\nenroll = \"10.0.0.1\"", "host name"),
             ("addresses = [\"gw:1\"]\nenroll = \"e\"\nmore = 1", "more"),
-            ("\u{0}", "invalid"),
+            ("nothing", "no value"),
         ] {
             fs::write(dir.path().join(FILE), text).unwrap();
             let why = Origin::read(dir.path()).unwrap_err().to_string();

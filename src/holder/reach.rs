@@ -203,3 +203,7 @@ fn explain(error: &io::Error) -> String {
         _ => error.to_string(),
     }
 }
+
+#[cfg(test)]
+#[path = "reach_tests.rs"]
+mod tests;

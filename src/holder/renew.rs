@@ -49,3 +49,7 @@ pub(super) async fn renew_locked(
     place.write(&new, lock)?;
     Credentials::load(place, clock)
 }
+
+#[cfg(test)]
+#[path = "renew_tests.rs"]
+mod tests;

@@ -119,6 +119,11 @@ impl Ca {
         Leaf { chain: vec![params.signed_by(&key, &self.issuer).unwrap().into()], key }
     }
 
+    /// A certificate in PEM for a key that was made elsewhere.
+    pub(crate) fn sign_for(&self, params: &CertificateParams, key: &KeyPair) -> String {
+        params.signed_by(key, &self.issuer).unwrap().pem()
+    }
+
     pub(crate) fn client(&self, id: &str) -> Leaf {
         self.sign(&client_params(vec![uri(id)]))
     }
