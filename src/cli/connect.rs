@@ -8,12 +8,13 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::ca::bundle::Bundle;
+use crate::cli::enroll::read_bundle;
 use crate::cli::output::Failure;
 use crate::cli::place::environment;
 use crate::cli::serve::raise_file_limit;
 use crate::clock::Clock;
 use crate::config::{self, Connector, GatewayAt, SiteBackend};
+use crate::domain::identity::Role;
 use crate::holder::chance::Chance;
 use crate::holder::fault::HolderFault;
 use crate::holder::files::Place;
@@ -34,7 +35,7 @@ pub struct Connect {
     /// Config file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["backend", "state"], required_unless_present = "backend")]
     config: Option<PathBuf>,
-    /// Enrollment bundle; an identity already in the state directory wins
+    /// Enrollment bundle: a file, - for stdin, or the text itself; an identity already in the state directory wins
     #[arg(long, value_name = "BUNDLE", env = "DOORWARD_BUNDLE", hide_env_values = true)]
     bundle: Option<String>,
     /// A backend: the name that the gateway's config gives it, and its URL
@@ -138,10 +139,10 @@ async fn start(config: Connector, bundle: Option<&str>) -> Result<Running, Failu
     };
     let reach = Reach { proxy };
     let place = identity(&config.state_dir, bundle, &reach, &clock).await?;
-    let origin = Origin::read(&config.state_dir).map_err(|fault| said(&fault))?;
+    let origin = Origin::read(&config.state_dir)?;
     let gateway = config.gateway.map_or_else(|| gateway_of(origin.as_ref(), &config.state_dir), Ok)?;
     let options = Options { origin, reach: reach.clone(), clock: clock.clone(), chance: Chance::System };
-    let keeper = Keeper::start(place, options).map_err(|fault| said(&fault))?;
+    let keeper = Keeper::start(place, options)?;
     // Before it is read: no change is missed.
     let changes = keeper.changes();
     let identity = current(&keeper)?;
@@ -153,18 +154,21 @@ async fn start(config: Connector, bundle: Option<&str>) -> Result<Running, Failu
     Ok(Running { agent, keeper, changes, tell })
 }
 
-/// The identity in the state directory; there is none yet, the one that the bundle gives.
+/// The identity in the state directory; where there is none yet, the one that a bundle gives.
 async fn identity(state: &Path, bundle: Option<&str>, reach: &Reach, clock: &Clock) -> Result<Place, Failure> {
     match (Place::only(state), bundle) {
         (Ok(place), _) => Ok(place),
         (Err(HolderFault::Missing(_)), Some(bundle)) => {
-            let bundle = Bundle::parse(bundle).map_err(|fault| said(&fault.into()))?;
-            let place = Place::new(state, &bundle.name);
-            let joined = join(&bundle, place, reach, clock).await.map_err(|fault| said(&fault))?;
+            let bundle = read_bundle(bundle)?;
+            // Before it is used up.
+            if bundle.role != Role::Connector {
+                return Err(not_a_connector(format!("the bundle is for the {} {}", bundle.role.as_str(), bundle.name)));
+            }
+            let joined = join(&bundle, Place::new(state, &bundle.name), reach, clock).await?;
             tracing::info!(identity = %joined.identity, until = %joined.span.not_after, "joined");
             Ok(joined.place)
         }
-        (Err(fault), _) => Err(said(&fault)),
+        (Err(fault), _) => Err(fault.into()),
     }
 }
 
@@ -185,12 +189,11 @@ fn gateway_of(origin: Option<&Origin>, state: &Path) -> Result<GatewayAt, Failur
 }
 
 fn current(keeper: &Keeper) -> Result<Identity, Failure> {
-    Identity::of(&keeper.current()).map_err(|why| {
-        Failure::with_hint(
-            why,
-            "a connector's certificate is made with --role connector: `doorward enroll create NAME --role connector`",
-        )
-    })
+    Identity::of(&keeper.current()).map_err(not_a_connector)
+}
+
+fn not_a_connector(what: String) -> Failure {
+    Failure::with_hint(what, "a connector's is made with `doorward enroll create NAME --role connector`")
 }
 
 /// Hands each new certificate to the connections.
@@ -200,12 +203,5 @@ async fn follow(keeper: &Keeper, mut changes: watch::Receiver<u64>, tell: watch:
             Ok(identity) => drop(tell.send_replace(identity)),
             Err(why) => tracing::error!("the new certificate is not used: {why}"),
         }
-    }
-}
-
-fn said(fault: &HolderFault) -> Failure {
-    match fault.hint() {
-        Some(hint) => Failure::with_hint(fault, hint),
-        None => Failure::new(fault),
     }
 }

@@ -11,11 +11,8 @@ pub mod cert;
 pub mod check;
 pub mod completions;
 pub mod connect;
-<<<<<<< HEAD
 pub mod connector;
-=======
 pub mod dial;
->>>>>>> part-join
 pub mod discover;
 pub mod enroll;
 pub mod explain;

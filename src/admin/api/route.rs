@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use crate::manage::Manager;
 use crate::manage::certificates::{ListCertificates, RevokeCertificate, RevokeName};
-use crate::manage::enrollments::{CreateEnrollment, ListEnrollments, RevokeEnrollment};
 use crate::manage::connectors::{DrainConnector, KickConnector, ListConnectors};
+use crate::manage::enrollments::{CreateEnrollment, ListEnrollments, RevokeEnrollment};
 use crate::manage::explain::Explain;
 use crate::manage::fault::{Code, Fault};
 use crate::manage::grants::{ListGrants, RemoveGrant, SetGrant, ShowGrants};

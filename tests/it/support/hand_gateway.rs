@@ -222,7 +222,7 @@ impl Control {
                 if let Some(value) = self.heard.pop_front() {
                     return value;
                 }
-                let data = poll_fn(|context| self.receive.poll_data(context)).await.expect("more").unwrap();
+                let data = poll_fn(|context| self.receive.poll_data(context)).await.unwrap().unwrap();
                 self.receive.flow_control().release_capacity(data.len()).unwrap();
                 self.lines.push(&data);
                 while let Some(line) = self.lines.next_line().unwrap() {
