@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -13,7 +13,7 @@ use crate::cli::output::Failure;
 use crate::cli::place::environment;
 use crate::cli::serve::raise_file_limit;
 use crate::clock::Clock;
-use crate::config::{self, Connector, GatewayAt, SiteBackend};
+use crate::config::{self, Connector, GatewayAt, Problem, SiteBackend};
 use crate::domain::identity::Role;
 use crate::holder::chance::Chance;
 use crate::holder::fault::HolderFault;
@@ -31,9 +31,10 @@ const CONNECTIONS: u32 = 2;
 /// Runs a connector until SIGTERM or SIGINT: dials the gateway, and serves what it sends for the
 /// backends named here. Opens no port.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["config", "backend"])))]
 pub struct Connect {
     /// Config file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["backend", "state"], required_unless_present = "backend")]
+    #[arg(long, value_name = "FILE", conflicts_with = "state")]
     config: Option<PathBuf>,
     /// Enrollment bundle: a file, - for stdin, or the text itself; an identity already in the state directory wins
     #[arg(long, value_name = "BUNDLE", env = "DOORWARD_BUNDLE", hide_env_values = true)]
@@ -71,8 +72,10 @@ impl Connect {
             None => {
                 let file = PathBuf::from("--backend");
                 let text = self.as_config()?;
-                // Relative paths start where the command was given.
-                (config::parse_connector(&text, &Path::new(".").join("connector.toml"), &environment), file)
+                // Relative paths start where the command was given, and nobody has seen these lines.
+                let read = config::parse_connector(&text, &Path::new(".").join("connector.toml"), &environment);
+                let unlined = |problem| Problem { line: 0, ..problem };
+                (read.map_err(|problems| problems.into_iter().map(unlined).collect()), file)
             }
         };
         result.map_err(|problems| Failure::Config { file: file.display().to_string(), problems })
@@ -140,12 +143,12 @@ async fn start(config: Connector, bundle: Option<&str>) -> Result<Running, Failu
     let reach = Reach { proxy };
     let place = identity(&config.state_dir, bundle, &reach, &clock).await?;
     let origin = Origin::read(&config.state_dir)?;
-    let gateway = config.gateway.map_or_else(|| gateway_of(origin.as_ref(), &config.state_dir), Ok)?;
-    let options = Options { origin, reach: reach.clone(), clock: clock.clone(), chance: Chance::System };
+    let options = Options { origin: origin.clone(), reach: reach.clone(), clock: clock.clone(), chance: Chance::System };
     let keeper = Keeper::start(place, options)?;
     // Before it is read: no change is missed.
     let changes = keeper.changes();
     let identity = current(&keeper)?;
+    let gateway = config.gateway.map_or_else(|| gateway_of(origin.as_ref(), &config.state_dir), Ok)?;
     let backends: Vec<_> = config.backends.iter().map(|site: &SiteBackend| site.backend.name.as_str()).collect();
     tracing::info!(connector = identity.name(), gateway = %gateway.name, backends = backends.join(","), "connecting");
     let (tell, identity) = watch::channel(identity);
@@ -176,7 +179,7 @@ fn gateway_of(origin: Option<&Origin>, state: &Path) -> Result<GatewayAt, Failur
     let Some(origin) = origin else {
         return Err(Failure::with_hint(
             format!("nothing in {} says where the gateway is", state.display()),
-            "add gateway = { addresses = [\"HOST:PORT\"], name = \"CONNECT-NAME\" } to the config",
+            "use --config with gateway = { addresses = [\"HOST:PORT\"], name = \"CONNECT-NAME\" }",
         ));
     };
     let Some(name) = &origin.connect else {
