@@ -143,7 +143,8 @@ async fn start(config: Connector, bundle: Option<&str>) -> Result<Running, Failu
     let reach = Reach { proxy };
     let place = identity(&config.state_dir, bundle, &reach, &clock).await?;
     let origin = Origin::read(&config.state_dir)?;
-    let options = Options { origin: origin.clone(), reach: reach.clone(), clock: clock.clone(), chance: Chance::System };
+    let options =
+        Options { origin: origin.clone(), reach: reach.clone(), clock: clock.clone(), chance: Chance::System };
     let keeper = Keeper::start(place, options)?;
     // Before it is read: no change is missed.
     let changes = keeper.changes();

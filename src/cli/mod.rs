@@ -12,6 +12,7 @@ pub mod check;
 pub mod completions;
 pub mod connect;
 pub mod connector;
+pub mod desk;
 pub mod dial;
 pub mod discover;
 pub mod enroll;

@@ -20,15 +20,21 @@ use crate::ca::describe::Description;
 use crate::ca::plan::SERVER_TTL;
 use crate::cli::admin_api::{self, AdminApi, Prepared};
 use crate::cli::ca;
+use crate::cli::desk;
 use crate::cli::output::Failure;
 use crate::clock::Clock;
 use crate::config::{self, ClientAuth, Config, ServerCertificate};
 use crate::domain::grant::GrantTree;
+use crate::domain::notification::{Data, Kind, Notification};
 use crate::domain::timestamp::Timestamp;
+use crate::enroll::Desk;
+use crate::enroll::clerk::Clerk;
+use crate::enroll::office::Office;
 use crate::gate::connection::Patience;
-use crate::gate::roles::{RoleServers, RoleTls};
+use crate::gate::roles::{RoleServer, RoleServers, RoleTls};
 use crate::gate::worker::Workers;
 use crate::gate::{Gateway, Parts, Settings};
+use crate::notify::{Notifier, Target};
 use crate::overlay::hub::Pace;
 use crate::overlay::hub::serve::Hub;
 use crate::overlay::hub::tunnels::Tunnels;
@@ -42,6 +48,7 @@ use crate::telemetry::records::{self, RecordWriter, Records};
 use crate::tls::server::{CurrentCertificate, api_config, certified_key, connect_config, provider, refusing_config};
 use crate::tls::verify::CallerVerifier;
 use crate::token::refresh::{self, Errand, Publish, Refresher};
+use crate::webhook::hooks::{Webhooks, Workshop};
 
 /// How the environment is read.
 pub type Environment = fn(&str) -> Option<String>;
@@ -74,8 +81,12 @@ pub struct Server {
     admin_api: AdminApi,
     watcher: Watcher,
     store_writer: Writer,
+    notifier: Notifier,
     refresher: Refresher,
+    workshop: Workshop,
     writer: RecordWriter,
+    desk: Desk,
+    clerk: Clerk,
     renew_at: Option<Timestamp>,
     /// When it is looked up again which certificates end first.
     look_at: Timestamp,
@@ -101,14 +112,24 @@ impl Server {
         let mut store = Store::open(&state_dir).map_err(Failure::new)?;
         let pepper = pepper::load(&state_dir, &mut store).map_err(Failure::new)?;
         let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
-        let (settings, renew_at) = settings(config, 1, &options.clock)?;
+        let targets = Target::all(&config.webhooks).map_err(Failure::new)?;
+        let gateway_id = config.gateway_id.clone();
+        let prepared = desk::prepare(&config, &options.clock)?;
+        let metrics = Arc::new(Metrics::default());
+        let workshop = Workshop::new(options.clock.clone(), Arc::clone(&metrics));
+        let (mut settings, renew_at) = settings(config, 1, &options.clock, (&workshop, &Webhooks::default()))?;
         let (operators, renew_at) = earliest(operators, renew_at);
+        let (desk, renew_at) = at_desk(prepared, &mut settings, renew_at);
+        let desk = Desk::new(desk, options.patience);
         let (records, writer) = Records::start(&record, records::log)
             .map_err(|error| Failure::new(format!("the records cannot be written: {error}")))?;
-        let metrics = Arc::new(Metrics::default());
         let store_writer = Writer::start(&state_dir).map_err(Failure::new)?;
+        let notifier = Notifier::start(&state_dir, &gateway_id, targets, options.clock.clone(), Arc::clone(&metrics))
+            .map_err(Failure::new)?;
+        let enroll: Arc<dyn RoleServer> = Arc::new(desk.clone());
         let tunnels = Arc::new(Tunnels::new(options.pace));
-        let roles = RoleServers { connect: Some(Arc::new(Hub::new(Arc::clone(&tunnels)))), ..RoleServers::default() };
+        let connect: Arc<dyn RoleServer> = Arc::new(Hub::new(Arc::clone(&tunnels)));
+        let roles = RoleServers { enroll: Some(enroll), connect: Some(connect) };
         let (clock, claims) = (options.clock.clone(), store_writer.claims());
         let gateway =
             Arc::new(Gateway::new(settings, Parts { clock, pepper, claims, records, metrics, roles, tunnels }));
@@ -129,6 +150,7 @@ impl Server {
         let admin_api = AdminApi::start(&gateway, &state_dir, api_address, operators).await?;
         let workers = Workers::start(&gateway, address, options.workers, options.patience)
             .map_err(|error| cannot_listen(address, &error))?;
+        let clerk = Clerk::start(&gateway, desk.clone(), &state_dir, ca::directory(&state_dir))?;
         let admin = tokio::spawn(admin.run());
         let tunnels = tokio::spawn(watch(Arc::clone(&gateway)));
         let mut refresher = Refresher::new(publish_keys(&gateway));
@@ -144,8 +166,12 @@ impl Server {
             admin_api,
             watcher,
             store_writer,
+            notifier,
             refresher,
+            workshop,
             writer,
+            desk,
+            clerk,
             renew_at,
             look_at,
             seen,
@@ -184,10 +210,17 @@ impl Server {
         let old = Arc::clone(&self.gateway.view().settings);
         let result = self.read_anew(&old);
         self.gateway.metrics.reloaded(result.is_ok());
+        self.tell_of_reload(result.is_ok());
         match result {
             Ok(()) => tracing::info!("reloaded the config"),
             Err(failure) => tracing::error!("the last good config stays in force: {}", failure.to_string().trim_end()),
         }
+    }
+
+    fn tell_of_reload(&self, applied: bool) {
+        let kind = if applied { Kind::ReloadSucceeded } else { Kind::ReloadFailed };
+        let data = Data::Config { revision: self.gateway.view().settings.generation };
+        self.notifier.tell(&Notification { kind, at: self.options.clock.now(), data });
     }
 
     fn read_anew(&mut self, old: &Settings) -> Result<(), Failure> {
@@ -208,11 +241,17 @@ impl Server {
         seen.extend(before.into_iter().filter(|(file, _)| watched.contains(file)));
         let operators = admin_api::prepare(&config, &self.options.clock)?;
         let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
-        let (settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
+        let targets = Target::all(&config.webhooks).map_err(Failure::new)?;
+        let prepared = desk::prepare(&config, &self.options.clock)?;
+        let (mut settings, renew_at) =
+            settings(config, old.generation + 1, &self.options.clock, (&self.workshop, &old.webhooks))?;
         let (operators, renew_at) = earliest(operators, renew_at);
+        let (office, renew_at) = at_desk(prepared, &mut settings, renew_at);
+        self.notifier.follow(targets).map_err(Failure::new)?;
         // Only what is in force is watched: else a config that fails here is tried every second.
         self.seen = seen;
         self.renew_at = renew_at;
+        self.desk.replace(office);
         self.gateway.publish_settings(settings);
         self.admin_api.replace(operators);
         self.refresher.follow(errands, &self.gateway.view().issuers);
@@ -254,15 +293,18 @@ impl Server {
     /// Takes no new connection, lets requests in flight finish within the configured drain time,
     /// writes the last records, and stops.
     pub async fn shut_down(mut self) {
+        self.desk.close().await;
         self.gateway.drain();
         let workers = self.workers;
         if tokio::task::spawn_blocking(move || workers.join()).await.is_err() {
             tracing::error!("the workers could not be waited for");
         }
+        drop(self.clerk);
         self.tunnels.abort();
         drop(self.watcher);
         // Joins its thread: last uses are written when this returns.
         drop(self.store_writer);
+        drop(self.notifier);
         drop(self.refresher);
         let lost = self.writer.finish(LAST_RECORDS);
         if lost > 0 {
@@ -277,6 +319,17 @@ impl Server {
 fn earliest(operators: Prepared, renew_at: Option<Timestamp>) -> (Option<Tls>, Option<Timestamp>) {
     let (tls, due) = operators.unzip();
     (tls, due.into_iter().chain(renew_at).min())
+}
+
+/// Takes apart what was prepared for the `enroll` names, and tells when the first certificate is due.
+fn at_desk(
+    prepared: Option<desk::Prepared>,
+    settings: &mut Settings,
+    renew_at: Option<Timestamp>,
+) -> (Option<Office>, Option<Timestamp>) {
+    let Some(desk::Prepared { office, tls, due }) = prepared else { return (None, renew_at) };
+    settings.tls.enroll = Some(tls);
+    (Some(office), renew_at.into_iter().chain([due]).min())
 }
 
 /// Puts issuers' keys in force as they come.
@@ -303,7 +356,12 @@ pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
 
 /// Makes a checked config ready for the request path. Also tells when it must be made anew because
 /// the internal certificate has used up two thirds of its life.
-fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings, Option<Timestamp>), Failure> {
+fn settings(
+    config: Config,
+    generation: u64,
+    clock: &Clock,
+    (workshop, webhooks): (&Workshop, &Webhooks),
+) -> Result<(Settings, Option<Timestamp>), Failure> {
     let said = |why: String| Failure::new(why);
     let authority = match &config.trust_domain {
         None => None,
@@ -343,6 +401,7 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
         grants: GrantTree::new(config.grants.iter().cloned()),
         keys: config.keys.iter().map(|key| (key.id, Arc::new(key.clone()))).collect(),
         models,
+        webhooks: workshop.make(&config.webhooks, webhooks).map_err(said)?,
         ways: ways.map_err(said)?,
         connectors: connect.as_ref().map(|connect| Arc::clone(&connect.verifier)),
         root: authority.as_ref().map(|authority| authority.root().clone()),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use crate::config::backends::{read_backends, read_connectors};
-use crate::config::document::{Document, Findings, NOT_AVAILABLE, Table, Value, line_at};
+use crate::config::document::{Document, Findings, Table, line_at};
 use crate::config::files::read_bounded;
 use crate::config::grants::{self, read_grants};
 use crate::config::issuers::read_issuers;
@@ -14,6 +14,7 @@ use crate::config::listen::{Authority, read_admin, read_listen};
 use crate::config::models::read_models;
 use crate::config::process::{DEFAULT_STATE_DIR, read_gateway_id, read_log, read_record, read_state_dir, read_store};
 use crate::config::trust::{Authorities, read_ca, read_identities, read_trust};
+use crate::config::webhooks::{self, read_webhooks};
 use crate::config::{Config, Problem};
 
 /// Where the config is looked for when nobody names it.
@@ -170,7 +171,10 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     let (backends, declared) = read_backends(&sections("backend"), no_connectors);
     let connectors = read_connectors(&sections("connector"), backends.as_deref());
     let models = read_models(&sections("model"), &declared);
-    refuse_later_sections(root);
+    let (webhooks, webhook_names) = read_webhooks(root.get("webhook").as_ref());
+    if let Some(grants) = &grants {
+        webhooks::check_grants(grants, webhooks.as_deref(), &webhook_names);
+    }
 
     let (listen, identities, grants, models) = (listen?, identities?, grants?, models?);
     let placed: Vec<_> = identities.iter().zip(identity_sections.iter().map(|section| &section.place)).collect();
@@ -195,24 +199,10 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         backends: backends?,
         connectors: connectors?,
         models,
+        webhooks: webhooks?.into_iter().map(|placed| placed.webhook.into()).collect(),
         watched: Vec::new(),
         warnings: Vec::new(),
     })
-}
-
-/// `[webhook.*]`: each section is named, its inside is not looked at.
-fn refuse_later_sections(root: &Table<'_>) {
-    for name in ["webhook"] {
-        let Some(value) = root.get_later(name) else { continue };
-        let sections = if value.raw().is_array() { value.sections() } else { value.named() };
-        let is_section = |section: &Value<'_>| section.raw().is_table();
-        // In the shape that they have, each is named; in any other, the whole.
-        if !sections.is_empty() && sections.iter().all(is_section) {
-            sections.iter().for_each(|section| section.wrong(NOT_AVAILABLE));
-        } else {
-            value.wrong(NOT_AVAILABLE);
-        }
-    }
 }
 
 pub(super) fn whole(message: String) -> Problem {

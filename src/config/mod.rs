@@ -24,6 +24,7 @@ mod restart;
 mod suggest;
 mod trust;
 mod values;
+mod webhooks;
 
 pub use connector::{Connector, GatewayAt, SiteBackend, load_connector, parse_connector};
 pub use declared::{Declared, declared};
@@ -40,6 +41,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
@@ -49,11 +51,16 @@ use crate::domain::grant::Grant;
 use crate::domain::identity::{Identity, IdentityMatch, IdentityName, TrustDomain};
 use crate::domain::key::KeyRecord;
 use crate::domain::network::Networks;
+use crate::domain::notification::Kind;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
+use crate::domain::webhook::WebhookName;
 use crate::token::issuers::Rules;
 use crate::token::keys::KeySet;
 use crate::token::location::Location;
+use crate::webhook::address::Reach;
+use crate::webhook::sign::SigningSecret;
+use crate::webhook::url::WebhookUrl;
 
 /// Everything that `doorward.toml` says, checked. Paths are absolute.
 #[derive(Debug)]
@@ -97,6 +104,8 @@ pub struct Config {
     pub connectors: Vec<ConnectorRule>,
     /// Public aliases; names are distinct.
     pub models: Vec<Model>,
+    /// Who has the last word; names are distinct.
+    pub webhooks: Vec<Arc<Webhook>>,
     /// Files besides [`Self::file`] whose change asks for a reload.
     pub watched: Vec<PathBuf>,
     /// What is allowed and yet worth a word.
@@ -358,7 +367,7 @@ pub struct BackendUrl {
 }
 
 /// TLS towards a backend.
-#[derive(Default, Debug)]
+#[derive(PartialEq, Eq, Default, Debug)]
 pub struct BackendTls {
     /// Private roots; empty: the roots of the operating system.
     pub roots: Vec<CertificateDer<'static>>,
@@ -377,6 +386,109 @@ pub struct Timeouts {
     pub first_event: Duration,
     /// Between the events of a stream.
     pub idle: Duration,
+}
+
+/// A `[webhook.NAME]`. Defaults are those of the example config.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Webhook {
+    /// Its name in grants, logs and records.
+    pub name: WebhookName,
+    /// Where it is.
+    pub url: WebhookUrl,
+    /// Which addresses that may be at.
+    pub reach: Reach,
+    /// For https.
+    pub tls: BackendTls,
+    /// What is sent is signed with each of these; never empty, the newest first.
+    pub secrets: Vec<SigningSecret>,
+    /// How long the whole exchange may take.
+    pub timeout: Duration,
+    /// How long the connection may take, TCP and TLS.
+    pub connect_timeout: Duration,
+    /// What happens when there is no answer that counts.
+    pub on_error: OnError,
+    /// With [`OnError::Stale`]: how long after its time an allow may still be relied on.
+    pub stale_max: Duration,
+    /// How long an allow is remembered at most.
+    pub cache_allow: Duration,
+    /// How long a denial is remembered at most.
+    pub cache_deny: Duration,
+    /// How many questions may be under way at once.
+    pub max_in_flight: u32,
+    /// What it is told beyond the usual.
+    pub include: Include,
+    /// In which ways it may narrow what it allows.
+    pub allow_overrides: Vec<Override>,
+    /// How often it is asked again while a reply streams; `None` when it is not.
+    pub revalidate: Option<Duration>,
+    /// What it is told of after it has happened.
+    pub events: Vec<Kind>,
+}
+
+/// What happens when a webhook has no answer that counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnError {
+    /// The request is refused.
+    Deny,
+    /// What it allowed a while ago still holds; else the request is refused.
+    Stale,
+    /// The request passes, where the grant accepts that.
+    Allow,
+}
+
+impl OnError {
+    /// The word in config.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Stale => "stale",
+            Self::Allow => "allow",
+        }
+    }
+}
+
+/// What a webhook is told beyond the usual.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Include {
+    /// These headers of the request.
+    pub headers: Vec<HeaderName>,
+    /// How long the body is.
+    pub content_length: bool,
+    /// The body itself.
+    pub body: bool,
+}
+
+/// A way in which a webhook may narrow what it allows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Override {
+    /// Fewer tokens.
+    MaxTokens,
+    /// Less time for the reply.
+    DeadlineMs,
+    /// An end of the reply.
+    ExpiresAt,
+    /// One of the backends.
+    Backend,
+    /// Labels for the record.
+    Labels,
+}
+
+impl Override {
+    /// Every way.
+    pub const ALL: [Self; 5] = [Self::MaxTokens, Self::DeadlineMs, Self::ExpiresAt, Self::Backend, Self::Labels];
+
+    /// The word in config, and in answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxTokens => "max_tokens",
+            Self::DeadlineMs => "deadline_ms",
+            Self::ExpiresAt => "expires_at",
+            Self::Backend => "backend",
+            Self::Labels => "labels",
+        }
+    }
 }
 
 /// A secret from config: cannot be printed.

@@ -84,8 +84,11 @@ impl Shape {
 
     fn value(self, refusal: &Refusal, request_id: Option<&str>) -> Value {
         let (code, message) = (refusal.code(), refusal.message());
-        let kinds = (openai_type(code), anthropic_type(code));
-        self.written((code.status(), code.as_str(), &message), kinds, request_id)
+        let kinds = (
+            chosen_type(refusal, "invalid_request_error").unwrap_or(openai_type(code)),
+            chosen_type(refusal, "not_found_error").unwrap_or(anthropic_type(code)),
+        );
+        self.written((refusal.status(), code.as_str(), &message), kinds, request_id)
     }
 
     fn written(
@@ -116,6 +119,20 @@ impl Shape {
     }
 }
 
+/// `error.type` for a status that a webhook chose; both APIs name most alike.
+fn chosen_type(refusal: &Refusal, not_found: &'static str) -> Option<&'static str> {
+    let chosen = refusal.status();
+    if chosen == refusal.code().status() {
+        return None;
+    }
+    match chosen.as_u16() {
+        401 => Some("authentication_error"),
+        404 => Some(not_found),
+        429 => Some("rate_limit_error"),
+        _ => None,
+    }
+}
+
 /// `error.type` as OpenAI uses it.
 const fn openai_type(code: Code) -> &'static str {
     match code {
@@ -125,7 +142,8 @@ const fn openai_type(code: Code) -> &'static str {
         | Code::NoGrant
         | Code::NetworkNotAllowed
         | Code::EndpointNotAllowed
-        | Code::OriginNotAllowed => "permission_error",
+        | Code::OriginNotAllowed
+        | Code::DeniedByWebhook => "permission_error",
         Code::InvalidHost
         | Code::Misdirected
         | Code::CredentialInQuery
@@ -138,6 +156,7 @@ const fn openai_type(code: Code) -> &'static str {
         | Code::ModelNotFound
         | Code::HttpVersionNotSupported => "invalid_request_error",
         Code::RecordUnavailable
+        | Code::AuthorizationUnavailable
         | Code::StoreUnavailable
         | Code::NoBackend
         | Code::Overloaded
@@ -155,7 +174,8 @@ const fn anthropic_type(code: Code) -> &'static str {
         | Code::NoGrant
         | Code::NetworkNotAllowed
         | Code::EndpointNotAllowed
-        | Code::OriginNotAllowed => "permission_error",
+        | Code::OriginNotAllowed
+        | Code::DeniedByWebhook => "permission_error",
         Code::NotFound | Code::ModelNotFound => "not_found_error",
         Code::BodyTooLarge => "request_too_large",
         Code::InvalidHost
@@ -168,7 +188,9 @@ const fn anthropic_type(code: Code) -> &'static str {
         | Code::HttpVersionNotSupported => "invalid_request_error",
         Code::NoBackend | Code::Overloaded => "overloaded_error",
         Code::BackendTimeout => "timeout_error",
-        Code::RecordUnavailable | Code::StoreUnavailable | Code::BackendBroke => "api_error",
+        Code::RecordUnavailable | Code::AuthorizationUnavailable | Code::StoreUnavailable | Code::BackendBroke => {
+            "api_error"
+        }
     }
 }
 

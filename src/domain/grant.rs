@@ -22,6 +22,7 @@ use crate::domain::owner::{DisabledOwners, OwnerPath};
 use crate::domain::refusal::{CredentialFault, Refusal};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::token::Vouched;
+use crate::domain::webhook::Hooked;
 
 /// Which models may be named: patterns over public aliases.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -135,6 +136,8 @@ pub struct Grant {
     pub default_key_ttl: Option<Duration>,
     /// How long a key may live at most.
     pub max_key_ttl: Option<Duration>,
+    /// Who has the last word on requests, besides the webhooks that other grants on the path name.
+    pub webhook: Option<Hooked>,
 }
 
 impl Grant {
@@ -151,6 +154,7 @@ impl Grant {
             expires_at: None,
             default_key_ttl: None,
             max_key_ttl: None,
+            webhook: None,
         }
     }
 }
@@ -382,6 +386,21 @@ impl<'a> Standing<'a> {
     pub fn check_model(&self, alias: &str) -> Result<(), Refusal> {
         self.intersect(|grant| grant.models.as_ref(), |key| key.models.as_ref(), |models| models.admit(alias))
             .map_err(|by| Refusal::ModelNotFound { by: Some(by) })
+    }
+
+    /// Check 10: the webhooks that have the last word, each once, in the order of the paths, root first,
+    /// the key's path before the certificate's. When one fails, requests pass only if every grant
+    /// that names it accepts that.
+    #[must_use]
+    pub fn webhooks(&self) -> Vec<Hooked> {
+        let mut all: Vec<Hooked> = Vec::new();
+        for hooked in self.grants().filter_map(|grant| grant.webhook.as_ref()) {
+            match all.iter_mut().find(|known| known.name == hooked.name) {
+                Some(known) => known.accept_fail_open &= hooked.accept_fail_open,
+                None => all.push(hooked.clone()),
+            }
+        }
+        all
     }
 
     /// Beside check 4: the web page that the request comes from is in every list of origins that

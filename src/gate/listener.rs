@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ProtocolVersion;
 use rustls::server::Acceptor;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -176,7 +177,8 @@ async fn handshake(worker: &Worker, socket: TcpStream, source: Source) -> Result
     let chain: Vec<_> =
         session.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
     let key_exchange = session.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()));
-    let peer = Peer { address, local, sni, key_exchange: key_exchange.unwrap_or_default().into(), chain };
+    let tls = if session.protocol_version() == Some(ProtocolVersion::TLSv1_2) { "1.2" } else { "1.3" };
+    let peer = Peer { address, local, sni, tls, key_exchange: key_exchange.unwrap_or_default().into(), chain };
     Ok(Handshake { role, stream, peer, place })
 }
 

@@ -227,7 +227,7 @@ impl Explain {
         let until = standing.expires_at();
         Ok(Explained {
             allowed: decided.is_none(),
-            status: decided.as_ref().map(|refusal| refusal.code().status().as_u16()),
+            status: decided.as_ref().map(|refusal| refusal.status().as_u16()),
             code: decided.as_ref().map(|refusal| refusal.code().as_str().to_owned()),
             reason: decided.as_ref().map(ToString::to_string),
             identity_owner: key_owner.as_ref().and(identity_owner.clone()),

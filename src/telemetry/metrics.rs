@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::domain::event::Outcome;
+use crate::telemetry::webhooks::WebhookMetrics;
 
 /// Everything that is counted.
 #[derive(Debug)]
@@ -39,6 +40,11 @@ pub struct Metrics {
     store_readable: Gauge,
     shared_address: Gauge,
     certificates: Family<CertificateLabels, Gauge>,
+    /// Of webhooks.
+    pub webhooks: WebhookMetrics,
+    notifications: Family<DeliveryLabels, Counter>,
+    notifications_waiting: Family<WebhookLabels, Gauge<u64, AtomicU64>>,
+    notifications_dropped: Family<WebhookLabels, Gauge<u64, AtomicU64>>,
     tunnels: Gauge,
     tunnel_streams: Family<ConnectorLabels, Gauge>,
     tunnel_ends: Family<TunnelEndLabels, Counter>,
@@ -62,6 +68,38 @@ struct TunnelEndLabels {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct CertificateLabels {
     role: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct WebhookLabels {
+    webhook: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct DeliveryLabels {
+    webhook: String,
+    result: &'static str,
+}
+
+/// What came of telling a webhook something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Delivery {
+    /// The webhook has taken it.
+    Delivered,
+    /// It has not; it is told again.
+    Failed,
+    /// It is not told any more.
+    GivenUp,
+}
+
+impl Delivery {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::GivenUp => "given_up",
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -194,6 +232,15 @@ impl Default for Metrics {
             Unit::Seconds,
             certificates.clone(),
         );
+        let notifications =
+            registered(&mut registry, "notifications", "Attempts to tell a webhook of an event, by what came of them");
+        let notifications_waiting =
+            registered(&mut registry, "notifications_waiting", "Notifications that a webhook has not taken yet");
+        let notifications_dropped = registered(
+            &mut registry,
+            "notifications_dropped",
+            "Notifications that were lost because the queue of a webhook was full",
+        );
         let tunnels = registered(&mut registry, "tunnels", "Open tunnels of connectors");
         let tunnel_streams =
             registered(&mut registry, "tunnel_streams", "Requests that are under way over a connector's tunnels");
@@ -214,6 +261,7 @@ impl Default for Metrics {
             Unit::Seconds,
             tunnel_round_trips.clone(),
         );
+        let webhooks = WebhookMetrics::register(&mut registry);
         Self {
             registry,
             requests,
@@ -233,7 +281,11 @@ impl Default for Metrics {
             keys,
             store_readable,
             certificates,
+            webhooks,
             shared_address,
+            notifications,
+            notifications_waiting,
+            notifications_dropped,
             tunnels,
             tunnel_streams,
             tunnel_ends,
@@ -357,6 +409,24 @@ impl Metrics {
     pub fn keys_fetched(&self, issuer: &str, fetched: bool) {
         let result = if fetched { "fetched" } else { "failed" };
         self.key_fetches.get_or_create(&IssuerLabels { issuer: issuer.to_owned(), result }).inc();
+    }
+
+    /// A webhook was told something, or was not.
+    pub fn notified(&self, webhook: &str, delivery: Delivery) {
+        let labels = DeliveryLabels { webhook: webhook.to_owned(), result: delivery.as_str() };
+        self.notifications.get_or_create(&labels).inc();
+    }
+
+    /// How many notifications wait for each webhook, and how many were ever lost. Webhooks that are
+    /// not named are told nothing.
+    pub fn notifications_wait<'w>(&self, queues: impl Iterator<Item = (&'w str, u64, u64)>) {
+        self.notifications_waiting.clear();
+        self.notifications_dropped.clear();
+        for (webhook, waiting, dropped) in queues {
+            let labels = WebhookLabels { webhook: webhook.to_owned() };
+            self.notifications_waiting.get_or_create(&labels).set(waiting);
+            self.notifications_dropped.get_or_create(&labels).set(dropped);
+        }
     }
 
     /// Writes all figures in the text format that Prometheus scrapes.

@@ -179,6 +179,13 @@ fn check_usage(certificate: &X509Certificate<'_>, built_in: bool) -> Result<(), 
     }
 }
 
+/// False when the certificate's key usage says that it issues none (RFC 5280, 6.1.4 n). webpki does
+/// not look at that: it must never see such a one as an issuer. What is malformed is left to it.
+pub(crate) fn may_issue(certificate: &CertificateDer<'_>) -> bool {
+    let Ok(certificate) = parse(certificate) else { return true };
+    certificate.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
+}
+
 /// The subject alternative names.
 struct Names<'a>(&'a [GeneralName<'a>]);
 
