@@ -13,6 +13,7 @@ pub mod completions;
 pub mod connect;
 pub mod connector;
 pub mod desk;
+pub mod dial;
 pub mod discover;
 pub mod enroll;
 pub mod explain;
@@ -57,6 +58,8 @@ enum Verb {
     Check(check::Check),
     /// Run a connector: backends of a closed site, dialled out to the gateway
     Connect(connect::Connect),
+    /// Listen on this machine for tools that cannot present a certificate
+    Dial(dial::Dial),
     /// Ask the running gateway how it is
     Status(status::Status),
     /// The built-in certificate authority
@@ -110,6 +113,7 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Serve(verb) => verb.run(out, err),
         Verb::Check(verb) => verb.run(out, err),
         Verb::Connect(verb) => verb.run(out, err),
+        Verb::Dial(verb) => verb.run(out),
         Verb::Status(verb) => verb.run(out, err),
         Verb::Ca(verb) => verb.run(out, err),
         Verb::Cert(verb) => verb.run(out, err),
