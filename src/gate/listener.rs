@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{IpAddr, TcpListener as StdListener};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -31,6 +31,7 @@ use crate::gate::pipeline;
 use crate::gate::worker::Worker;
 use crate::telemetry::metrics::HandshakeFailure;
 use crate::tls::read_ahead::ReadAhead;
+use crate::tls::verify::explain;
 
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// After an accept that failed for want of file descriptors or memory.
@@ -154,7 +155,7 @@ async fn handshake(worker: &Worker, socket: TcpStream, source: Source) -> Result
     // Unknown names, and the roles that are not served yet, get a TLS alert.
     let known = sni.as_deref().is_none_or(|sni| settings.config.listen.names.api.iter().any(|name| name == sni));
     let config = if known { &settings.tls } else { &settings.refusing_tls };
-    let stream = start.into_stream(Arc::clone(config)).await.map_err(|error| failure(&error))?;
+    let stream = start.into_stream(Arc::clone(config)).await.map_err(|error| refused(address, &error))?;
     let session = stream.get_ref().1;
     let chain: Vec<_> =
         session.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
@@ -165,6 +166,15 @@ async fn handshake(worker: &Worker, socket: TcpStream, source: Source) -> Result
     let peer = Peer { address, local, sni, key_exchange: key_exchange.unwrap_or_default().into(), chain };
     let connection = Connection::new(peer, supervised);
     Ok(Handshake { stream, connection, http2, place })
+}
+
+/// As [`failure`]. Why a certificate was refused is said, though not to everybody's log.
+fn refused(address: IpAddr, error: &io::Error) -> HandshakeFailure {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    if let Some(why @ rustls::Error::InvalidCertificate(_)) = inner {
+        tracing::debug!(%address, why = explain(why), "refused a certificate");
+    }
+    failure(error)
 }
 
 /// Sorts a failed handshake into the few kinds that an operator can act on.

@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::domain::identity::{IdentityName, Role};
 use crate::domain::timestamp::{Timestamp, parse_span};
 use crate::store::Store;
-use crate::store::rows::{NewCertificate, Serial};
+use crate::store::rows::{NewCertificate, Reason, Serial};
 use crate::tls::peer::{self, Mapping};
 
 /// Most bytes of a request that are read.
@@ -140,8 +140,11 @@ fn hand_out(
         issued_at: now,
     };
     store.record_certificate(&row).map_err(Failure::new)?;
-    let files = leaf::write(made, authority.bundle_pem(), dir, plan.name().as_str(), existing)
-        .map_err(|error| taken(&error))?;
+    let files = leaf::write(made, authority.bundle_pem(), dir, plan.name().as_str(), existing).map_err(|error| {
+        // Nobody has it, and nobody shall look for its owner. When even that fails, it just ends.
+        drop(store.revoke_certificate(&row.serial, Reason::CessationOfOperation, now));
+        taken(&error)
+    })?;
     Ok(Made { files, serial: row.serial, identity: row.identity.to_string(), not_after: row.not_after })
 }
 
@@ -159,7 +162,7 @@ fn taken(error: &CaError) -> Failure {
     if matches!(error, CaError::Exists(_)) {
         Failure::with_hint(error, "choose another --out, or move the old files away")
     } else {
-        Failure::new(error)
+        ca::hinted(error)
     }
 }
 
