@@ -28,6 +28,7 @@ mod proxied;
 mod refusals;
 mod revocation;
 mod rotation;
+mod sessions;
 mod spire;
 mod streaming;
 mod support;
