@@ -8,6 +8,7 @@ mod config_corpus;
 mod credentials;
 mod crls;
 mod declared;
+mod dial;
 mod direction;
 mod explain;
 mod headers;

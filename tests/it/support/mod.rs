@@ -8,6 +8,7 @@ mod client;
 mod issuer;
 mod process;
 mod stub;
+mod tool;
 mod world;
 
 pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole, full};
@@ -15,6 +16,7 @@ pub(crate) use client::{ChannelBody, RawLine};
 pub(crate) use issuer::{AUDIENCE, DISCOVERY, IssuerServer, KEYS, Reply, Signer, base64url, claims, jwks, rsa_key};
 pub(crate) use process::Process;
 pub(crate) use stub::{Exchange, Stub, TlsFiles, chunk, dead_port, json_reply};
+pub(crate) use tool::{DialSetup, Tool};
 pub(crate) use world::{Issued, Key, OPEN, Prepared, Setup, World};
 
 use std::future::Future;
