@@ -21,6 +21,7 @@
 //! | [`token`] | tokens of issuers: reading, keys, proofs; keeping keys fresh | the gate |
 //! | [`ca`] | the built-in authority: plan, then issue | the gate |
 //! | [`holder`] | the holder's side of certificates: joining, renewal, reaching a gateway | the gate, the store |
+//! | [`enroll`] | the `enroll` names: first certificates, renewals, lists of what is revoked; and what is done about certificates when nobody asks | the request path |
 //! | [`manage`] | what operators change: one operation for each verb | HTTP, the command line |
 //! | [`admin`] | `/metrics`, `/healthz`, `/readyz`; [`admin::api`]: the operations over a Unix socket and TLS | requests |
 //! | [`telemetry`] | log, metrics, records | decisions |
@@ -44,6 +45,7 @@ pub mod clock;
 pub mod config;
 pub mod dialect;
 pub mod domain;
+pub mod enroll;
 pub mod gate;
 pub mod holder;
 pub mod manage;

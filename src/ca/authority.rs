@@ -158,6 +158,15 @@ impl Authority {
         self.span.not_after
     }
 
+    /// When the root ends.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read: never, with one that was opened.
+    pub fn root_not_after(&self) -> Result<Timestamp, CaError> {
+        span_of(&self.root).map(|span| span.not_after)
+    }
+
     /// The root.
     #[must_use]
     pub const fn root(&self) -> &CertificateDer<'static> {
@@ -251,6 +260,22 @@ impl Authority {
         let key = KeyPair::generate()?;
         let issued = self.issue(&Profile::server(&plan), &key.subject_public_key_info(), self.bridge.as_ref())?;
         Ok((issued.chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into()))
+    }
+
+    /// As [`Self::issue_server`], with all that leads to each root that is trusted, the roots
+    /// included: for those who have no root yet, and know one by its hash.
+    ///
+    /// # Errors
+    ///
+    /// As [`ServerPlan::new`].
+    pub fn issue_server_to_strangers<S: AsRef<str>>(
+        &self,
+        names: &[S],
+        now: Timestamp,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CaError> {
+        let (chain, key) = self.issue_server(names, now)?;
+        let leaf = chain.into_iter().take(1);
+        Ok((leaf.chain(self.issuer.iter().chain(&self.bridge).cloned()).chain(self.roots()).collect(), key))
     }
 
     fn issue(

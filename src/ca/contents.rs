@@ -8,6 +8,8 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -37,6 +39,10 @@ const NAMES: [&str; 9] =
 
 /// How often a directory is read again that is being exchanged.
 const ATTEMPTS: usize = 16;
+
+/// How long another change is waited for, and from one look to the next.
+const PATIENCE: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// Runs before every change on disk: tests stop there to see what a crash leaves.
 pub(super) type BeforeEach<'a> = &'a mut dyn FnMut() -> io::Result<()>;
@@ -141,10 +147,19 @@ impl Lock {
         let parent = parent_of(dir);
         fs::create_dir_all(parent).map_err(CaError::io(parent))?;
         let directory = File::open(parent).map_err(CaError::io(parent))?;
-        directory.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => CaError::Busy(dir.to_owned()),
-            TryLockError::Error(error) => CaError::io(parent)(error),
-        })?;
+        let mut left = PATIENCE;
+        loop {
+            match directory.try_lock() {
+                Ok(()) => break,
+                // A running gateway takes it for a moment now and then, to number a list.
+                Err(TryLockError::WouldBlock) if !left.is_zero() => {
+                    thread::sleep(AGAIN);
+                    left = left.saturating_sub(AGAIN);
+                }
+                Err(TryLockError::WouldBlock) => return Err(CaError::Busy(dir.to_owned())),
+                Err(TryLockError::Error(error)) => return Err(CaError::io(parent)(error)),
+            }
+        }
         remove_staging(&staging_of(dir)?)?;
         Ok(Self { _directory: directory })
     }

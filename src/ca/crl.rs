@@ -27,7 +27,7 @@ const BACKDATED: Duration = Duration::from_secs(60);
 /// When the next list is due.
 pub const NEXT_UPDATE: Duration = Duration::from_secs(24 * 3600);
 /// Certificates stay on the list this long after their end.
-const KEPT: Duration = Duration::from_secs(3600);
+pub const KEPT: Duration = Duration::from_secs(3600);
 
 /// A certificate that was revoked.
 #[derive(Clone, PartialEq, Eq, Debug)]

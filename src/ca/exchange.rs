@@ -24,6 +24,10 @@ use crate::ca::bundle::{BundleId, BundleSecret};
 pub const ENROLL: &str = "/.doorward/v1/enroll";
 /// Where a certificate is renewed.
 pub const RENEW: &str = "/.doorward/v1/renew";
+/// Where the list of what is revoked is, for anybody: DER, signed by the newest issuer.
+pub const CRL: &str = "/.doorward/v1/crl";
+/// Where the roots are, for anybody: PEM.
+pub const ROOTS: &str = "/.doorward/v1/ca";
 /// Most bytes of a request's body.
 pub const MAX_REQUEST: usize = 8 * 1024;
 /// Most bytes of an answer's body: a chain and the roots.

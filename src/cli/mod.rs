@@ -11,6 +11,7 @@ pub mod cert;
 pub mod check;
 pub mod completions;
 pub mod connect;
+pub mod desk;
 pub mod dial;
 pub mod discover;
 pub mod enroll;
@@ -65,7 +66,7 @@ enum Verb {
     /// Certificates for clients, connectors and operators
     #[command(subcommand)]
     Cert(cert::Cert),
-    /// Certificates for machines elsewhere, with a bundle that works once
+    /// First certificates for clients and connectors elsewhere
     #[command(subcommand)]
     Enroll(enroll::Enroll),
     /// Virtual keys

@@ -19,13 +19,17 @@ use crate::ca::describe::Description;
 use crate::ca::plan::SERVER_TTL;
 use crate::cli::admin_api::{self, AdminApi, Prepared};
 use crate::cli::ca;
+use crate::cli::desk;
 use crate::cli::output::Failure;
 use crate::clock::Clock;
 use crate::config::{self, Config, ServerCertificate};
 use crate::domain::grant::GrantTree;
 use crate::domain::timestamp::Timestamp;
+use crate::enroll::Desk;
+use crate::enroll::clerk::Clerk;
+use crate::enroll::office::Office;
 use crate::gate::connection::Patience;
-use crate::gate::roles::{RoleServers, RoleTls};
+use crate::gate::roles::{RoleServer, RoleServers, RoleTls};
 use crate::gate::worker::Workers;
 use crate::gate::{Gateway, Parts, Settings};
 use crate::store::watch::{News, Watcher};
@@ -66,6 +70,8 @@ pub struct Server {
     store_writer: Writer,
     refresher: Refresher,
     writer: RecordWriter,
+    desk: Desk,
+    clerk: Clerk,
     renew_at: Option<Timestamp>,
     /// When it is looked up again which certificates end first.
     look_at: Timestamp,
@@ -91,13 +97,17 @@ impl Server {
         let mut store = Store::open(&state_dir).map_err(Failure::new)?;
         let pepper = pepper::load(&state_dir, &mut store).map_err(Failure::new)?;
         let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
-        let (settings, renew_at) = settings(config, 1, &options.clock)?;
+        let prepared = desk::prepare(&config, &options.clock)?;
+        let (mut settings, renew_at) = settings(config, 1, &options.clock)?;
         let (operators, renew_at) = earliest(operators, renew_at);
+        let (desk, renew_at) = at_desk(prepared, &mut settings, renew_at);
+        let desk = Desk::new(desk, options.patience);
         let (records, writer) = Records::start(&record, records::log)
             .map_err(|error| Failure::new(format!("the records cannot be written: {error}")))?;
         let metrics = Arc::new(Metrics::default());
         let store_writer = Writer::start(&state_dir).map_err(Failure::new)?;
-        let roles = RoleServers::default();
+        let enroll: Arc<dyn RoleServer> = Arc::new(desk.clone());
+        let roles = RoleServers { enroll: Some(enroll), ..RoleServers::default() };
         let (clock, claims) = (options.clock.clone(), store_writer.claims());
         let gateway = Arc::new(Gateway::new(settings, Parts { clock, pepper, claims, records, metrics, roles }));
         let tell = {
@@ -117,6 +127,7 @@ impl Server {
         let admin_api = AdminApi::start(&gateway, &state_dir, api_address, operators).await?;
         let workers = Workers::start(&gateway, address, options.workers, options.patience)
             .map_err(|error| cannot_listen(address, &error))?;
+        let clerk = Clerk::start(&gateway, desk.clone(), &state_dir, ca::directory(&state_dir))?;
         let admin = tokio::spawn(admin.run());
         let mut refresher = Refresher::new(publish_keys(&gateway));
         refresher.follow(errands, &gateway.view().issuers);
@@ -132,6 +143,8 @@ impl Server {
             store_writer,
             refresher,
             writer,
+            desk,
+            clerk,
             renew_at,
             look_at,
             seen,
@@ -194,11 +207,14 @@ impl Server {
         seen.extend(before.into_iter().filter(|(file, _)| watched.contains(file)));
         let operators = admin_api::prepare(&config, &self.options.clock)?;
         let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
-        let (settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
+        let prepared = desk::prepare(&config, &self.options.clock)?;
+        let (mut settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
         let (operators, renew_at) = earliest(operators, renew_at);
+        let (office, renew_at) = at_desk(prepared, &mut settings, renew_at);
         // Only what is in force is watched: else a config that fails here is tried every second.
         self.seen = seen;
         self.renew_at = renew_at;
+        self.desk.replace(office);
         self.gateway.publish_settings(settings);
         self.admin_api.replace(operators);
         self.refresher.follow(errands, &self.gateway.view().issuers);
@@ -240,11 +256,13 @@ impl Server {
     /// Takes no new connection, lets requests in flight finish within the configured drain time,
     /// writes the last records, and stops.
     pub async fn shut_down(mut self) {
+        self.desk.close().await;
         self.gateway.drain();
         let workers = self.workers;
         if tokio::task::spawn_blocking(move || workers.join()).await.is_err() {
             tracing::error!("the workers could not be waited for");
         }
+        drop(self.clerk);
         drop(self.watcher);
         // Joins its thread: last uses are written when this returns.
         drop(self.store_writer);
@@ -262,6 +280,17 @@ impl Server {
 fn earliest(operators: Prepared, renew_at: Option<Timestamp>) -> (Option<Tls>, Option<Timestamp>) {
     let (tls, due) = operators.unzip();
     (tls, due.into_iter().chain(renew_at).min())
+}
+
+/// Takes apart what was prepared for the `enroll` names, and tells when the first certificate is due.
+fn at_desk(
+    prepared: Option<desk::Prepared>,
+    settings: &mut Settings,
+    renew_at: Option<Timestamp>,
+) -> (Option<Office>, Option<Timestamp>) {
+    let Some(desk::Prepared { office, tls, due }) = prepared else { return (None, renew_at) };
+    settings.tls.enroll = Some(tls);
+    (Some(office), renew_at.into_iter().chain([due]).min())
 }
 
 /// Puts issuers' keys in force as they come.

@@ -25,7 +25,7 @@ use crate::gate::connection::{Connection, InFlight};
 use crate::telemetry::records::{Place, line};
 
 /// How long a request waits for a place in a full queue.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub const PATIENCE: Duration = Duration::from_secs(1);
 /// Longest `detail` that is kept, in bytes.
 const MAX_DETAIL: usize = 256;
 
@@ -292,10 +292,12 @@ fn cut(mut text: String) -> String {
 
 /// A UUID of version 7 (RFC 9562): sortable by time. It is a name, never a secret.
 #[derive(Clone, Debug)]
-struct RequestId([u8; 36]);
+pub struct RequestId([u8; 36]);
 
 impl RequestId {
-    fn new(now: Timestamp) -> Self {
+    /// An id for a request that came now.
+    #[must_use]
+    pub fn new(now: Timestamp) -> Self {
         let random = DICE.with_borrow_mut(Dice::roll);
         let millis = u64::try_from(now.as_millis()).unwrap_or(0);
         let mut text = [0; 36];
@@ -303,7 +305,9 @@ impl RequestId {
         Self(text)
     }
 
-    fn as_str(&self) -> &str {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }

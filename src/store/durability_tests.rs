@@ -247,11 +247,11 @@ fn a_damaged_page_is_an_error_and_not_fewer_keys() {
 }
 
 /// A small file system of its own; unmounted when dropped.
-struct Mount(tempfile::TempDir);
+pub(crate) struct Mount(pub(crate) tempfile::TempDir);
 
 impl Mount {
     #[expect(clippy::print_stderr, reason = "a skipped test says so")]
-    fn new(options: &str) -> Option<Self> {
+    pub(crate) fn new(options: &str) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(directory.path()).output();
         if mounted.is_ok_and(|output| output.status.success()) {
@@ -261,7 +261,7 @@ impl Mount {
         None
     }
 
-    fn remount(&self, options: &str) {
+    pub(crate) fn remount(&self, options: &str) {
         let done = Command::new("mount").args(["-o", options]).arg(self.0.path()).status().unwrap();
         assert!(done.success());
     }

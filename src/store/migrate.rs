@@ -159,6 +159,9 @@ mod tests {
     #[test]
     fn published_migrations_are_frozen() {
         let sums: Vec<_> = MIGRATIONS.iter().map(|(name, sql)| format!("{name} {}", &checksum(sql)[..16])).collect();
-        assert_eq!(sums, ["0001_initial 5d937c3aa255bc27", "0002_policy a3bf174d6b446aad"]);
+        assert_eq!(
+            sums,
+            ["0001_initial 5d937c3aa255bc27", "0002_policy a3bf174d6b446aad", "0003_enrollment 2823a6d2b5940355"]
+        );
     }
 }

@@ -340,8 +340,10 @@ impl Store {
 }
 
 #[cfg(test)]
+mod conformance_enrollment_tests;
+#[cfg(test)]
 mod conformance_keys_tests;
 #[cfg(test)]
 mod conformance_tests;
 #[cfg(test)]
-mod durability_tests;
+pub(crate) mod durability_tests;

@@ -61,6 +61,7 @@ struct Shared {
     pending_bytes: AtomicUsize,
     dropped: AtomicU64,
     written: AtomicU64,
+    rounds: AtomicU64,
     room: Notify,
     reopen: AtomicBool,
     closed: AtomicBool,
@@ -101,6 +102,7 @@ impl Records {
             pending_bytes: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            rounds: AtomicU64::new(0),
             room: Notify::new(),
             reopen: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -162,6 +164,13 @@ impl Records {
     #[must_use]
     pub fn written(&self) -> u64 {
         self.0.written.load(Ordering::Relaxed)
+    }
+
+    /// How often all that waited was written. What was queued when this was N is in the file when it is
+    /// N + 2: the round under way may have passed it by.
+    #[must_use]
+    pub fn rounds(&self) -> u64 {
+        self.0.rounds.load(Ordering::Acquire)
     }
 
     /// Has the file at the path opened anew, within a moment: after a rotation by others.
@@ -351,6 +360,7 @@ impl Pump {
                 self.shared.release(lines, bytes);
             }
         }
+        self.shared.rounds.fetch_add(1, Ordering::Release);
         Ok(())
     }
 }

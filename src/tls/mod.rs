@@ -1,6 +1,7 @@
 //! Sessions and peer identity: rustls configurations, and what a certificate says.
 
 pub mod client;
+pub mod holder;
 pub mod peer;
 pub mod read_ahead;
 pub mod server;

@@ -18,6 +18,11 @@ use crate::tls::verify::CallerVerifier;
 const ONLY_13: &[&rustls::SupportedProtocolVersion] = &[&TLS13];
 const FROM_12: &[&rustls::SupportedProtocolVersion] = &[&TLS13, &TLS12];
 
+/// TLS 1.3 and nothing before it.
+pub(super) const fn only_13() -> &'static [&'static rustls::SupportedProtocolVersion] {
+    ONLY_13
+}
+
 /// The one crypto provider: aws-lc-rs, with the hybrid post-quantum group X25519MLKEM768 first.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
@@ -60,7 +65,7 @@ pub fn refusing_config() -> Result<ServerConfig, String> {
     Ok(config)
 }
 
-fn forbid_resumption(config: &mut ServerConfig) {
+pub(super) fn forbid_resumption(config: &mut ServerConfig) {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;

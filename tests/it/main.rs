@@ -10,6 +10,7 @@ mod crls;
 mod declared;
 mod dial;
 mod direction;
+mod enroll;
 mod explain;
 mod headers;
 mod identity;

@@ -36,6 +36,7 @@ use crate::admin::api::operators::Operators;
 use crate::admin::api::problem::Refusal;
 use crate::admin::api::route::{Done, Fields, Route};
 use crate::config::{Declared, Reachable, is_address_name};
+use crate::domain::audit::Actor;
 use crate::domain::key::redacted;
 use crate::gate::{Gateway, host};
 use crate::manage::enrollments::Enrollment;
@@ -194,7 +195,7 @@ impl Api {
             let _turn = turn;
             let who = api.identify(&peer)?;
             let asked = logged(route, &fields);
-            let result = api.perform(route, fields);
+            let result = api.perform(route, fields, actor(&peer, &who));
             if route.changes {
                 match &result {
                     Ok(done) => {
@@ -214,7 +215,7 @@ impl Api {
         Ok(done.await.map_err(|_| gone())??.answer)
     }
 
-    fn perform(&self, route: &Route, fields: Fields) -> Result<Done, Fault> {
+    fn perform(&self, route: &Route, fields: Fields, actor: Actor) -> Result<Done, Fault> {
         let settings = Arc::clone(&self.gateway.view().settings);
         let config = &settings.config;
         let declared = Declared::of(config);
@@ -223,10 +224,21 @@ impl Api {
         // Opened each time: a connection that was kept would go on writing to a file that was moved
         // away, and a revocation there would count for nobody.
         let mut store = Store::open_existing(&self.state_dir)?;
+        store.act_as(actor);
         let mut manager =
             Manager { store: &mut store, state_dir: &self.state_dir, policy: &policy, now: self.gateway.clock.now() };
         (route.run)(fields, &mut manager)
     }
+}
+
+/// Who asks, as the records call them.
+fn actor(peer: &Peer, who: &str) -> Actor {
+    let client_ip = match peer {
+        Peer::Local { .. } => None,
+        Peer::Remote { address, .. } => Some(address.to_string()),
+    };
+    let name = client_ip.as_ref().and_then(|address| who.strip_suffix(&format!(" at {address}")));
+    Actor { who: name.unwrap_or(who).to_owned(), client_ip, request_id: None }
 }
 
 /// The request as the log shows it.

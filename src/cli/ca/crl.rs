@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{directory, open};
-use crate::ca::crl::{self, Revoked};
+use crate::ca::crl;
 use crate::cli::output::Failure;
 use crate::cli::place::Place;
 use crate::clock::Clock;
-use crate::store::rows::{CertificateRecord, Reason};
+use crate::enroll;
 
 /// Prints a list of revoked certificates, signed anew: good for a day. In PEM there is one list for
 /// each issuer that still counts.
@@ -41,7 +41,7 @@ impl Crl {
         let state_dir = self.place.state_dir()?;
         let authority = open(&state_dir)?;
         let records = self.place.store()?.list_certificates().map_err(Failure::new)?;
-        let revoked: Vec<_> = records.iter().filter_map(listed).collect();
+        let revoked: Vec<_> = records.iter().filter_map(enroll::listed).collect();
         let lists = crl::issue(&directory(&state_dir), &authority, &revoked, Clock::System.now());
         let lists = lists.map_err(Failure::new)?;
         let bytes: Vec<u8> = match self.format {
@@ -57,21 +57,4 @@ impl Crl {
         }
         Ok(())
     }
-}
-
-fn listed(record: &CertificateRecord) -> Option<Revoked> {
-    let (at, reason) = record.revoked?;
-    Some(Revoked {
-        serial: record.certificate.serial.as_bytes().to_vec(),
-        at,
-        not_after: record.certificate.not_after,
-        reason: match reason {
-            Reason::Unspecified => crl::Reason::Unspecified,
-            Reason::KeyCompromise => crl::Reason::KeyCompromise,
-            Reason::AffiliationChanged => crl::Reason::AffiliationChanged,
-            Reason::Superseded => crl::Reason::Superseded,
-            Reason::CessationOfOperation => crl::Reason::CessationOfOperation,
-            Reason::PrivilegeWithdrawn => crl::Reason::PrivilegeWithdrawn,
-        },
-    })
 }

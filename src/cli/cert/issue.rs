@@ -13,17 +13,21 @@ use super::usage::{pkcs12, url_of, usage};
 use crate::ca::CaError;
 use crate::ca::authority::Authority;
 use crate::ca::csr;
+use crate::ca::exchange::CRL;
 use crate::ca::leaf::{self, Existing, LeafFiles, NewLeaf};
 use crate::ca::plan::LeafPlan;
 use crate::cli::ca;
 use crate::cli::output::{self, Failure, Format};
 use crate::cli::place::Place;
 use crate::clock::Clock;
-use crate::domain::identity::{IdentityName, Role};
+use crate::config;
+use crate::domain::audit::{Deed, Event};
+use crate::domain::identity::{Identity, IdentityName, Role};
 use crate::domain::timestamp::{Timestamp, parse_span};
+use crate::enroll::office::row_of;
 use crate::store::Store;
-use crate::store::rows::{NewCertificate, Serial};
-use crate::tls::peer::{self, Mapping};
+use crate::store::error::StoreError;
+use crate::store::rows::Serial;
 
 /// Most bytes of a request that are read.
 const MAX_CSR: u64 = 1 << 20;
@@ -94,28 +98,33 @@ pub fn issue(
     (dir, existing): (&Path, Existing),
     now: Timestamp,
 ) -> Result<Made, Failure> {
+    issue_listed(authority, store, (role, name, ttl), (dir, existing, None), now)
+}
+
+/// As [`issue`]; `crl` is where the list of revoked certificates will be.
+fn issue_listed(
+    authority: &Authority,
+    store: &mut Store,
+    (role, name, ttl): (Role, &IdentityName, Option<Duration>),
+    (dir, existing, crl): (&Path, Existing, Option<&str>),
+    now: Timestamp,
+) -> Result<Made, Failure> {
     let plan = authority.plan_client(role, name, ttl, now).map_err(Failure::new)?;
-    let made = leaf::generate(authority, &plan, None).map_err(Failure::new)?;
+    let made = leaf::generate(authority, &plan, crl).map_err(Failure::new)?;
     hand_out(authority, store, (&plan, &made), (dir, existing), now)
 }
 
-/// As [`issue`], for a key that was made elsewhere.
+/// As [`issue_listed`], for a key that was made elsewhere.
 fn issue_for(
     spki: &[u8],
     authority: &Authority,
     store: &mut Store,
     (role, name, ttl): (Role, &IdentityName, Option<Duration>),
-    (dir, now): (&Path, Timestamp),
+    (dir, crl): (&Path, Option<&str>),
+    now: Timestamp,
 ) -> Result<Made, Failure> {
-    let hash = peer::sha256(spki);
-    if store.denied().map_err(Failure::new)?.public_keys.contains(&hash) {
-        return Err(Failure::with_hint(
-            "this key was revoked as compromised",
-            "make another key, and a request with it",
-        ));
-    }
     let plan = authority.plan_client(role, name, ttl, now).map_err(Failure::new)?;
-    let made = leaf::certify(authority, &plan, spki, None).map_err(Failure::new)?;
+    let made = leaf::certify(authority, &plan, spki, crl).map_err(Failure::new)?;
     hand_out(authority, store, (&plan, &made), (dir, Existing::Keep), now)
 }
 
@@ -128,21 +137,39 @@ fn hand_out(
     now: Timestamp,
 ) -> Result<Made, Failure> {
     let certificate = made.issued.chain.first().ok_or_else(|| Failure::new("the authority issued nothing"))?;
-    let mapping = Mapping::BuiltIn(authority.trust_domain().clone());
-    let peer = peer::read(certificate, &peer::Authority::BuiltIn, &mapping)
+    let row = row_of(authority, plan, certificate, now)
         .map_err(|fault| Failure::new(format!("the issued certificate cannot be read back: {fault}")))?;
-    let row = NewCertificate {
-        serial: Serial::from_bytes(&peer.serial),
-        identity: peer.identity.as_ref().clone(),
-        not_before: plan.span().not_before,
-        not_after: peer.not_after,
-        spki_sha256: peer.spki_sha256,
-        issued_at: now,
-    };
-    store.record_certificate(&row).map_err(Failure::new)?;
+    store.record_certificate(&row).map_err(|error| refused(store, (&row.identity, &error), now))?;
     let files = leaf::write(made, authority.bundle_pem(), dir, plan.name().as_str(), existing)
         .map_err(|error| taken(&error))?;
     Ok(Made { files, serial: row.serial, identity: row.identity.to_string(), not_after: row.not_after })
+}
+
+/// What is said of a certificate that the store does not take, which is noted.
+fn refused(store: &mut Store, (identity, error): (&Identity, &StoreError), now: Timestamp) -> Failure {
+    if matches!(error, StoreError::NameRevoked(_) | StoreError::KeyCompromised) {
+        let text = error.to_string();
+        let (why, hint) = text.split_once("\nhint: ").unwrap_or((&text, "issue another"));
+        return match note_refusal(store, identity, why, now) {
+            Ok(()) => Failure::with_hint(why, hint),
+            Err(failure) => failure,
+        };
+    }
+    Failure::new(error)
+}
+
+/// Notes that somebody asked for a certificate and did not get it.
+fn note_refusal(store: &mut Store, identity: &Identity, why: &str, now: Timestamp) -> Result<(), Failure> {
+    let refusal = Event {
+        ts: now,
+        event: Deed::CertificateRefused,
+        identity: Some(identity.uri()),
+        serial: None,
+        not_after: None,
+        bundle: None,
+        detail: Some(why),
+    };
+    store.note(&refusal).map_err(Failure::new)
 }
 
 /// Fails when a certificate of `name` is in `dir` already: before anything is issued, since what is
@@ -192,6 +219,8 @@ impl Issue {
         let domain = authority.trust_domain();
         if store.is_name_revoked(domain, &self.name).map_err(Failure::new)? {
             if !self.reinstate {
+                let identity = Identity::new(domain, self.role, &self.name);
+                note_refusal(&mut store, &identity, "the name is revoked", Clock::System.now())?;
                 return Err(Failure::with_hint(
                     format!("{} is revoked", self.name),
                     "--reinstate lifts the revocation of the name",
@@ -202,9 +231,13 @@ impl Issue {
         }
         let now = Clock::System.now();
         let wanted = (self.role, &self.name, self.ttl);
+        // What the config says for others to read is no reason to fail.
+        let reachable = self.place.config_file().and_then(|file| config::reachable(&file).ok());
+        let crl = reachable.and_then(|reachable| reachable.enroll_url(CRL));
+        let crl = crl.as_deref();
         let made = match &spki {
-            None => issue(&authority, &mut store, wanted, (&self.out, Existing::Keep), now)?,
-            Some(spki) => issue_for(spki, &authority, &mut store, wanted, (&self.out, now))?,
+            None => issue_listed(&authority, &mut store, wanted, (&self.out, Existing::Keep, crl), now)?,
+            Some(spki) => issue_for(spki, &authority, &mut store, wanted, (&self.out, crl), now)?,
         };
         let key_file = Some(&made.files.key).filter(|_| spki.is_none());
         match self.output {

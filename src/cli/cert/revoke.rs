@@ -54,10 +54,14 @@ impl Revoke {
                     writeln!(err, "warning: {name} had no certificate; from now on it gets none")?;
                 }
                 let ended = output::count(done.certificates, "certificate");
+                let bundles = match done.bundles {
+                    0 => String::new(),
+                    bundles => format!(", and {} that nobody had used", output::count(bundles, "bundle")),
+                };
                 let newly = if done.newly { "is revoked" } else { "was revoked before" };
                 match self.output {
                     Format::Json => output::json(out, &done)?,
-                    Format::Table => writeln!(out, "{name} {newly}; {ended} ended")?,
+                    Format::Table => writeln!(out, "{name} {newly}; {ended} ended{bundles}")?,
                 }
             }
             (None, None) => return Err(Failure::Usage(vec!["name what to revoke: --serial or --name".to_owned()])),

@@ -318,6 +318,15 @@ impl Prepared {
 
     /// All records that are written by now.
     pub(crate) fn records(&self) -> Vec<Value> {
+        self.lines().into_iter().filter(|line| line.get("event").is_none()).collect()
+    }
+
+    /// All lines that tell what was done with certificates.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        self.lines().into_iter().filter(|line| line.get("event").is_some()).collect()
+    }
+
+    fn lines(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.state.join("records.jsonl")).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
@@ -402,6 +411,15 @@ impl World {
         records
     }
 
+    /// The `count` events that have this in a field, and no more.
+    pub(crate) async fn events_with(&self, field: &str, value: &str, count: usize) -> Vec<Value> {
+        let with = || self.events().into_iter().filter(|event| event[field] == value).collect::<Vec<_>>();
+        until(LONG, "the events are written", || (with().len() >= count).then_some(())).await;
+        let events = with();
+        assert_eq!(events.len(), count, "{events:#?}");
+        events
+    }
+
     /// The server, to be shut down, and its files.
     pub(crate) fn into_parts(self) -> (Server, Prepared) {
         (self.server, self.prepared)
@@ -414,6 +432,14 @@ impl World {
         let config = config::load(&prepared.file, &|_| None).unwrap_or_else(|problems| panic!("{problems:#?}"));
         let options =
             Options { workers, clock: prepared.clock.clone(), patience: Patience::default(), environment: |_| None };
+        Self { server: Server::start(config, options).await.unwrap(), prepared }
+    }
+
+    /// A gateway of files that another one has left.
+    pub(crate) async fn again(prepared: Prepared) -> Self {
+        let config = config::load(&prepared.file, &|_| None).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let (clock, patience) = (prepared.clock.clone(), Patience::default());
+        let options = Options { workers: 1, clock, patience, environment: |_| None };
         Self { server: Server::start(config, options).await.unwrap(), prepared }
     }
 
