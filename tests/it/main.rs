@@ -13,6 +13,7 @@ mod direction;
 mod enroll;
 mod explain;
 mod headers;
+mod holder;
 mod identity;
 mod issuers;
 mod keys;
