@@ -177,7 +177,7 @@ gateway_id = "sdk"
 
 [listen]
 address        = "127.0.0.1:{self.port}"
-names          = {{ api = ["localhost"] }}
+names          = {{ api = ["localhost"], enroll = ["enroll.localhost"] }}
 client_auth    = "optional"
 certificate    = "internal"
 max_body_bytes = 1_048_576
@@ -306,7 +306,9 @@ targets = [{{ backend = "silent", model = "silent" }}]
         self.note(response)
 
     def entries(self):
-        return [json.loads(line) for line in self.records.read_text().splitlines()]
+        """The records of requests; what was done with certificates is noted beside them."""
+        lines = (json.loads(line) for line in self.records.read_text().splitlines())
+        return [line for line in lines if "outcome" in line]
 
     def entry(self, request_id):
         """The one record of a request, which is there within a second of its end."""
