@@ -11,7 +11,9 @@ pub mod cert;
 pub mod check;
 pub mod completions;
 pub mod connect;
+pub mod connector;
 pub mod desk;
+pub mod dial;
 pub mod discover;
 pub mod enroll;
 pub mod explain;
@@ -56,6 +58,8 @@ enum Verb {
     Check(check::Check),
     /// Run a connector: backends of a closed site, dialled out to the gateway
     Connect(connect::Connect),
+    /// Listen on this machine for tools that cannot present a certificate
+    Dial(dial::Dial),
     /// Ask the running gateway how it is
     Status(status::Status),
     /// The built-in certificate authority
@@ -73,6 +77,9 @@ enum Verb {
     /// Grants in the store, beside those of the config
     #[command(subcommand)]
     Grant(grant::Grant),
+    /// Connectors of a running gateway: their tunnels and backends
+    #[command(subcommand)]
+    Connector(connector::Connector),
     /// Owners: switched off and on again
     #[command(subcommand)]
     Owner(owner::Owner),
@@ -106,12 +113,14 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Serve(verb) => verb.run(out, err),
         Verb::Check(verb) => verb.run(out, err),
         Verb::Connect(verb) => verb.run(out, err),
+        Verb::Dial(verb) => verb.run(out),
         Verb::Status(verb) => verb.run(out, err),
         Verb::Ca(verb) => verb.run(out, err),
         Verb::Cert(verb) => verb.run(out, err),
         Verb::Enroll(verb) => verb.run(out, err),
         Verb::Key(verb) => verb.run(out, err),
         Verb::Grant(verb) => verb.run(out, err),
+        Verb::Connector(verb) => verb.run(out),
         Verb::Owner(verb) => verb.run(out, err),
         Verb::Store(verb) => verb.run(out, err),
         Verb::Webhook(verb) => verb.run(out),

@@ -146,6 +146,7 @@ impl Reached {
                 policy: &local.policy,
                 memory: None,
                 now: Clock::System.now(),
+                tunnels: None,
             })),
         }
     }

@@ -100,6 +100,7 @@ fn the_commented_defaults_are_the_defaults() {
     assert_eq!((spelled_out.log, &spelled_out.record), (plain.log, &plain.record));
     assert_eq!((&spelled_out.state_dir, &spelled_out.gateway_id), (&plain.state_dir, &plain.gateway_id));
     assert_eq!(spelled_out.models, plain.models);
+    assert_eq!(spelled_out.connectors, plain.connectors);
     assert_eq!(spelled_out.state_stale_max, plain.state_stale_max);
     for (spelled_out, plain) in spelled_out.backends.iter().zip(&plain.backends) {
         assert_eq!(spelled_out.timeouts, plain.timeouts);
@@ -179,6 +180,8 @@ fn the_example_names_every_setting() {
         "stale_max",
         "ca_file",
         "url",
+        "connector",
+        "max_instances",
         "dialects",
         "credential",
         "tls",
@@ -239,7 +242,7 @@ proptest! {
     /// The same for text that never was a config, and for values of every type in every place.
     #[test]
     fn no_type_panics(
-        name in "(state_dir|listen|admin|log|record|store|ca|trust|identity|grant|backend|model|webhook|key)",
+        name in "(state_dir|listen|admin|log|record|store|ca|trust|identity|grant|backend|connector|model|webhook|key)",
         value in r#"(1|-9223372036854775808|0x7fffffffffffffff|1e400|nan|true|""|"\$\{"|"\$\{file:\}"|\[\]|\[\[\]\]|\{\}|\[\{\}\]|1979-05-27|\[1,"a",\{\}\])"#,
         field in "(address|names|targets|match|owner|networks|url|tls|timeouts|map|expires_at|dialects|engine|level)",
     ) {

@@ -5,6 +5,7 @@
 //! said of a request is said here too, so that both say the same.
 
 pub mod certificates;
+pub mod connectors;
 pub mod enrollments;
 pub mod explain;
 pub mod fault;
@@ -29,6 +30,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::manage::enrollments::Enrollment;
 use crate::manage::fault::Fault;
 use crate::manage::webhooks::Memory;
+use crate::overlay::hub::tunnels::Tunnels;
 use crate::store::Store;
 
 /// What operations work on.
@@ -44,6 +46,8 @@ pub struct Manager<'a> {
     pub memory: Option<Memory<'a>>,
     /// The time of the request.
     pub now: Timestamp,
+    /// The tunnels of connectors, where a running gateway is asked.
+    pub tunnels: Option<&'a Tunnels>,
 }
 
 /// The part of the config that decides what operators may do.

@@ -358,7 +358,7 @@ impl Metrics {
         OpenConnection(self.tunnels.clone())
     }
 
-    /// What is counted of a tunnel. `connector` is a name of the built-in authority's giving.
+    /// What is counted of a tunnel. `connector` is a name in the config, or "other".
     #[must_use]
     pub fn tunnel(&self, connector: &str) -> TunnelMetrics {
         let labels = ConnectorLabels { connector: connector.to_owned() };

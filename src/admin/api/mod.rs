@@ -242,6 +242,7 @@ impl Api {
             policy: &policy,
             memory: Some(Memory(&forget)),
             now: self.gateway.clock.now(),
+            tunnels: Some(&self.gateway.tunnels),
         };
         (route.run)(fields, &mut manager)
     }

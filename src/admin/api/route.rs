@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::manage::Manager;
 use crate::manage::certificates::{ListCertificates, RevokeCertificate, RevokeName};
+use crate::manage::connectors::{DrainConnector, KickConnector, ListConnectors};
 use crate::manage::enrollments::{CreateEnrollment, ListEnrollments, RevokeEnrollment};
 use crate::manage::explain::Explain;
 use crate::manage::fault::{Code, Fault};
@@ -94,6 +95,9 @@ pub fn all() -> &'static [Route] {
             Route::of::<RevokeEnrollment>(),
             Route::of::<Explain>(),
             Route::of::<InvalidateWebhooks>(),
+            Route::of::<ListConnectors>(),
+            Route::of::<DrainConnector>(),
+            Route::of::<KickConnector>(),
         ]
     })
 }
