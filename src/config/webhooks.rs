@@ -25,6 +25,7 @@ const MAX_SECRETS: usize = 4;
 /// Most headers that a webhook is told.
 const MAX_HEADERS: usize = 16;
 const SECOND: Duration = Duration::from_secs(1);
+const STALE_MAX: Duration = Duration::from_secs(300);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Headers whose values are credentials: no webhook is told these.
@@ -77,8 +78,9 @@ fn read_webhook<'d>(section: &Value<'d>, name: &str) -> Option<PlacedWebhook<'d>
         let connect = span("connect_timeout", Duration::from_millis(300), Duration::from_millis(10), 10 * SECOND);
         let words = [OnError::Deny, OnError::Stale, OnError::Allow].map(|on_error| (on_error.as_str(), on_error));
         let on_error = table.get("on_error").map_or(Some(OnError::Deny), |value| value.choice(&words));
-        let stale_max = span("stale_max", 300 * SECOND, SECOND, DAY);
-        if let (Some(setting), Some(OnError::Deny | OnError::Allow)) = (table.get("stale_max"), on_error) {
+        let stale_max = span("stale_max", STALE_MAX, SECOND, DAY);
+        let said = stale_max != Some(STALE_MAX);
+        if let (Some(setting), Some(OnError::Deny | OnError::Allow), true) = (table.get("stale_max"), on_error, said) {
             setting.place.warn("has no effect: it goes with on_error = \"stale\"");
         }
         let cache_allow = span("cache_allow", 30 * SECOND, Duration::ZERO, 300 * SECOND);
