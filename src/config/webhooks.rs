@@ -216,7 +216,14 @@ fn read_events(value: &Value<'_>) -> Option<Vec<Kind>> {
         Kind::parse(text).map_err(|why| format!("{why}{}", did_you_mean(text, Kind::ALL.map(Kind::as_str))))
     };
     let entries = value.entries()?;
-    let read: Vec<Option<Kind>> = entries.iter().map(|entry| entry.parsed(parse)).collect();
+    let read = |entry: &Value<'_>| {
+        let kind = entry.parsed(parse)?;
+        if kind.is_reserved() {
+            entry.place.warn("is not sent in this version");
+        }
+        Some(kind)
+    };
+    let read: Vec<Option<Kind>> = entries.iter().map(read).collect();
     read.into_iter().collect()
 }
 
