@@ -498,3 +498,51 @@ fn refused(error: &h2::Error) -> Failure {
 fn broke(error: &h2::Error) -> Failure {
     Failure::Broke(format!("the tunnel broke off: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// However pieces come and are taken, every byte passes once and in order, what is held is
+        /// counted, and small pieces that wait are joined.
+        #[test]
+        fn what_is_put_is_taken(steps in prop::collection::vec(prop_oneof![
+            3 => (1usize..200).prop_map(Some),
+            1 => (1usize..20_000).prop_map(Some),
+            2 => Just(None),
+        ], 0..80)) {
+            let (mut inside, mut put, mut taken, mut byte) = (Inside::default(), Vec::new(), Vec::new(), 0u8);
+            for step in steps {
+                match step {
+                    Some(length) => {
+                        let piece: Vec<u8> = (0..length).map(|_| { byte = byte.wrapping_add(1); byte }).collect();
+                        put.extend_from_slice(&piece);
+                        inside.put(piece.into());
+                    }
+                    None => taken.extend(inside.take().into_iter().flatten()),
+                }
+                prop_assert_eq!(inside.held, put.len() - taken.len());
+                prop_assert!(inside.tail.len() <= JOINED);
+            }
+            let mut small = 0;
+            while let Some(piece) = inside.take() {
+                small += usize::from(piece.len() <= SMALL);
+                taken.extend_from_slice(&piece);
+            }
+            prop_assert_eq!(&taken, &put);
+            prop_assert_eq!(inside.held, 0);
+            // Beside large ones and full ones, only a few are small.
+            prop_assert!(small <= put.len() / SMALL + 2);
+        }
+
+        /// There is room for as long as a stream's window more fits in.
+        #[test]
+        fn what_is_held_is_bounded(held in 0usize..(2 * MAILBOX)) {
+            let inside = Inside { held, ..Inside::default() };
+            prop_assert_eq!(inside.has_room(), held <= MAILBOX - STREAM_WINDOW as usize);
+        }
+    }
+}
