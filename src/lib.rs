@@ -5,7 +5,7 @@
 //! Data flows one way, and [`gate::pipeline`] is where to see it:
 //!
 //! ```text
-//! accept -> identify -> admit -> route -> forward -> (body drains) meter -> record
+//! accept -> identify -> admit -> route -> allow -> forward -> (body drains) meter -> record
 //! ```
 //!
 //! | module | what it is | what it never touches |

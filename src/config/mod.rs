@@ -8,6 +8,7 @@ pub mod bundle;
 mod connector;
 mod crls;
 mod declared;
+mod dial;
 mod document;
 mod files;
 mod filesystem;
@@ -27,6 +28,7 @@ mod webhooks;
 
 pub use connector::{Connector, GatewayAt, SiteBackend, load_connector, parse_connector};
 pub use declared::{Declared, declared};
+pub use dial::{Dial, DialGateway, DialListen, DialToken, load_dial, parse_dial};
 pub use load::{find, load, parse, state_dir};
 pub use reachable::{Reachable, reachable};
 pub use restart::needs_restart;

@@ -4,6 +4,7 @@
 //! shows [`Refusal::message`] and [`Refusal::code`] and nothing else of a refusal.
 
 use bytes::Bytes;
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::domain::refusal::{Code, Refusal};
@@ -66,33 +67,54 @@ impl Shape {
         }
     }
 
+    /// The body of an answer that another process than a gateway refuses a request with, in the same
+    /// shape: `dial`, which stands before one.
+    #[must_use]
+    pub fn body_before(self, status: StatusCode, code: &str, message: &str) -> Vec<u8> {
+        let kinds = match status.as_u16() {
+            401 => ("authentication_error", "authentication_error"),
+            403 => ("permission_error", "permission_error"),
+            503 => ("server_error", "overloaded_error"),
+            504 => ("server_error", "timeout_error"),
+            500.. => ("server_error", "api_error"),
+            _ => ("invalid_request_error", "invalid_request_error"),
+        };
+        self.written((status, code, message), kinds, None).to_string().into_bytes()
+    }
+
     fn value(self, refusal: &Refusal, request_id: Option<&str>) -> Value {
         let (code, message) = (refusal.code(), refusal.message());
+        let kinds = (
+            chosen_type(refusal, "invalid_request_error").unwrap_or(openai_type(code)),
+            chosen_type(refusal, "not_found_error").unwrap_or(anthropic_type(code)),
+        );
+        self.written((refusal.status(), code.as_str(), &message), kinds, request_id)
+    }
+
+    fn written(
+        self,
+        (status, code, message): (StatusCode, &str, &str),
+        (openai, anthropic): (&str, &str),
+        request_id: Option<&str>,
+    ) -> Value {
         match self {
-            Self::OpenAi => {
-                let kind = chosen_type(refusal, "invalid_request_error").unwrap_or(openai_type(code));
-                json!({"error": {"message": message, "type": kind, "code": code.as_str(), "param": null}})
-            }
+            Self::OpenAi => json!({"error": {"message": message, "type": openai, "code": code, "param": null}}),
             Self::Anthropic => {
-                let kind = chosen_type(refusal, "not_found_error").unwrap_or(anthropic_type(code));
-                let mut value = json!({"type": "error", "error": {"type": kind, "message": message}});
+                let mut value = json!({"type": "error", "error": {"type": anthropic, "message": message}});
                 if let (Some(id), Some(members)) = (request_id, value.as_object_mut()) {
                     members.insert("request_id".to_owned(), id.into());
                 }
                 value
             }
             Self::Ollama => json!({"error": message}),
-            Self::Problem => {
-                let status = refusal.status();
-                json!({
-                    "type": "about:blank",
-                    "title": status.canonical_reason(),
-                    "status": status.as_u16(),
-                    "detail": message,
-                    "code": code.as_str(),
-                    "request_id": request_id,
-                })
-            }
+            Self::Problem => json!({
+                "type": "about:blank",
+                "title": status.canonical_reason(),
+                "status": status.as_u16(),
+                "detail": message,
+                "code": code,
+                "request_id": request_id,
+            }),
         }
     }
 }
