@@ -580,6 +580,11 @@ async fn reconnects_leave_nothing_behind() {
     let scene = scene(Stub::chatty().await, "").await;
     let files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let memory = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+    };
     let (renewed, _) = scene.files.connector("site-a");
     let identity = RealConnector::identity(&renewed);
     let mut tunnel = scene.gateway.registered().await;
@@ -590,11 +595,14 @@ async fn reconnects_leave_nothing_behind() {
         let new = scene.gateway.registered().await;
         let mut old = std::mem::replace(&mut tunnel, new);
         within(LONG, "the old one ends", &mut old.driver).await.unwrap().ok();
-        if round == 50 {
-            settled = Some((files(), tasks()));
+        if round == 200 {
+            settled = Some((files(), tasks(), memory()));
         }
     }
-    let (files_before, tasks_before) = settled.unwrap();
+    let (files_before, tasks_before, memory_before) = settled.unwrap();
+    // 800 connections that left 8 KiB each would be seen.
+    let grown = memory().saturating_sub(memory_before);
+    assert!(grown < 6 << 10, "{grown} KiB more than after 200 connections");
     until(LONG, "no files and tasks are left", || {
         (files() <= files_before + 2 && tasks() <= tasks_before + 2).then_some(())
     })
