@@ -441,7 +441,14 @@ async fn what_it_stops_for_ends_first() {
 /// A new certificate: the new connection is there before the old one goes, and no request is lost.
 #[tokio::test]
 async fn a_renewed_certificate_is_dialled_in() {
-    let scene = scene(Stub::by_hand().await, "").await;
+    let stub = Stub::by_hand().await;
+    let files = Setup::new(&stub).write();
+    let gateway = HandGateway::new(&files).await;
+    let (directory, _) = files.connector("site-a");
+    // The drain time is for a connector that stops.
+    let config = format!("drain = \"0s\"\n{}", backend(stub.address, ""));
+    let site = RealConnector::start(&[gateway.address], &directory, &config);
+    let scene = Scene { stub, files, gateway, site };
     let mut old = scene.gateway.registered().await;
     let (response, mut upload) = old.begin(Tunnel::chat("a", 2), false).await;
     upload.send_data(Bytes::from_static(b"{}"), true).unwrap();
