@@ -31,6 +31,7 @@ pub mod server;
 pub mod status;
 pub mod store;
 pub mod up;
+pub mod webhook;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -85,6 +86,9 @@ enum Verb {
     /// The store of this machine: backups, checks
     #[command(subcommand)]
     Store(store::Store),
+    /// Webhooks: who has the last word
+    #[command(subcommand)]
+    Webhook(webhook::Webhook),
     /// Say whether a caller would be let in, and who decides it
     Explain(explain::Verb),
     /// Print completions for a shell
@@ -119,6 +123,7 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Connector(verb) => verb.run(out),
         Verb::Owner(verb) => verb.run(out, err),
         Verb::Store(verb) => verb.run(out, err),
+        Verb::Webhook(verb) => verb.run(out),
         Verb::Explain(verb) => verb.run(out),
         Verb::Completions(verb) => verb.run(out),
     };

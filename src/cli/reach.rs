@@ -81,11 +81,11 @@ impl Reach {
         self.open(Place::store)
     }
 
-    /// Reaches the gateway that runs on the state of this machine, or the one that is named.
+    /// Reaches a gateway that runs: the one that was named, or that of this machine's state.
     ///
     /// # Errors
     ///
-    /// When nobody says where it is, or the operator's certificate cannot be read.
+    /// When there is no state, or the operator's certificate cannot be read.
     pub fn running(&self) -> Result<Reached, Failure> {
         let url = match &self.admin {
             Some(url) => url.clone(),
@@ -144,6 +144,7 @@ impl Reached {
                 store: &mut local.store,
                 state_dir: &local.state_dir,
                 policy: &local.policy,
+                memory: None,
                 now: Clock::System.now(),
                 tunnels: None,
             })),

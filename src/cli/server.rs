@@ -34,11 +34,11 @@ use crate::gate::connection::Patience;
 use crate::gate::roles::{RoleServer, RoleServers, RoleTls};
 use crate::gate::worker::Workers;
 use crate::gate::{Gateway, Parts, Settings};
-use crate::notify::{Notifier, Target};
+use crate::notify::{self, Notifier, Target};
 use crate::overlay::hub::Pace;
 use crate::overlay::hub::serve::Hub;
 use crate::overlay::hub::tunnels::Tunnels;
-use crate::overlay::hub::watch::watch;
+use crate::overlay::hub::watch::{announce, watch};
 use crate::overlay::protocol;
 use crate::store::watch::{News, Watcher};
 use crate::store::writer::Writer;
@@ -76,8 +76,8 @@ pub struct Server {
     workers: Workers,
     admin_address: SocketAddr,
     admin: JoinHandle<()>,
-    /// Judges tunnels.
-    tunnels: JoinHandle<()>,
+    /// Judge tunnels, and tell of them.
+    tunnels: [JoinHandle<()>; 2],
     admin_api: AdminApi,
     watcher: Watcher,
     store_writer: Writer,
@@ -152,7 +152,10 @@ impl Server {
             .map_err(|error| cannot_listen(address, &error))?;
         let clerk = Clerk::start(&gateway, desk.clone(), &state_dir, ca::directory(&state_dir))?;
         let admin = tokio::spawn(admin.run());
-        let tunnels = tokio::spawn(watch(Arc::clone(&gateway)));
+        let tunnels = [
+            tokio::spawn(watch(Arc::clone(&gateway))),
+            tokio::spawn(announce(Arc::clone(&gateway), of_connectors(&state_dir, &options.clock))),
+        ];
         let mut refresher = Refresher::new(publish_keys(&gateway));
         refresher.follow(errands, &gateway.view().issuers);
         let look_at = Timestamp::from_seconds(0);
@@ -300,7 +303,7 @@ impl Server {
             tracing::error!("the workers could not be waited for");
         }
         drop(self.clerk);
-        self.tunnels.abort();
+        self.tunnels.iter().for_each(JoinHandle::abort);
         drop(self.watcher);
         // Joins its thread: last uses are written when this returns.
         drop(self.store_writer);
@@ -330,6 +333,16 @@ fn at_desk(
     let Some(desk::Prepared { office, tls, due }) = prepared else { return (None, renew_at) };
     settings.tls.enroll = Some(tls);
     (Some(office), renew_at.into_iter().chain([due]).min())
+}
+
+/// Tells webhooks of connectors that come and go.
+fn of_connectors(state_dir: &Path, clock: &Clock) -> impl Fn(&str, bool) + Send + Sync + 'static {
+    let (state_dir, clock) = (state_dir.to_owned(), clock.clone());
+    move |connector, there| {
+        let kind = if there { Kind::ConnectorUp } else { Kind::ConnectorDown };
+        let data = Data::Connector { connector: connector.to_owned() };
+        notify::queue(&state_dir, &Notification { kind, at: clock.now(), data });
+    }
 }
 
 /// Puts issuers' keys in force as they come.

@@ -30,6 +30,7 @@ pub(super) fn read_listen(section: &Value<'_>, authority: Authority) -> Option<L
     section.table(|table| {
         let address = table.require("address", "where to listen, such as \"0.0.0.0:8443\"");
         let address = address.and_then(|value| read_address(&value));
+        let advertise = read_advertise(table);
         let names = table.require("names", "the host names of callers, such as { api = [\"llm.corp.example\"] }");
         let names = names.and_then(|value| read_names(&value));
         let client_auth = table.require(
@@ -47,7 +48,6 @@ pub(super) fn read_listen(section: &Value<'_>, authority: Authority) -> Option<L
         let drain = table.get("drain").map_or(Some(Duration::from_secs(30)), |v| v.span(drain));
 
         let proxies = read_proxies(table);
-        let advertise = read_advertise(table);
 
         table.later("max_connection_age", |_| false);
 

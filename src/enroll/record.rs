@@ -131,8 +131,8 @@ impl Drop for Record {
             ttfb: None,
             duration: self.begun.elapsed(),
             kx: Some(&self.key_exchange),
-            detail: self.detail.as_deref(),
             webhooks: &[],
+            detail: self.detail.as_deref(),
         };
         place.write(|waiting| line::write(&entry, waiting));
     }

@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{IpAddr, TcpListener as StdListener};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -33,6 +33,7 @@ use crate::gate::roles::{Arrived, Role};
 use crate::gate::worker::Worker;
 use crate::telemetry::metrics::HandshakeFailure;
 use crate::tls::read_ahead::ReadAhead;
+use crate::tls::verify::explain;
 
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// After an accept that failed for want of file descriptors or memory.
@@ -171,7 +172,7 @@ async fn handshake(worker: &Worker, socket: TcpStream, source: Source) -> Result
     // Names that are nobody's, and roles that are not served, get a TLS alert.
     let role = Role::of(&settings.config.listen.names, sni.as_deref());
     let config = Arc::clone(settings.tls.of(role));
-    let stream = start.into_stream(config).await.map_err(|error| failure(&error))?;
+    let stream = start.into_stream(config).await.map_err(|error| refused(address, &error))?;
     let role = role.ok_or(HandshakeFailure::UnknownName)?;
     let session = stream.get_ref().1;
     let chain: Vec<_> =
@@ -180,6 +181,15 @@ async fn handshake(worker: &Worker, socket: TcpStream, source: Source) -> Result
     let tls = if session.protocol_version() == Some(ProtocolVersion::TLSv1_2) { "1.2" } else { "1.3" };
     let peer = Peer { address, local, sni, tls, key_exchange: key_exchange.unwrap_or_default().into(), chain };
     Ok(Handshake { role, stream, peer, place })
+}
+
+/// As [`failure`]. Why a certificate was refused is said, though not to everybody's log.
+fn refused(address: IpAddr, error: &io::Error) -> HandshakeFailure {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    if let Some(why @ rustls::Error::InvalidCertificate(_)) = inner {
+        tracing::debug!(%address, why = explain(why), "refused a certificate");
+    }
+    failure(error)
 }
 
 /// Sorts a failed handshake into the few kinds that an operator can act on.

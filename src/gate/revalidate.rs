@@ -4,6 +4,7 @@
 //! no answer where `on_error` does not let that pass. The asking ends with the request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -14,6 +15,9 @@ use crate::gate::allow::{hear, over, period, settle};
 use crate::gate::route::Routed;
 use crate::gate::subject::Subject;
 use crate::gate::{Gateway, View};
+
+/// How often it is looked whether it is time.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A task that asks again, until it is dropped.
 #[derive(Debug)]
@@ -39,7 +43,10 @@ async fn again(gateway: Arc<Gateway>, hooks: Vec<Hooked>, subject: Subject) {
     loop {
         // A reload may have changed how often.
         let Some(pause) = period(&gateway.view(), &hooks) else { return };
-        sleep(pause).await;
+        let due = gateway.clock.steady() + pause;
+        while gateway.clock.steady() < due {
+            sleep(LOOK).await;
+        }
         let view = gateway.view();
         if let Err(refusal) = once(&view, &hooks, &subject).await {
             subject.live().end(refusal);

@@ -12,6 +12,7 @@ use http::request::Parts;
 use crate::config::Webhook;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::refusal::Refusal;
+use crate::domain::timestamp::Timestamp;
 use crate::domain::token::Vouched;
 use crate::gate::View;
 use crate::gate::body::Buffered;
@@ -31,6 +32,8 @@ pub struct Subject {
     model: Arc<str>,
     stream: bool,
     max_tokens: Option<u64>,
+    /// When the first of what the caller stands on ends.
+    until: Timestamp,
     candidates: Arc<[Arc<str>]>,
     content_length: u64,
     /// Empty when no webhook is told of any.
@@ -75,6 +78,7 @@ impl Subject {
             model: Arc::clone(&admitted.request.model),
             stream: admitted.request.stream,
             max_tokens: admitted.request.max_tokens(&body.bytes),
+            until: admitted.until,
             candidates: candidates.into(),
             content_length: body.length(),
             headers: if with_headers { head.headers.clone() } else { HeaderMap::new() },
@@ -159,7 +163,7 @@ impl Subject {
             holder: Arc::new(holder),
             request_id: Arc::clone(&self.request_id),
             candidates: Arc::clone(&self.candidates),
-            credential_ends: view.standing(&credentials).expires_at(),
+            credential_ends: self.until,
             anew,
         })
     }

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::did_you_mean;
+use crate::domain::identity::IdentityName;
 use crate::manage::Manager;
 use crate::manage::fault::{Code, Fault};
 use crate::manage::operation::{Method, Operation};
@@ -180,6 +181,7 @@ impl Operation for KickConnector {
 }
 
 fn end(tunnels: &Tunnels, connector: String, at_once: bool) -> Result<EndedTunnels, Fault> {
+    IdentityName::parse(&connector).map_err(|why| Fault::field("connector", why))?;
     let ended = tunnels.end(&connector, at_once) as u64;
     if ended > 0 {
         return Ok(EndedTunnels { connector, tunnels: ended });

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use doorward::ca::bundle::Bundle;
-use doorward::ca::exchange::{CRL, ENROLL, EnrollRequest, Granted, RENEW, ROOTS};
+use doorward::ca::exchange::{CRL, Code, ENROLL, EnrollRequest, Granted, RENEW, ROOTS};
+use doorward::clock::Clock;
 use doorward::domain::identity::Role;
 use doorward::gate::connection::Patience;
 use http::Method;
@@ -351,7 +352,9 @@ async fn first_list(world: &World) -> (u64, Vec<Vec<u8>>) {
 #[tokio::test]
 async fn the_list_follows_each_revocation_and_its_numbers_only_grow() {
     let stub = Stub::chatty().await;
-    let world = Setup::new(&stub).manual_clock().start().await;
+    // In the past, so that what comes hours later is not in the future of those who ask.
+    let clock = Clock::manual(Clock::System.now().before(Duration::from_secs(12 * 3600)));
+    let world = Setup { clock, ..Setup::new(&stub) }.start().await;
     let (alice, bob) = (world.certificate("alice"), world.certificate("bob"));
     let (number, serials) = first_list(&world).await;
     assert!(serials.is_empty());
@@ -492,6 +495,17 @@ async fn a_rotation_reaches_holders_by_renewal() {
     // A bundle from before works after it.
     let asker = Asker::new();
     asker.leaf(&world.visitor().post(ENROLL, &asker.request(&before)).await);
+}
+
+/// Every code of the desk is documented, with its status.
+#[test]
+fn codes_are_documented() {
+    let documentation = include_str!("../../docs/errors.md");
+    let (_, desk) = documentation.split_once("At the [`enroll` name]").unwrap();
+    for code in Code::ALL {
+        let said = format!("`{}` ({})", code.as_str(), code.status());
+        assert!(desk.contains(&said), "docs/errors.md does not say {said}");
+    }
 }
 
 /// With the root's key elsewhere and the issuer's here.

@@ -20,7 +20,7 @@ pub(crate) const EVENT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\
 pub(crate) const DONE: &str = "data: [DONE]\n\n";
 
 /// One model behind `site-a`, under two names; and one that is given to another connector.
-const BACKENDS: &str = r#"
+pub(crate) const BACKENDS: &str = r#"
 [[backend]]
 name = "vllm-a"
 connector = "site-a"
@@ -203,7 +203,7 @@ targets = [{{ backend = "vllm-a", model = "a" }}, {{ backend = "direct", model =
 /// Promise 8: a connector serves only the names that the gateway's config gives its certificate,
 /// whatever it registers; and what a reload takes away is out of its reach.
 #[tokio::test]
-async fn promise_8_a_connector_serves_its_own_names_only() {
+async fn promise_08_a_connector_serves_its_own_names_only() {
     let mut world = world().await;
     let caller = caller(&world).await;
     let mut site = Site::dial(&world, &site_a(&world)).await;

@@ -19,6 +19,7 @@ use crate::manage::grants::{ListGrants, RemoveGrant, SetGrant, ShowGrants};
 use crate::manage::keys::{CreateKey, DeleteKey, ImportKeys, ListKeys, RevokeKey, RotateKey, ShowKey, UpdateKey};
 use crate::manage::operation::{Method, Operation};
 use crate::manage::owners::{DisableOwner, EnableOwner, ListOwners};
+use crate::manage::webhooks::InvalidateWebhooks;
 
 /// The fields of a request by name.
 pub type Fields = Map<String, Value>;
@@ -93,6 +94,7 @@ pub fn all() -> &'static [Route] {
             Route::of::<CreateEnrollment>(),
             Route::of::<RevokeEnrollment>(),
             Route::of::<Explain>(),
+            Route::of::<InvalidateWebhooks>(),
             Route::of::<ListConnectors>(),
             Route::of::<DrainConnector>(),
             Route::of::<KickConnector>(),

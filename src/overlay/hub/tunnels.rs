@@ -5,7 +5,7 @@
 //! when a tunnel enters and after every reload, never from a request.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -18,7 +18,7 @@ use crate::overlay::hub::Pace;
 use crate::overlay::hub::entry::{Link, Verdict, decide};
 use crate::overlay::hub::stream::Mailbox;
 use crate::overlay::hub::tunnel::{End, OpenOffer, Tunnel};
-use crate::overlay::protocol::{State, Word};
+use crate::overlay::protocol::{Register, State, Word};
 use crate::telemetry::metrics::OpenConnection;
 
 /// Requests that wait for a seat, over all backends. More are turned away at once.
@@ -40,6 +40,8 @@ pub struct Tunnels {
 struct Inside {
     rules: Rules,
     open: Vec<Arc<Tunnel>>,
+    /// By connector and process.
+    offers: Vec<(Box<str>, Box<str>, Weak<OpenOffer>)>,
 }
 
 /// What the config says of connectors.
@@ -203,11 +205,26 @@ impl Tunnels {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The offers of a process that is connected already, to be shared by all its links.
-    pub(super) fn offers_of(&self, connector: &str, instance: &str) -> Vec<Arc<OpenOffer>> {
-        let inside = self.lock();
-        let same = |tunnel: &&Arc<Tunnel>| *tunnel.holder.name == *connector && *tunnel.instance == *instance;
-        inside.open.iter().filter(same).flat_map(|tunnel| tunnel.offers().iter().cloned()).collect()
+    /// What a process offers. Its links share places and health, however close to one another they
+    /// register.
+    pub(super) fn offers(&self, connector: &str, register: &Register) -> Vec<Arc<OpenOffer>> {
+        let mut inside = self.lock();
+        inside.offers.retain(|(_, _, offer)| offer.strong_count() > 0);
+        let offers = register.backends.iter().map(|offer| {
+            let same = |open: &OpenOffer| *open.name == *offer.name && open.places.limit() == offer.max_concurrent;
+            let of_process = inside
+                .offers
+                .iter()
+                .filter(|(name, instance, _)| **name == *connector && **instance == *register.instance_id);
+            if let Some(open) = of_process.filter_map(|(_, _, open)| open.upgrade()).find(|open| same(open)) {
+                return open;
+            }
+            let new = Arc::new(OpenOffer::new(offer));
+            let process = (connector.into(), register.instance_id.as_str().into());
+            inside.offers.push((process.0, process.1, Arc::downgrade(&new)));
+            new
+        });
+        offers.collect()
     }
 
     /// Lets a tunnel in, if the clone rule allows it. Links that are leaving do not count: a new

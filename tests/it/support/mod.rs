@@ -9,8 +9,10 @@ mod hand_gateway;
 mod hook;
 mod issuer;
 mod process;
+mod receiver;
 mod site;
 mod stub;
+mod tool;
 mod world;
 
 pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole, full};
@@ -19,8 +21,10 @@ pub(crate) use hand_gateway::{HandGateway, RealConnector, Tunnel, unread};
 pub(crate) use hook::{Answer, Hook, Message, Play, status};
 pub(crate) use issuer::{AUDIENCE, DISCOVERY, IssuerServer, KEYS, Reply, Signer, base64url, claims, jwks, rsa_key};
 pub(crate) use process::Process;
+pub(crate) use receiver::{Manner, Receiver};
 pub(crate) use site::{Asked, Site, dialler, register, reset_of};
 pub(crate) use stub::{Exchange, Stub, TlsFiles, chunk, dead_port, json_reply};
+pub(crate) use tool::{DialSetup, Tool};
 pub(crate) use world::{Issued, Key, OPEN, Prepared, Setup, World};
 
 use std::future::Future;
