@@ -369,6 +369,11 @@ fn a_clock_that_is_wrong_is_named() {
     assert!(!place.path().join("a").exists());
     let early = by_clock(&place, "-1h", &["cert", "inspect", "certs/bob.crt"]).unwrap();
     assert!(stdout(&early).contains("clock"), "{}{}", stdout(&early), stderr(&early));
+    let late = by_clock(&place, "+25h", &["cert", "inspect", "certs/bob.crt"]).unwrap();
+    assert!(stdout(&late).contains("ended at") && stdout(&late).contains("clock"), "{}", stdout(&late));
+    // So far ahead that the issuer has ended.
+    let over = by_clock(&place, "+400d", &["cert", "issue", "alice", "--out", "a"]).unwrap();
+    assert!(stderr(&over).contains("ca rotate --issuer") && stderr(&over).contains("clock"), "{}", stderr(&over));
     // Ahead: what this machine issues now begins in everybody else's future.
     let ahead = by_clock(&place, "+1h", &["cert", "issue", "carol", "--out", "c"]).unwrap();
     assert!(ahead.status.success(), "{}", stderr(&ahead));
