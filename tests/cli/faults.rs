@@ -94,7 +94,7 @@ impl Place {
     /// what is left.
     fn at_every_change(&self, arguments: &[&str], look: impl Fn(&Self, &str)) {
         if !can_trace() {
-            eprintln!("SKIPPED: this machine allows no tracing");
+            skipped("this machine allows no tracing");
             return;
         }
         let mut killed = 0;
@@ -142,6 +142,11 @@ fn openssl(dir: &Path, arguments: &str) -> String {
     let done = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().unwrap();
     assert!(done.status.success(), "{arguments}: {}", stderr(&done));
     stdout(&done)
+}
+
+#[expect(clippy::print_stderr, reason = "what was not tested is said")]
+fn skipped(why: &str) {
+    eprintln!("SKIPPED: {why}");
 }
 
 fn can_trace() -> bool {
@@ -242,7 +247,7 @@ fn in_namespace(dir: &Path, script: &str) -> Option<Output> {
         done.unwrap()
     };
     if !shell("mkdir -p probe && mount -t tmpfs -o size=8k none probe").status.success() {
-        eprintln!("SKIPPED: this machine allows no mounts in a namespace");
+        skipped("this machine allows no mounts in a namespace");
         return None;
     }
     Some(shell(&script.replace("DOORWARD", env!("CARGO_BIN_EXE_doorward"))))
@@ -350,7 +355,7 @@ fn by_clock(place: &Place, wrong: &str, arguments: &[&str]) -> Option<Output> {
         .env_remove("DOORWARD_CONFIG")
         .output();
     if done.is_err() {
-        eprintln!("SKIPPED: there is no faketime");
+        skipped("there is no faketime");
     }
     done.ok()
 }
