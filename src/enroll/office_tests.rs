@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::{fs, thread};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, PublicKeyData, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, PublicKeyData, SanType,
+};
 use rustls_pki_types::pem::PemObject;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -56,7 +58,8 @@ impl Fixture {
 
     /// A bundle for the client `n<number>`, good for 15 minutes, that is made of a plain one.
     fn bundle_like(&self, number: u64, like: impl FnOnce(NewEnrollment) -> NewEnrollment) -> (BundleId, BundleSecret) {
-        let (id, secret) = (BundleId::from_random(number.to_be_bytes()), BundleSecret::from_random([number.to_be_bytes()[7]; 32]));
+        let (id, secret) =
+            (BundleId::from_random(number.to_be_bytes()), BundleSecret::from_random([number.to_be_bytes()[7]; 32]));
         let name = IdentityName::parse(&format!("n{number}")).unwrap();
         let new = like(NewEnrollment {
             id: id.to_string(),
@@ -131,7 +134,10 @@ fn a_bundle_becomes_the_certificate_that_it_names_whatever_the_request_asks_for(
     assert!(points.unwrap().contains(CRL));
     assert_eq!(signed.granted.ca, fixture.office.authority.bundle_pem());
     assert_eq!(signed.certificate.not_after, NOW.after(Duration::from_secs(24 * 3600)));
-    assert_eq!(fixture.store().certificate(&signed.certificate.serial).unwrap().unwrap().certificate, signed.certificate);
+    assert_eq!(
+        fixture.store().certificate(&signed.certificate.serial).unwrap().unwrap().certificate,
+        signed.certificate
+    );
 }
 
 /// Everything that is wrong with a bundle is one answer.
@@ -307,7 +313,8 @@ fn a_clock_that_is_wrong_by_an_hour_opens_nothing_for_longer_than_an_hour() {
     let behind = |at: Timestamp| office(dir.path(), &Clock::manual(at));
     // An hour ahead: the bundle's minutes are over.
     let ahead = NOW.after(hour);
-    let request = |bundle: &(BundleId, BundleSecret)| EnrollRequest { id: bundle.0, secret: bundle.1.clone(), csr: csr() };
+    let request =
+        |bundle: &(BundleId, BundleSecret)| EnrollRequest { id: bundle.0, secret: bundle.1.clone(), csr: csr() };
     let refusal = behind(ahead).enroll(&request(&bundle), &visitor("10.0.0.7", Vec::new()), ahead).unwrap_err();
     assert_eq!(refusal.code, Code::InvalidEnrollment);
     // An hour behind, and before the authority: nothing is signed, nothing is burned, and a certificate
@@ -412,4 +419,3 @@ fn kill_9_loses_no_number_and_uses_no_bundle_twice() {
         assert!(bundles.iter().filter(|bundle| bundle.used.is_none()).count() <= round + 1);
     }
 }
-

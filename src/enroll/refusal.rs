@@ -78,7 +78,9 @@ impl Refusal {
     #[must_use]
     pub fn too_slow() -> Self {
         Self {
-            detail: "It takes too long, and may yet be done: then a bundle is used up. Try again, or ask for a new one.".into(),
+            detail:
+                "It takes too long, and may yet be done: then a bundle is used up. Try again, or ask for a new one."
+                    .into(),
             ..Self::unavailable("the store takes too long")
         }
     }

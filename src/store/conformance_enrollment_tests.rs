@@ -91,9 +91,12 @@ fn what_is_refused_changes_nothing() {
 fn a_revoked_name_has_no_bundles_and_gets_none() {
     let fixture = Fixture::new();
     let mut store = fixture.open();
-    for (number, role, who) in
-        [(1, Role::Client, "alice"), (2, Role::Connector, "alice"), (3, Role::Client, "bob"), (4, Role::Client, "alice")]
-    {
+    for (number, role, who) in [
+        (1, Role::Client, "alice"),
+        (2, Role::Connector, "alice"),
+        (3, Role::Client, "bob"),
+        (4, Role::Client, "alice"),
+    ] {
         store.create_enrollment(&bundle(number, role, who), at(0)).unwrap();
     }
     store.redeem(&id(4), at(150), yes(4, "alice")).unwrap();
@@ -104,7 +107,10 @@ fn a_revoked_name_has_no_bundles_and_gets_none() {
     use EnrollmentState::{Open, Revoked as Gone, Used};
     assert_eq!(states, [Gone, Gone, Open, Used]);
     assert!(matches!(store.redeem(&id(1), at(161), yes(1, "alice")), Err(StoreError::NameRevoked(_))));
-    assert!(matches!(store.create_enrollment(&bundle(5, Role::Client, "alice"), at(0)), Err(StoreError::NameRevoked(_))));
+    assert!(matches!(
+        store.create_enrollment(&bundle(5, Role::Client, "alice"), at(0)),
+        Err(StoreError::NameRevoked(_))
+    ));
     // A name that is reinstated gets new bundles; the old ones stay dead.
     store.reinstate(&domain(), &name("alice"), at(170)).unwrap();
     assert!(matches!(store.redeem(&id(1), at(171), yes(1, "alice")), Err(StoreError::Exists(_))));
@@ -134,14 +140,22 @@ fn a_renewal_needs_a_good_certificate() {
     let fixture = Fixture::new();
     let mut store = fixture.open();
     for number in [1, 2, 3, 4] {
-        store.record_certificate(&new_certificate(number, Role::Client, if number == 4 { "bob" } else { "alice" })).unwrap();
+        store
+            .record_certificate(&new_certificate(number, Role::Client, if number == 4 { "bob" } else { "alice" }))
+            .unwrap();
     }
     let serial = |number| new_certificate(number, Role::Client, "alice").serial;
     let next = |number: u8| {
-        move |current: &CertificateRecord| Ok::<_, StoreError>((new_certificate(number, Role::Client, "alice"), current.certificate.serial.clone()))
+        move |current: &CertificateRecord| {
+            Ok::<_, StoreError>((new_certificate(number, Role::Client, "alice"), current.certificate.serial.clone()))
+        }
     };
     assert_eq!(store.renew(&serial(1), next(11)).unwrap(), Renewed::Renewed(serial(1)));
-    assert_eq!(store.certificate(&serial(1)).unwrap().unwrap().revoked, None, "the one before stays good until it ends");
+    assert_eq!(
+        store.certificate(&serial(1)).unwrap().unwrap().revoked,
+        None,
+        "the one before stays good until it ends"
+    );
     assert_eq!(store.renew(&serial(99), next(12)).unwrap(), Renewed::Unknown);
     store.revoke_certificate(&serial(1), Reason::Superseded, at(5)).unwrap();
     assert_eq!(store.renew(&serial(1), next(12)).unwrap(), Renewed::Revoked);
@@ -164,7 +178,11 @@ fn what_is_done_leaves_a_line_by_whom() {
     let fixture = Fixture::new();
     let mut store = fixture.open();
     store.record_certificate(&new_certificate(1, Role::Client, "alice")).unwrap();
-    store.act_as(Actor { who: "spiffe://corp.example/operator/ops".to_owned(), client_ip: Some("10.0.0.9".to_owned()), request_id: None });
+    store.act_as(Actor {
+        who: "spiffe://corp.example/operator/ops".to_owned(),
+        client_ip: Some("10.0.0.9".to_owned()),
+        request_id: None,
+    });
     store.create_enrollment(&bundle(1, Role::Client, "bob"), at(0)).unwrap();
     store.redeem(&id(1), at(150), yes(2, "bob")).unwrap();
     let serial = new_certificate(2, Role::Client, "bob").serial;
@@ -193,7 +211,10 @@ fn what_is_done_leaves_a_line_by_whom() {
     let uid = format!("uid {}", rustix::process::geteuid().as_raw());
     assert_eq!((found[0].1["by"].as_str(), &found[0].1["client_ip"]), (Some(uid.as_str()), &serde_json::Value::Null));
     for (_, line) in &found[1..] {
-        assert_eq!((&line["by"], &line["client_ip"]), (&"spiffe://corp.example/operator/ops".into(), &"10.0.0.9".into()));
+        assert_eq!(
+            (&line["by"], &line["client_ip"]),
+            (&"spiffe://corp.example/operator/ops".into(), &"10.0.0.9".into())
+        );
     }
     assert_eq!((&found[2].1["serial"], &found[2].1["bundle"]), (&serial.to_string().into(), &id(1).into()));
     assert_eq!(found[3].1["detail"], format!("after {serial}"));
@@ -227,7 +248,15 @@ fn every_line_comes_with_a_revision() {
     moved(&store, "create_enrollment");
     store.revoke_enrollment(&id(2), at(8)).unwrap();
     moved(&store, "revoke_enrollment");
-    let refused = Event { ts: at(1), event: Deed::CertificateRefused, identity: None, serial: None, not_after: None, bundle: None, detail: None };
+    let refused = Event {
+        ts: at(1),
+        event: Deed::CertificateRefused,
+        identity: None,
+        serial: None,
+        not_after: None,
+        bundle: None,
+        detail: None,
+    };
     store.note(&refused).unwrap();
     moved(&store, "note");
 }
@@ -237,7 +266,8 @@ fn revoked_certificates_are_listed_until_they_end() {
     let fixture = Fixture::new();
     let mut store = fixture.open();
     for number in [1, 2, 3] {
-        let certificate = NewCertificate { not_after: at(i64::from(number) * 100), ..new_certificate(number, Role::Client, "alice") };
+        let certificate =
+            NewCertificate { not_after: at(i64::from(number) * 100), ..new_certificate(number, Role::Client, "alice") };
         store.record_certificate(&certificate).unwrap();
     }
     let serial = |number| new_certificate(number, Role::Client, "alice").serial;

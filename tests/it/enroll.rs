@@ -74,7 +74,10 @@ impl AtDesk for World {
         assert_eq!(made.status, 201, "{}", made.text());
         let made = made.json();
         let bundle = Bundle::parse(made["bundle"].as_str().unwrap()).unwrap();
-        assert_eq!((made["id"].as_str().unwrap(), made["expires_at"].as_str().unwrap()), (bundle.id.to_string().as_str(), bundle.expires_at.to_string().as_str()));
+        assert_eq!(
+            (made["id"].as_str().unwrap(), made["expires_at"].as_str().unwrap()),
+            (bundle.id.to_string().as_str(), bundle.expires_at.to_string().as_str())
+        );
         assert_eq!(made.as_object().unwrap().len(), 3);
         bundle
     }
@@ -87,7 +90,11 @@ async fn assert_refused(world: &World, answer: &Whole, status: u16, code: &str) 
     assert_eq!(answer.header("content-type"), Some("application/problem+json"));
     assert_eq!(said["request_id"], answer.request_id());
     let record = world.record(answer.request_id()).await;
-    assert_eq!((&record["outcome"], &record["code"], &record["status"]), (&"refused".into(), &code.into(), &status.into()), "{record}");
+    assert_eq!(
+        (&record["outcome"], &record["code"], &record["status"]),
+        (&"refused".into(), &code.into(), &status.into()),
+        "{record}"
+    );
     record
 }
 
@@ -97,23 +104,38 @@ async fn a_bundle_becomes_a_certificate_that_callers_use() {
     let world = World::open(&stub).await;
     let bundle = world.bundle("client", "alice").await;
     assert_eq!(bundle.addresses[0].to_string(), ADDRESS);
-    assert_eq!((bundle.enroll.as_str(), bundle.connect.as_ref().unwrap().as_str(), bundle.api.to_string().as_str()), ("enroll.test", "connect.test", "llm.test"));
+    assert_eq!(
+        (bundle.enroll.as_str(), bundle.connect.as_ref().unwrap().as_str(), bundle.api.to_string().as_str()),
+        ("enroll.test", "connect.test", "llm.test")
+    );
     let asker = Asker::new();
     let answer = world.visitor().post(ENROLL, &asker.request(&bundle)).await;
     let leaf = asker.leaf(&answer);
     assert_eq!(Granted::parse(&answer.body).unwrap().ca, world.authority.bundle_pem());
     let record = world.record(answer.request_id()).await;
-    assert_eq!((&record["endpoint"], &record["identity"], &record["status"]), (&"doorward.enroll".into(), &"spiffe://corp.test/client/alice".into(), &201.into()));
+    assert_eq!(
+        (&record["endpoint"], &record["identity"], &record["status"]),
+        (&"doorward.enroll".into(), &"spiffe://corp.test/client/alice".into(), &201.into())
+    );
     world.caller().leaf(&leaf).chat(&chat("llama")).await.assert_served();
     // Once.
-    let record = assert_refused(&world, &world.visitor().post(ENROLL, &Asker::new().request(&bundle)).await, 401, "invalid_enrollment").await;
+    let record = assert_refused(
+        &world,
+        &world.visitor().post(ENROLL, &Asker::new().request(&bundle)).await,
+        401,
+        "invalid_enrollment",
+    )
+    .await;
     assert!(record["detail"].as_str().unwrap().contains("used before"), "{record}");
     // The audit: who made it, what became of it.
     let events = world.events_with("bundle", &bundle.id.to_string(), 2).await;
     let words: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(words, ["bundle_created", "certificate_issued"]);
     assert!(events[0]["by"].as_str().unwrap().starts_with("uid "), "{}", events[0]);
-    assert_eq!((&events[1]["by"], &events[1]["client_ip"], &events[1]["request_id"]), (&format!("bundle {}", bundle.id).into(), &"127.0.0.1".into(), &answer.request_id().into()));
+    assert_eq!(
+        (&events[1]["by"], &events[1]["client_ip"], &events[1]["request_id"]),
+        (&format!("bundle {}", bundle.id).into(), &"127.0.0.1".into(), &answer.request_id().into())
+    );
 }
 
 #[tokio::test]
@@ -125,7 +147,8 @@ async fn fifty_racing_joins_get_one_certificate() {
     for _ in 0..50 {
         lines.push((world.visitor().h1().await, Asker::new().request(&bundle)));
     }
-    let tasks: Vec<_> = lines.into_iter().map(|(mut line, body)| tokio::spawn(async move { line.post(ENROLL, &body).await })).collect();
+    let tasks: Vec<_> =
+        lines.into_iter().map(|(mut line, body)| tokio::spawn(async move { line.post(ENROLL, &body).await })).collect();
     let (mut won, mut lost) = (0, HashSet::new());
     for task in tasks {
         let answer = task.await.unwrap();
@@ -248,16 +271,21 @@ async fn a_certificate_is_renewed_by_its_holder_until_it_ends_or_is_revoked() {
     let answer = holder.post(RENEW, &asker.renewal()).await;
     let next = asker.leaf(&answer);
     let record = world.record(answer.request_id()).await;
-    assert_eq!((&record["endpoint"], &record["identity"]), (&"doorward.renew".into(), &"spiffe://corp.test/connector/site".into()));
+    assert_eq!(
+        (&record["endpoint"], &record["identity"]),
+        (&"doorward.renew".into(), &"spiffe://corp.test/connector/site".into())
+    );
     let (_, leaf) = X509Certificate::from_der(&next.chain[0]).unwrap();
     let validity = leaf.validity();
     assert_eq!(validity.not_after.timestamp(), world.clock.now().as_seconds() + 3600, "as long as the one before");
 
-    assert_refused(&world, &world.visitor().post(RENEW, &Asker::new().renewal()).await, 401, "certificate_required").await;
+    assert_refused(&world, &world.visitor().post(RENEW, &Asker::new().renewal()).await, 401, "certificate_required")
+        .await;
     let unread = world.visitor().post(RENEW, &"x".repeat(1 << 20)).await;
     assert_refused(&world, &unread, 401, "certificate_required").await;
     world.clock.advance(Duration::from_secs(1200));
-    let late = assert_refused(&world, &holder.post(RENEW, &Asker::new().renewal()).await, 401, "certificate_required").await;
+    let late =
+        assert_refused(&world, &holder.post(RENEW, &Asker::new().renewal()).await, 401, "certificate_required").await;
     assert!(late["detail"].as_str().unwrap().to_lowercase().contains("expired"), "{late}");
     let holder = world.visitor().leaf(&next);
     asker_renews(&holder).await;
@@ -335,7 +363,10 @@ async fn the_list_follows_each_revocation_and_its_numbers_only_grow() {
     assert_eq!(serials, [alice.serial.as_bytes()]);
     world.revoke_name("bob");
     let (third, serials) = newer(&world, second).await;
-    assert_eq!(HashSet::from_iter(serials), HashSet::from([alice.serial.as_bytes().to_vec(), bob.serial.as_bytes().to_vec()]));
+    assert_eq!(
+        HashSet::from_iter(serials),
+        HashSet::from([alice.serial.as_bytes().to_vec(), bob.serial.as_bytes().to_vec()])
+    );
     // Six hours later, though nothing happened.
     world.clock.advance(Duration::from_secs(6 * 3600));
     let (fourth, _) = newer(&world, third).await;
@@ -402,9 +433,13 @@ async fn what_is_done_elsewhere_is_in_the_records_too() {
     let events = world.events_with("serial", &alice.serial.to_string(), 2).await;
     assert_eq!((&events[0]["event"], &events[0]["client_ip"]), (&"certificate_issued".into(), &Value::Null));
     assert_eq!((&events[1]["event"], &events[1]["detail"]), (&"certificate_revoked".into(), &"superseded".into()));
-    assert_eq!((&events[1]["by"], &events[1]["client_ip"]), (&"spiffe://corp.test/operator/ops".into(), &"127.0.0.1".into()));
+    assert_eq!(
+        (&events[1]["by"], &events[1]["client_ip"]),
+        (&"spiffe://corp.test/operator/ops".into(), &"127.0.0.1".into())
+    );
     // Each once, and gone from the store once they are written.
-    until(LONG, "the store has no line left", || world.store().pending_events(9).unwrap().is_empty().then_some(())).await;
+    until(LONG, "the store has no line left", || world.store().pending_events(9).unwrap().is_empty().then_some(()))
+        .await;
     assert_eq!(world.events().len(), 3);
     // What is done while no gateway runs is told by the next one.
     let (server, prepared) = world.into_parts();
@@ -482,7 +517,12 @@ async fn an_offline_root_is_no_obstacle() {
     let stub = Stub::chatty().await;
     let world = World::open(&stub).await;
     let file = world.dir.path().join("root.key.enc");
-    change::export_root(&directory(&world.state), &file, &Passphrase::new("a long passphrase".to_owned().into()).unwrap()).unwrap();
+    change::export_root(
+        &directory(&world.state),
+        &file,
+        &Passphrase::new("a long passphrase".to_owned().into()).unwrap(),
+    )
+    .unwrap();
     let world = world.restart(1).await;
     let bundle = world.bundle("client", "alice").await;
     let asker = Asker::new();

@@ -5,8 +5,8 @@
 
 mod caller;
 mod client;
-mod hook;
 mod hand_gateway;
+mod hook;
 mod issuer;
 mod process;
 mod site;
@@ -15,8 +15,8 @@ mod world;
 
 pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole, full};
 pub(crate) use client::{ChannelBody, RawLine};
-pub(crate) use hook::{Answer, Hook, Message, Play, status};
 pub(crate) use hand_gateway::{HandGateway, RealConnector, Tunnel, unread};
+pub(crate) use hook::{Answer, Hook, Message, Play, status};
 pub(crate) use issuer::{AUDIENCE, DISCOVERY, IssuerServer, KEYS, Reply, Signer, base64url, claims, jwks, rsa_key};
 pub(crate) use process::Process;
 pub(crate) use site::{Asked, Site, dialler, register, reset_of};
