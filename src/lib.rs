@@ -5,7 +5,7 @@
 //! Data flows one way, and [`gate::pipeline`] is where to see it:
 //!
 //! ```text
-//! accept -> identify -> admit -> route -> forward -> (body drains) meter -> record
+//! accept -> identify -> admit -> route -> allow -> forward -> (body drains) meter -> record
 //! ```
 //!
 //! | module | what it is | what it never touches |
@@ -15,7 +15,7 @@
 //! | [`config`] | `doorward.toml`, checked whole, every problem at once | sockets |
 //! | [`tls`] | rustls configurations; from a certificate to an identity | HTTP |
 //! | [`gate`] | the request path, from accept to record | SQL, [`ca`], [`admin`], [`cli`] |
-//! | [`backend`] | connections to direct backends | callers |
+//! | [`backend`] | connections to direct backends; the one way to every backend | callers |
 //! | [`overlay`] | tunnels: backends that dial out to the gateway | the store, the authority |
 //! | [`store`] | keys, owners, grants, certificates, revocations; the snapshot that the gate reads, the writer that counts uses | HTTP, decisions |
 //! | [`token`] | tokens of issuers: reading, keys, proofs; keeping keys fresh | the gate |

@@ -7,6 +7,8 @@
 
 #[path = "cli/certs.rs"]
 mod certs;
+#[path = "cli/faults.rs"]
+mod faults;
 
 use std::collections::BTreeMap;
 use std::fs;

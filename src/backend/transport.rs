@@ -19,8 +19,8 @@ use crate::config::{Backend, Timeouts, Via};
 use crate::overlay::hub::stream::{self, Incoming};
 use crate::overlay::hub::tunnels::{Seat, Tunnels};
 
-/// How often a request that a tunnel did not take is given to another.
-const TUNNELS_TRIED: u32 = 3;
+/// Tunnels that a request is given to, one after the other, as long as none has taken it.
+const TUNNELS_TRIED: usize = 3;
 
 /// The way to a backend.
 #[derive(Debug)]
@@ -159,7 +159,7 @@ impl Transport<'_> {
                 Ok(Ready::Wire(Leased { upstream, lease, pool }))
             }
             Way::Tunnel(remote) => {
-                let seat = self.tunnels.seat(&remote.name, remote.timeouts.connect).await.map_err(unreachable)?;
+                let seat = self.tunnels.seat(&remote.name, &[], remote.timeouts.connect).await.map_err(unreachable)?;
                 Ok(Ready::Tunnel(Seated { remote, seat, tunnels: Arc::clone(self.tunnels) }))
             }
         }
@@ -197,20 +197,21 @@ impl Seated<'_> {
     pub async fn send(self, head: Request<()>, body: Vec<Bytes>) -> Result<Replied, Failure> {
         let Self { remote, mut seat, tunnels } = self;
         let stalled = tunnels.pace().stalled;
-        let mut tried = 1;
+        let mut tried = Vec::new();
         loop {
+            tried.push(seat.tunnel().number);
             match stream::exchange(seat, head.clone(), body.clone(), stalled).await {
                 Ok((head, incoming)) => {
                     return Ok((head.status, Fields::of(&head.headers), Passage::Tunnel(incoming)));
                 }
-                Err(stream::Failure::NotTaken(_)) if tried < TUNNELS_TRIED => tried += 1,
+                Err(stream::Failure::NotTaken(_)) if tried.len() < TUNNELS_TRIED => {}
                 Err(failed @ (stream::Failure::NotTaken(_) | stream::Failure::ConnectFailed)) => {
                     return Err(unreachable(failed));
                 }
                 Err(stream::Failure::Broke(why)) => return Err(Failure::Broke(why)),
                 Err(stream::Failure::TimedOut) => return Err(Failure::TimedOut),
             }
-            seat = tunnels.seat(&remote.name, remote.timeouts.connect).await.map_err(unreachable)?;
+            seat = tunnels.seat(&remote.name, &tried, remote.timeouts.connect).await.map_err(unreachable)?;
         }
     }
 }

@@ -43,6 +43,7 @@ pub struct Unlock<'a> {
 pub fn rotate_issuer(dir: &Path, unlock: Unlock<'_>, now: Timestamp) -> Result<Authority, CaError> {
     change(dir, |contents, authority| {
         refuse_unfinished(authority, contents)?;
+        refuse_early(authority, now)?;
         let (key, _) = root_key(dir, contents, authority, unlock)?;
         let root = (authority.root(), &key);
         let (issuer, _) = make::issuer(authority.trust_domain(), root, None, (span_of(authority.root())?, now))?;
@@ -63,6 +64,7 @@ pub fn rotate_issuer(dir: &Path, unlock: Unlock<'_>, now: Timestamp) -> Result<A
 pub fn rotate_root(dir: &Path, unlock: Unlock<'_>, now: Timestamp) -> Result<Authority, CaError> {
     change(dir, |contents, authority| {
         refuse_unfinished(authority, contents)?;
+        refuse_early(authority, now)?;
         let (old_key, encrypted) = root_key(dir, contents, authority, unlock)?;
         let domain = authority.trust_domain();
         let root = make::root(domain, now)?;
@@ -278,6 +280,15 @@ fn change_with(
     Authority::of(dir, &contents)?;
     contents.place_instead(dir, before_each)?;
     Authority::open(dir)
+}
+
+/// What begins before the authority itself does, by a clock that is behind, would begin with it.
+fn refuse_early(authority: &Authority, now: Timestamp) -> Result<(), CaError> {
+    let begins = authority.issuer_span().not_before;
+    if now < begins {
+        return Err(CaError::NotNow(format!("the authority begins at {begins}: check this machine's clock")));
+    }
+    Ok(())
 }
 
 fn refuse_unfinished(authority: &Authority, contents: &Contents) -> Result<(), CaError> {

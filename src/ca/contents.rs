@@ -101,7 +101,7 @@ impl Contents {
         // A directory is renamed onto another only if that is empty: nothing can be overwritten.
         fs::rename(&staging, dir).map_err(|error| {
             let taken = matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists);
-            if taken { CaError::Exists(dir.to_owned()) } else { CaError::io(dir)(error) }
+            given_up(&staging, if taken { CaError::Exists(dir.to_owned()) } else { CaError::io(dir)(error) })
         })?;
         let parent = parent_of(dir);
         files::sync_dir(parent).map_err(CaError::io(parent))
@@ -111,7 +111,7 @@ impl Contents {
     pub(super) fn place_instead(&self, dir: &Path, before_each: BeforeEach<'_>) -> Result<(), CaError> {
         let staging = self.stage(dir, before_each)?;
         before_each().map_err(CaError::io(dir))?;
-        files::exchange(&staging, dir).map_err(CaError::io(dir))?;
+        files::exchange(&staging, dir).map_err(|error| given_up(&staging, CaError::io(dir)(error)))?;
         let parent = parent_of(dir);
         files::sync_dir(parent).map_err(CaError::io(parent))?;
         before_each().map_err(CaError::io(&staging))?;
@@ -127,7 +127,8 @@ impl Contents {
         for (name, text) in &self.0 {
             let path = staging.join(name);
             before_each().map_err(CaError::io(&path))?;
-            files::write_new(&path, text.as_bytes(), mode_of(name)).map_err(CaError::io(&path))?;
+            files::write_new(&path, text.as_bytes(), mode_of(name))
+                .map_err(|error| given_up(&staging, CaError::io(&path)(error)))?;
         }
         before_each().map_err(CaError::io(&staging))?;
         files::sync_dir(&staging).map_err(CaError::io(&staging))?;
@@ -190,6 +191,13 @@ fn remove_staging(staging: &Path) -> Result<(), CaError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CaError::io(staging)(error)),
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// Nothing was changed, so nothing is left: there are keys in it. What cannot be removed, the next
+/// change removes.
+fn given_up(staging: &Path, why: CaError) -> CaError {
+    drop(remove_staging(staging));
+    why
 }
 
 fn mode_of(name: &str) -> u32 {

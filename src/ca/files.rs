@@ -27,8 +27,9 @@ pub(super) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    write_new(&staging, bytes, mode)?;
-    fs::rename(&staging, path)?;
+    write_new(&staging, bytes, mode).and_then(|()| fs::rename(&staging, path)).inspect_err(|_| {
+        drop(fs::remove_file(&staging));
+    })?;
     sync_dir(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new(".")))
 }
 

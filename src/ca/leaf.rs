@@ -119,14 +119,27 @@ pub fn write(
         }
         staged.push((path, text, mode, staging_of(path), existing));
     }
-    for (_, text, mode, staging, _) in &staged {
-        remove_stale(staging)?;
-        files::write_new(staging, text.as_bytes(), *mode).map_err(CaError::io(staging))?;
+    let mut placed = Vec::with_capacity(3);
+    let mut write_all = || {
+        for (_, text, mode, staging, _) in &staged {
+            remove_stale(staging)?;
+            files::write_new(staging, text.as_bytes(), *mode).map_err(CaError::io(staging))?;
+        }
+        for (path, _, _, staging, existing) in &staged {
+            place(staging, path, *existing)?;
+            if *existing == Existing::Keep {
+                placed.push(path);
+            }
+        }
+        files::sync_dir(dir).map_err(CaError::io(dir))
+    };
+    if let Err(why) = write_all() {
+        // No key stays behind for a certificate that nobody got. What was not here before is ours.
+        for file in staged.iter().map(|(_, _, _, staging, _)| staging).chain(placed.into_iter().copied()) {
+            drop(fs::remove_file(file));
+        }
+        return Err(why);
     }
-    for (path, _, _, staging, existing) in &staged {
-        place(staging, path, *existing)?;
-    }
-    files::sync_dir(dir).map_err(CaError::io(dir))?;
     Ok(paths)
 }
 

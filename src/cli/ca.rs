@@ -83,7 +83,22 @@ pub fn said(error: &CaError, domain: &str) -> Failure {
             format!("`doorward ca init --trust-domain {domain}` makes one"),
         );
     }
-    Failure::new(error)
+    hinted(error)
+}
+
+/// An error, with what to do about a disk that takes nothing.
+pub(super) fn hinted(error: &CaError) -> Failure {
+    let CaError::Io { source, .. } = error else { return Failure::new(error) };
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the kinds of io::Error are open-ended")]
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Failure::with_hint(error, "free some space, then try again")
+        }
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            Failure::with_hint(error, "check the mount, and the permissions of the directory")
+        }
+        _ => Failure::new(error),
+    }
 }
 
 impl Ca {
@@ -119,7 +134,7 @@ impl Init {
             if matches!(error, CaError::Exists(_)) {
                 Failure::with_hint(error, "`doorward ca show` shows what is there")
             } else {
-                Failure::new(error)
+                hinted(&error)
             }
         })?;
         writeln!(out, "made the authority of {} in {}", authority.trust_domain(), directory.display())?;
@@ -137,6 +152,7 @@ fn changed(error: &CaError) -> Failure {
             "--passphrase-file FILE reads it from a file (- for stdin), $DOORWARD_ROOT_PASSPHRASE from the environment",
         ),
         CaError::RootOffline(_) => Failure::with_hint(error, "--root-key FILE says where it is"),
+        CaError::Io { .. } => hinted(error),
         CaError::Exists(_)
         | CaError::Busy(_)
         | CaError::KeyExposed { .. }
@@ -146,8 +162,7 @@ fn changed(error: &CaError) -> Failure {
         | CaError::PublicKey(_)
         | CaError::Request(_)
         | CaError::NotAsPlanned(_)
-        | CaError::Crypto(_)
-        | CaError::Io { .. } => Failure::new(error),
+        | CaError::Crypto(_) => Failure::new(error),
     }
 }
 

@@ -3,17 +3,18 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::ca::bundle::Bundle;
+use crate::cli::enroll::read_bundle;
 use crate::cli::output::Failure;
 use crate::cli::place::environment;
 use crate::cli::serve::raise_file_limit;
 use crate::clock::Clock;
-use crate::config::{self, Connector, GatewayAt, SiteBackend};
+use crate::config::{self, Connector, GatewayAt, Problem, SiteBackend};
+use crate::domain::identity::Role;
 use crate::holder::chance::Chance;
 use crate::holder::fault::HolderFault;
 use crate::holder::files::Place;
@@ -30,11 +31,12 @@ const CONNECTIONS: u32 = 2;
 /// Runs a connector until SIGTERM or SIGINT: dials the gateway, and serves what it sends for the
 /// backends named here. Opens no port.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["config", "backend"])))]
 pub struct Connect {
     /// Config file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["bundle", "backend", "state"], required_unless_present = "backend")]
+    #[arg(long, value_name = "FILE", conflicts_with = "state")]
     config: Option<PathBuf>,
-    /// Enrollment bundle; an identity already in the state directory wins
+    /// Enrollment bundle: a file, - for stdin, or the text itself; an identity already in the state directory wins
     #[arg(long, value_name = "BUNDLE", env = "DOORWARD_BUNDLE", hide_env_values = true)]
     bundle: Option<String>,
     /// A backend: the name that the gateway's config gives it, and its URL
@@ -70,8 +72,10 @@ impl Connect {
             None => {
                 let file = PathBuf::from("--backend");
                 let text = self.as_config()?;
-                // Relative paths start where the command was given.
-                (config::parse_connector(&text, &Path::new(".").join("connector.toml"), &environment), file)
+                // Relative paths start where the command was given, and nobody has seen these lines.
+                let read = config::parse_connector(&text, &Path::new(".").join("connector.toml"), &environment);
+                let unlined = |problem| Problem { line: 0, ..problem };
+                (read.map_err(|problems| problems.into_iter().map(unlined).collect()), file)
             }
         };
         result.map_err(|problems| Failure::Config { file: file.display().to_string(), problems })
@@ -99,30 +103,38 @@ impl Connect {
 async fn connect(config: Connector, bundle: Option<&str>) -> Result<(), Failure> {
     // Before anything can take long: the first signal must be heard.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let signalled = async {
+    let mut signalled = async || {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
-    tokio::pin!(signalled);
-    let started = tokio::select! {
-        started = start(config, bundle) => started?,
-        () = &mut signalled => return Ok(()),
+    let running = tokio::select! {
+        running = start(config, bundle) => running?,
+        () = signalled() => return Ok(()),
     };
-    let (agent, keeper, tell) = started;
+    let Running { agent, keeper, changes, tell } = running;
     tokio::select! {
-        () = &mut signalled => {}
-        () = follow(&keeper, tell) => {}
+        () = signalled() => {}
+        () = follow(&keeper, changes, tell) => {}
     }
     tracing::info!(requests = agent.in_flight(), "draining");
-    agent.stop().await;
-    drop(keeper);
-    tracing::info!("stopped");
+    tokio::select! {
+        () = agent.stop() => tracing::info!("stopped"),
+        () = signalled() => tracing::warn!("stopped at once: signalled again"),
+    }
     Ok(())
 }
 
-async fn start(config: Connector, bundle: Option<&str>) -> Result<(Agent, Keeper, watch::Sender<Identity>), Failure> {
+/// A connector with what keeps its identity good.
+struct Running {
+    agent: Agent,
+    keeper: Keeper,
+    changes: watch::Receiver<u64>,
+    tell: watch::Sender<Identity>,
+}
+
+async fn start(config: Connector, bundle: Option<&str>) -> Result<Running, Failure> {
     let clock = Clock::System;
     let proxy = match &config.proxy {
         None => None,
@@ -130,31 +142,37 @@ async fn start(config: Connector, bundle: Option<&str>) -> Result<(Agent, Keeper
     };
     let reach = Reach { proxy };
     let place = identity(&config.state_dir, bundle, &reach, &clock).await?;
-    let origin = Origin::read(&config.state_dir).map_err(|fault| said(&fault))?;
-    let gateway = config.gateway.map_or_else(|| gateway_of(origin.as_ref(), &config.state_dir), Ok)?;
-    let options = Options { origin, reach: reach.clone(), clock: clock.clone(), chance: Chance::System };
-    let keeper = Keeper::start(place, options).map_err(|fault| said(&fault))?;
+    let origin = Origin::read(&config.state_dir)?;
+    let options =
+        Options { origin: origin.clone(), reach: reach.clone(), clock: clock.clone(), chance: Chance::System };
+    let keeper = Keeper::start(place, options)?;
+    // Before it is read: no change is missed.
+    let changes = keeper.changes();
     let identity = current(&keeper)?;
+    let gateway = config.gateway.map_or_else(|| gateway_of(origin.as_ref(), &config.state_dir), Ok)?;
     let backends: Vec<_> = config.backends.iter().map(|site: &SiteBackend| site.backend.name.as_str()).collect();
     tracing::info!(connector = identity.name(), gateway = %gateway.name, backends = backends.join(","), "connecting");
     let (tell, identity) = watch::channel(identity);
     let settings = Settings { gateway, reach, backends: config.backends, drain: config.drain, clock };
     let agent = Agent::start(settings, identity).map_err(Failure::new)?;
-    Ok((agent, keeper, tell))
+    Ok(Running { agent, keeper, changes, tell })
 }
 
-/// The identity in the state directory; there is none yet, the one that the bundle gives.
+/// The identity in the state directory; where there is none yet, the one that a bundle gives.
 async fn identity(state: &Path, bundle: Option<&str>, reach: &Reach, clock: &Clock) -> Result<Place, Failure> {
     match (Place::only(state), bundle) {
         (Ok(place), _) => Ok(place),
         (Err(HolderFault::Missing(_)), Some(bundle)) => {
-            let bundle = Bundle::parse(bundle).map_err(|fault| said(&fault.into()))?;
-            let place = Place::new(state, &bundle.name);
-            let joined = join(&bundle, place, reach, clock).await.map_err(|fault| said(&fault))?;
+            let bundle = read_bundle(bundle)?;
+            // Before it is used up.
+            if bundle.role != Role::Connector {
+                return Err(not_a_connector(format!("the bundle is for the {} {}", bundle.role.as_str(), bundle.name)));
+            }
+            let joined = join(&bundle, Place::new(state, &bundle.name), reach, clock).await?;
             tracing::info!(identity = %joined.identity, until = %joined.span.not_after, "joined");
             Ok(joined.place)
         }
-        (Err(fault), _) => Err(said(&fault)),
+        (Err(fault), _) => Err(fault.into()),
     }
 }
 
@@ -162,7 +180,7 @@ fn gateway_of(origin: Option<&Origin>, state: &Path) -> Result<GatewayAt, Failur
     let Some(origin) = origin else {
         return Err(Failure::with_hint(
             format!("nothing in {} says where the gateway is", state.display()),
-            "add gateway = { addresses = [\"HOST:PORT\"], name = \"CONNECT-NAME\" } to the config",
+            "use --config with gateway = { addresses = [\"HOST:PORT\"], name = \"CONNECT-NAME\" }",
         ));
     };
     let Some(name) = &origin.connect else {
@@ -175,28 +193,19 @@ fn gateway_of(origin: Option<&Origin>, state: &Path) -> Result<GatewayAt, Failur
 }
 
 fn current(keeper: &Keeper) -> Result<Identity, Failure> {
-    Identity::of(&keeper.current()).map_err(|why| {
-        Failure::with_hint(
-            why,
-            "a connector's certificate is made with --role connector: `doorward enroll create NAME --role connector`",
-        )
-    })
+    Identity::of(&keeper.current()).map_err(not_a_connector)
+}
+
+fn not_a_connector(what: String) -> Failure {
+    Failure::with_hint(what, "a connector's is made with `doorward enroll create NAME --role connector`")
 }
 
 /// Hands each new certificate to the connections.
-async fn follow(keeper: &Keeper, tell: watch::Sender<Identity>) {
-    let mut changes = keeper.changes();
+async fn follow(keeper: &Keeper, mut changes: watch::Receiver<u64>, tell: watch::Sender<Identity>) {
     while changes.changed().await.is_ok() {
         match Identity::of(&keeper.current()) {
             Ok(identity) => drop(tell.send_replace(identity)),
             Err(why) => tracing::error!("the new certificate is not used: {why}"),
         }
-    }
-}
-
-fn said(fault: &HolderFault) -> Failure {
-    match fault.hint() {
-        Some(hint) => Failure::with_hint(fault, hint),
-        None => Failure::new(fault),
     }
 }

@@ -70,6 +70,9 @@ fn print(explained: &Explained, out: &mut impl Write) -> Result<(), Failure> {
         (Some(status), Some(code), Some(reason)) => writeln!(out, "refused: {status} {code}: {reason}")?,
         _ => writeln!(out, "allowed{}", explained.until.as_ref().map(|at| format!(" until {at}")).unwrap_or_default())?,
     }
+    for webhook in explained.webhooks.iter().filter(|_| explained.allowed) {
+        writeln!(out, "webhook: {} is asked", webhook.name)?;
+    }
     for target in &explained.targets {
         writeln!(out, "target: {} as {}", target.backend, target.model)?;
     }

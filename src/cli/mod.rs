@@ -11,7 +11,9 @@ pub mod cert;
 pub mod check;
 pub mod completions;
 pub mod connect;
+pub mod connector;
 pub mod desk;
+pub mod dial;
 pub mod discover;
 pub mod enroll;
 pub mod explain;
@@ -29,6 +31,7 @@ pub mod server;
 pub mod status;
 pub mod store;
 pub mod up;
+pub mod webhook;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -55,6 +58,8 @@ enum Verb {
     Check(check::Check),
     /// Run a connector: backends of a closed site, dialled out to the gateway
     Connect(connect::Connect),
+    /// Listen on this machine for tools that cannot present a certificate
+    Dial(dial::Dial),
     /// Ask the running gateway how it is
     Status(status::Status),
     /// The built-in certificate authority
@@ -72,12 +77,18 @@ enum Verb {
     /// Grants in the store, beside those of the config
     #[command(subcommand)]
     Grant(grant::Grant),
+    /// Connectors of a running gateway: their tunnels and backends
+    #[command(subcommand)]
+    Connector(connector::Connector),
     /// Owners: switched off and on again
     #[command(subcommand)]
     Owner(owner::Owner),
     /// The store of this machine: backups, checks
     #[command(subcommand)]
     Store(store::Store),
+    /// Webhooks: who has the last word
+    #[command(subcommand)]
+    Webhook(webhook::Webhook),
     /// Say whether a caller would be let in, and who decides it
     Explain(explain::Verb),
     /// Print completions for a shell
@@ -102,14 +113,17 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Serve(verb) => verb.run(out, err),
         Verb::Check(verb) => verb.run(out, err),
         Verb::Connect(verb) => verb.run(out, err),
+        Verb::Dial(verb) => verb.run(out),
         Verb::Status(verb) => verb.run(out, err),
         Verb::Ca(verb) => verb.run(out, err),
         Verb::Cert(verb) => verb.run(out, err),
         Verb::Enroll(verb) => verb.run(out, err),
         Verb::Key(verb) => verb.run(out, err),
         Verb::Grant(verb) => verb.run(out, err),
+        Verb::Connector(verb) => verb.run(out),
         Verb::Owner(verb) => verb.run(out, err),
         Verb::Store(verb) => verb.run(out, err),
+        Verb::Webhook(verb) => verb.run(out),
         Verb::Explain(verb) => verb.run(out),
         Verb::Completions(verb) => verb.run(out),
     };

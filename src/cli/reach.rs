@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::admin::api::socket;
 use crate::ca::authority::Authority;
 use crate::cli::ca;
 use crate::cli::output::Failure;
@@ -80,6 +81,19 @@ impl Reach {
         self.open(Place::store)
     }
 
+    /// Reaches a gateway that runs: the one that was named, or that of this machine's state.
+    ///
+    /// # Errors
+    ///
+    /// When there is no state, or the operator's certificate cannot be read.
+    pub fn running(&self) -> Result<Reached, Failure> {
+        let url = match &self.admin {
+            Some(url) => url.clone(),
+            None => AdminUrl::Unix(self.place.state_dir()?.join(socket::FILE)),
+        };
+        Remote::new(url, self.operator.as_deref()).map(Reached::Remote)
+    }
+
     fn open(&self, store: impl FnOnce(&Place) -> Result<Store, Failure>) -> Result<Reached, Failure> {
         if let Some(url) = &self.admin {
             return Remote::new(url.clone(), self.operator.as_deref()).map(Reached::Remote);
@@ -130,7 +144,9 @@ impl Reached {
                 store: &mut local.store,
                 state_dir: &local.state_dir,
                 policy: &local.policy,
+                memory: None,
                 now: Clock::System.now(),
+                tunnels: None,
             })),
         }
     }

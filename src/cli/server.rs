@@ -34,11 +34,11 @@ use crate::gate::connection::Patience;
 use crate::gate::roles::{RoleServer, RoleServers, RoleTls};
 use crate::gate::worker::Workers;
 use crate::gate::{Gateway, Parts, Settings};
-use crate::notify::{Notifier, Target};
+use crate::notify::{self, Notifier, Target};
 use crate::overlay::hub::Pace;
 use crate::overlay::hub::serve::Hub;
 use crate::overlay::hub::tunnels::Tunnels;
-use crate::overlay::hub::watch::watch;
+use crate::overlay::hub::watch::{announce, watch};
 use crate::overlay::protocol;
 use crate::store::watch::{News, Watcher};
 use crate::store::writer::Writer;
@@ -48,6 +48,7 @@ use crate::telemetry::records::{self, RecordWriter, Records};
 use crate::tls::server::{CurrentCertificate, api_config, certified_key, connect_config, provider, refusing_config};
 use crate::tls::verify::CallerVerifier;
 use crate::token::refresh::{self, Errand, Publish, Refresher};
+use crate::webhook::hooks::{Webhooks, Workshop};
 
 /// How the environment is read.
 pub type Environment = fn(&str) -> Option<String>;
@@ -75,13 +76,14 @@ pub struct Server {
     workers: Workers,
     admin_address: SocketAddr,
     admin: JoinHandle<()>,
-    /// Judges tunnels.
-    tunnels: JoinHandle<()>,
+    /// Judge tunnels, and tell of them.
+    tunnels: [JoinHandle<()>; 2],
     admin_api: AdminApi,
     watcher: Watcher,
     store_writer: Writer,
     notifier: Notifier,
     refresher: Refresher,
+    workshop: Workshop,
     writer: RecordWriter,
     desk: Desk,
     clerk: Clerk,
@@ -113,13 +115,14 @@ impl Server {
         let targets = Target::all(&config.webhooks).map_err(Failure::new)?;
         let gateway_id = config.gateway_id.clone();
         let prepared = desk::prepare(&config, &options.clock)?;
-        let (mut settings, renew_at) = settings(config, 1, &options.clock)?;
+        let metrics = Arc::new(Metrics::default());
+        let workshop = Workshop::new(options.clock.clone(), Arc::clone(&metrics));
+        let (mut settings, renew_at) = settings(config, 1, &options.clock, (&workshop, &Webhooks::default()))?;
         let (operators, renew_at) = earliest(operators, renew_at);
         let (desk, renew_at) = at_desk(prepared, &mut settings, renew_at);
         let desk = Desk::new(desk, options.patience);
         let (records, writer) = Records::start(&record, records::log)
             .map_err(|error| Failure::new(format!("the records cannot be written: {error}")))?;
-        let metrics = Arc::new(Metrics::default());
         let store_writer = Writer::start(&state_dir).map_err(Failure::new)?;
         let notifier = Notifier::start(&state_dir, &gateway_id, targets, options.clock.clone(), Arc::clone(&metrics))
             .map_err(Failure::new)?;
@@ -149,7 +152,10 @@ impl Server {
             .map_err(|error| cannot_listen(address, &error))?;
         let clerk = Clerk::start(&gateway, desk.clone(), &state_dir, ca::directory(&state_dir))?;
         let admin = tokio::spawn(admin.run());
-        let tunnels = tokio::spawn(watch(Arc::clone(&gateway)));
+        let tunnels = [
+            tokio::spawn(watch(Arc::clone(&gateway))),
+            tokio::spawn(announce(Arc::clone(&gateway), of_connectors(&state_dir, &options.clock))),
+        ];
         let mut refresher = Refresher::new(publish_keys(&gateway));
         refresher.follow(errands, &gateway.view().issuers);
         let look_at = Timestamp::from_seconds(0);
@@ -165,6 +171,7 @@ impl Server {
             store_writer,
             notifier,
             refresher,
+            workshop,
             writer,
             desk,
             clerk,
@@ -239,7 +246,8 @@ impl Server {
         let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
         let targets = Target::all(&config.webhooks).map_err(Failure::new)?;
         let prepared = desk::prepare(&config, &self.options.clock)?;
-        let (mut settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
+        let (mut settings, renew_at) =
+            settings(config, old.generation + 1, &self.options.clock, (&self.workshop, &old.webhooks))?;
         let (operators, renew_at) = earliest(operators, renew_at);
         let (office, renew_at) = at_desk(prepared, &mut settings, renew_at);
         self.notifier.follow(targets).map_err(Failure::new)?;
@@ -295,7 +303,7 @@ impl Server {
             tracing::error!("the workers could not be waited for");
         }
         drop(self.clerk);
-        self.tunnels.abort();
+        self.tunnels.iter().for_each(JoinHandle::abort);
         drop(self.watcher);
         // Joins its thread: last uses are written when this returns.
         drop(self.store_writer);
@@ -327,6 +335,16 @@ fn at_desk(
     (Some(office), renew_at.into_iter().chain([due]).min())
 }
 
+/// Tells webhooks of connectors that come and go.
+fn of_connectors(state_dir: &Path, clock: &Clock) -> impl Fn(&str, bool) + Send + Sync + 'static {
+    let (state_dir, clock) = (state_dir.to_owned(), clock.clone());
+    move |connector, there| {
+        let kind = if there { Kind::ConnectorUp } else { Kind::ConnectorDown };
+        let data = Data::Connector { connector: connector.to_owned() };
+        notify::queue(&state_dir, &Notification { kind, at: clock.now(), data });
+    }
+}
+
 /// Puts issuers' keys in force as they come.
 fn publish_keys(gateway: &Arc<Gateway>) -> Publish {
     let gateway = Arc::clone(gateway);
@@ -351,7 +369,12 @@ pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
 
 /// Makes a checked config ready for the request path. Also tells when it must be made anew because
 /// the internal certificate has used up two thirds of its life.
-fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings, Option<Timestamp>), Failure> {
+fn settings(
+    config: Config,
+    generation: u64,
+    clock: &Clock,
+    (workshop, webhooks): (&Workshop, &Webhooks),
+) -> Result<(Settings, Option<Timestamp>), Failure> {
     let said = |why: String| Failure::new(why);
     let authority = match &config.trust_domain {
         None => None,
@@ -391,6 +414,7 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
         grants: GrantTree::new(config.grants.iter().cloned()),
         keys: config.keys.iter().map(|key| (key.id, Arc::new(key.clone()))).collect(),
         models,
+        webhooks: workshop.make(&config.webhooks, webhooks).map_err(said)?,
         ways: ways.map_err(said)?,
         connectors: connect.as_ref().map(|connect| Arc::clone(&connect.verifier)),
         root: authority.as_ref().map(|authority| authority.root().clone()),

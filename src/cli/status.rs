@@ -34,6 +34,7 @@ struct Report {
     state: String,
     connections: u64,
     requests_in_flight: u64,
+    tunnels: u64,
     keys: u64,
     requests: BTreeMap<String, u64>,
     records_dropped: u64,
@@ -64,6 +65,7 @@ impl Status {
                     vec!["state".to_owned(), report.state.clone()],
                     vec!["connections".to_owned(), report.connections.to_string()],
                     vec!["requests in flight".to_owned(), report.requests_in_flight.to_string()],
+                    vec!["tunnels".to_owned(), report.tunnels.to_string()],
                     vec!["keys".to_owned(), report.keys.to_string()],
                     vec!["records dropped".to_owned(), report.records_dropped.to_string()],
                 ];
@@ -100,6 +102,7 @@ async fn ask(admin: SocketAddr) -> Result<Report, reqwest::Error> {
         state,
         connections: value("doorward_connections"),
         requests_in_flight: value("doorward_requests_in_flight"),
+        tunnels: value("doorward_tunnels"),
         keys: value("doorward_keys"),
         requests: by_outcome(&metrics),
         records_dropped: value("doorward_records_dropped"),

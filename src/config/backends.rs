@@ -80,11 +80,10 @@ fn read_backend(
 
 /// `url` or `connector`: one of them, and not both.
 fn read_via(table: &Table<'_>, no_connectors: Option<&str>) -> Option<Via> {
-    if !table.has("connector") {
+    let Some(connector) = table.get("connector") else {
         let url = table.require("url", "such as \"http://10.0.0.5:8000\"; or connector = \"site-a\"");
         return url.as_ref().and_then(read_url).map(Via::Url);
-    }
-    let connector = table.get("connector")?;
+    };
     let name = connector.parsed(IdentityName::parse);
     if let Some(url) = table.get("url") {
         return url.refuse("goes without connector: where the backend is, is for the connector's own config to say");

@@ -188,7 +188,7 @@ fn read_backend(entry: &Value<'_>, names: &mut HashMap<String, String>) -> Optio
 }
 
 /// Reads `http://host:port`. The message does not repeat the text: it may hold a password.
-fn parse_proxy(text: &str) -> Result<GatewayAddress, String> {
+pub(super) fn parse_proxy(text: &str) -> Result<GatewayAddress, String> {
     let rest = text.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
     let address = rest.filter(|rest| !rest.contains('@')).and_then(|rest| GatewayAddress::parse(rest).ok());
     address.ok_or_else(|| {

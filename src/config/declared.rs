@@ -16,6 +16,7 @@ use crate::config::keys::read_keys;
 use crate::config::load::whole;
 use crate::config::models::read_models;
 use crate::config::trust::{Authorities, read_ca, read_identities};
+use crate::config::webhooks::webhook_names;
 use crate::config::{Config, GrantLines, IdentityEntry, Problem};
 use crate::domain::endpoint::Dialect;
 use crate::domain::grant::Grant;
@@ -36,6 +37,8 @@ pub struct Declared {
     pub identities: Option<Vec<IdentityEntry>>,
     /// `[[model]]`; `None` when they cannot be read.
     pub models: Option<Vec<Model>>,
+    /// The names of `[webhook.NAME]`.
+    pub webhooks: Vec<String>,
     /// Name and dialects of each `[[backend]]`, in the order that targets count by.
     pub backends: Vec<(String, Vec<Dialect>)>,
 }
@@ -50,6 +53,7 @@ impl Declared {
             keys: config.keys.clone(),
             identities: Some(config.identities.clone()),
             models: Some(config.models.clone()),
+            webhooks: config.webhooks.iter().map(|webhook| webhook.name.to_string()).collect(),
             backends: config.backends.iter().map(|it| (it.name.clone(), it.dialects.clone())).collect(),
         }
     }
@@ -87,6 +91,7 @@ pub fn declared(file: &Path) -> Result<Declared, Vec<Problem>> {
             keys: keys?,
             identities,
             models,
+            webhooks: webhook_names(root.get("webhook").as_ref()),
             backends: backends.into_iter().map(named).collect(),
         })
     });

@@ -9,7 +9,7 @@ use rcgen::{
     SerialNumber, date_time_ymd,
 };
 
-use super::{Config, Problem, load, parse};
+use super::{Config, Problem, Webhook, load, parse};
 
 const EXAMPLE: &str = include_str!("../../config/doorward.toml");
 
@@ -17,7 +17,11 @@ const EXAMPLE: &str = include_str!("../../config/doorward.toml");
 const KEYS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 
 fn environment(name: &str) -> Option<String> {
-    (name == "VLLM_KEY").then(|| "secret".to_owned())
+    match name {
+        "VLLM_KEY" => Some("secret".to_owned()),
+        "IAM_SECRET" => Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
+        _ => None,
+    }
 }
 
 fn parse_example(text: &str) -> Result<Config, Vec<Problem>> {
@@ -82,12 +86,21 @@ fn the_commented_defaults_are_the_defaults() {
     assert!(spelled_out.grants.iter().any(|grant| grant.default_key_ttl < grant.max_key_ttl));
     assert!(spelled_out.backends.iter().any(|backend| backend.tls.client.is_some()));
     assert!(spelled_out.backends.iter().any(|backend| backend.credential.is_some()));
+    let words: Vec<_> = spelled_out.grants.iter().filter_map(|grant| grant.webhook.as_ref()).collect();
+    assert!(words.iter().all(|hooked| hooked.name.as_str() == "iam" && hooked.accept_fail_open) && words.len() == 1);
+    // A webhook of which only the necessary is said has the defaults.
+    let iam = &*spelled_out.webhooks[0];
+    let needed = "\n[webhook.iam]\nurl = \"https://iam.corp.example/doorward\"\nsecrets = [\"${env:IAM_SECRET}\"]\n";
+    let short = parse(&format!("{EXAMPLE}{needed}"), &file, &environment).unwrap();
+    let said = |webhook: &Webhook| format!("{webhook:?}").split_once("secrets").unwrap().1.to_owned();
+    assert_eq!(said(iam), said(&short.webhooks[0]));
     // Of what is not an example, nothing may differ.
     assert_eq!(format!("{:?}", spelled_out.listen), format!("{:?}", plain.listen));
     assert_eq!(format!("{:?}", spelled_out.admin), format!("{:?}", plain.admin));
     assert_eq!((spelled_out.log, &spelled_out.record), (plain.log, &plain.record));
     assert_eq!((&spelled_out.state_dir, &spelled_out.gateway_id), (&plain.state_dir, &plain.gateway_id));
     assert_eq!(spelled_out.models, plain.models);
+    assert_eq!(spelled_out.connectors, plain.connectors);
     assert_eq!(spelled_out.state_stale_max, plain.state_stale_max);
     for (spelled_out, plain) in spelled_out.backends.iter().zip(&plain.backends) {
         assert_eq!(spelled_out.timeouts, plain.timeouts);
@@ -120,6 +133,21 @@ fn the_example_names_every_setting() {
         "when_full",
         "state_stale_max",
         "default_key_ttl",
+        "webhook",
+        "accept_fail_open",
+        "secrets",
+        "ca_file",
+        "timeout",
+        "connect_timeout",
+        "on_error",
+        "stale_max",
+        "cache_allow",
+        "cache_deny",
+        "max_in_flight",
+        "include",
+        "allow_networks",
+        "allow_overrides",
+        "revalidate",
         "max_key_ttl",
         "sha256",
         "not_before",
@@ -152,6 +180,8 @@ fn the_example_names_every_setting() {
         "stale_max",
         "ca_file",
         "url",
+        "connector",
+        "max_instances",
         "dialects",
         "credential",
         "tls",
@@ -212,7 +242,7 @@ proptest! {
     /// The same for text that never was a config, and for values of every type in every place.
     #[test]
     fn no_type_panics(
-        name in "(state_dir|listen|admin|log|record|store|ca|trust|identity|grant|backend|model|webhook|key)",
+        name in "(state_dir|listen|admin|log|record|store|ca|trust|identity|grant|backend|connector|model|webhook|key)",
         value in r#"(1|-9223372036854775808|0x7fffffffffffffff|1e400|nan|true|""|"\$\{"|"\$\{file:\}"|\[\]|\[\[\]\]|\{\}|\[\{\}\]|1979-05-27|\[1,"a",\{\}\])"#,
         field in "(address|names|targets|match|owner|networks|url|tls|timeouts|map|expires_at|dialects|engine|level)",
     ) {

@@ -199,7 +199,7 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         backends: backends?,
         connectors: connectors?,
         models,
-        webhooks: webhooks?.into_iter().map(|placed| placed.webhook).collect(),
+        webhooks: webhooks?.into_iter().map(|placed| placed.webhook.into()).collect(),
         watched: Vec::new(),
         warnings: Vec::new(),
     })

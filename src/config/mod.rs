@@ -8,6 +8,7 @@ pub mod bundle;
 mod connector;
 mod crls;
 mod declared;
+mod dial;
 mod document;
 mod files;
 mod filesystem;
@@ -27,6 +28,7 @@ mod webhooks;
 
 pub use connector::{Connector, GatewayAt, SiteBackend, load_connector, parse_connector};
 pub use declared::{Declared, declared};
+pub use dial::{Dial, DialGateway, DialListen, DialToken, load_dial, parse_dial};
 pub use load::{find, load, parse, state_dir};
 pub use reachable::{Reachable, reachable};
 pub use restart::needs_restart;
@@ -103,7 +105,7 @@ pub struct Config {
     /// Public aliases; names are distinct.
     pub models: Vec<Model>,
     /// Who has the last word; names are distinct.
-    pub webhooks: Vec<Webhook>,
+    pub webhooks: Vec<Arc<Webhook>>,
     /// Files besides [`Self::file`] whose change asks for a reload.
     pub watched: Vec<PathBuf>,
     /// What is allowed and yet worth a word.
@@ -365,7 +367,7 @@ pub struct BackendUrl {
 }
 
 /// TLS towards a backend.
-#[derive(Default, Debug)]
+#[derive(PartialEq, Eq, Default, Debug)]
 pub struct BackendTls {
     /// Private roots; empty: the roots of the operating system.
     pub roots: Vec<CertificateDer<'static>>,
@@ -387,7 +389,7 @@ pub struct Timeouts {
 }
 
 /// A `[webhook.NAME]`. Defaults are those of the example config.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub struct Webhook {
     /// Its name in grants, logs and records.
     pub name: WebhookName,

@@ -36,19 +36,25 @@ pub(super) struct PlacedWebhook<'d> {
     place: Place<'d>,
 }
 
+/// The names of the sections, whatever is in them.
+pub(super) fn webhook_names(value: Option<&Value<'_>>) -> Vec<String> {
+    let sections = value.and_then(|value| value.raw().as_table());
+    sections.map(|sections| sections.keys().map(|name| name.get_ref().to_string()).collect()).unwrap_or_default()
+}
+
 /// Reads every `[webhook.NAME]`. The second list has the names of those too that cannot be used, so
 /// that a mistake in a webhook is not reported again at each grant.
 pub(super) fn read_webhooks<'d>(value: Option<&Value<'d>>) -> (Option<Vec<PlacedWebhook<'d>>>, Vec<String>) {
     let Some(value) = value else { return (Some(Vec::new()), Vec::new()) };
-    let Some(sections) = value.raw().as_table() else {
+    if !value.raw().is_table() {
         if value.raw().is_array() {
             value.wrong("a webhook has its name in its heading: write [webhook.NAME]");
         } else {
             value.mistyped::<()>("a table: write [webhook.NAME]");
         }
         return (None, Vec::new());
-    };
-    let names: Vec<String> = sections.keys().map(|name| name.get_ref().to_string()).collect();
+    }
+    let names = webhook_names(Some(value));
     let read = value.named().into_iter().zip(&names).map(|(section, name)| read_webhook(&section, name));
     let read: Vec<Option<PlacedWebhook<'d>>> = read.collect();
     (read.into_iter().collect(), names)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::dialect::caps::Caps;
 use crate::dialect::json::{self, Field, Kind};
 use crate::dialect::spelling;
 use crate::domain::endpoint::Endpoint;
@@ -23,6 +24,7 @@ pub struct Request {
     pub stream: bool,
     /// Where the model's value is in the body, quotes included.
     model_at: Range<usize>,
+    caps: Caps,
 }
 
 const MODEL: Field = Field { name: "model", kind: Kind::String };
@@ -89,11 +91,18 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Request, Refusal> {
         return Err(Refusal::InvalidBody(format!("{endpoint} takes no body.")));
     };
     let (mut stream, mut model, mut name) = (streams_by_default(endpoint), None, None);
-    json::scan(body, fields, &mut |field, range| match field {
-        "model" => model = Some(range),
-        "name" => name = Some(range),
-        "stream" => stream = body.get(range) == Some(b"true"),
-        _ => {}
+    let mut caps = Caps::default();
+    json::scan(body, fields, &mut |field, range| {
+        // Where a cap is null, one can be written.
+        caps.note(field, range.clone());
+        let value = body.get(range.clone()).unwrap_or_default();
+        match field {
+            _ if value == b"null" => {}
+            "model" => model = Some(range),
+            "name" => name = Some(range),
+            "stream" => stream = value == b"true",
+            _ => {}
+        }
     })
     .map_err(|fault| Refusal::InvalidBody(fault.to_string()))?;
     if endpoint == Endpoint::OllamaShow {
@@ -106,7 +115,7 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Request, Refusal> {
         .filter(|model| is_alias(model))
         .ok_or_else(|| wrong("\"model\" must be 1 to 256 characters of A-Z, a-z, 0-9 and . _ : / @ + -"))?
         .into();
-    Ok(Request { model, stream, model_at })
+    Ok(Request { model, stream, model_at, caps })
 }
 
 /// Ollama's own client always writes both keys, the unused one empty. Two that are not empty could
@@ -125,21 +134,43 @@ fn wrong(message: &str) -> Refusal {
 
 impl Request {
     /// The pieces to send instead of `body`, which must be the one that was read, so that it names
-    /// `model`, which may be any text: at most three, those of `body` without a copy. One when
-    /// nothing changes.
+    /// `model`, which may be any text, and asks for no more tokens than `lower` says: a few, those of
+    /// `body` without a copy. One when nothing changes.
     ///
     /// A name that is spelled with escapes is written anew even when it stays the same: the
     /// backend never sees the caller's spelling.
     #[must_use]
-    pub fn edited(&self, body: &Bytes, model: &str) -> Vec<Bytes> {
+    pub fn edited(&self, body: &Bytes, model: &str, lower: Option<(Endpoint, u64)>) -> Vec<Bytes> {
         let spelled_plainly = self.model_at.len() == self.model.len() + "\"\"".len();
-        if *model == *self.model && spelled_plainly {
+        let model_stays = *model == *self.model && spelled_plainly;
+        let mut edits = lower.map(|(endpoint, most)| self.caps.lowered(endpoint, body, most)).unwrap_or_default();
+        if !model_stays {
+            edits.push((self.model_at.clone(), Bytes::from(serde_json::Value::from(model).to_string())));
+        }
+        if edits.is_empty() {
             return vec![body.clone()];
         }
-        let Range { start, end } = self.model_at;
-        let (start, end) = (start.min(body.len()), end.min(body.len()));
-        let name = Bytes::from(serde_json::Value::from(model).to_string());
-        vec![body.slice(..start), name, body.slice(end..)]
+        // Stable: of two at one place the first stays the first.
+        edits.sort_by_key(|(at, _)| at.start);
+        let mut pieces = Vec::with_capacity(edits.len() * 2 + 1);
+        let mut done = 0;
+        for (Range { start, end }, new) in edits {
+            let (start, end) = (start.clamp(done, body.len()), end.min(body.len()));
+            if start > done {
+                pieces.push(body.slice(done..start));
+            }
+            pieces.push(new);
+            done = end.max(start);
+        }
+        pieces.push(body.slice(done..));
+        pieces
+    }
+
+    /// The most tokens that `body`, which must be the one that was read, asks for; `None` when it
+    /// does not say.
+    #[must_use]
+    pub fn max_tokens(&self, body: &[u8]) -> Option<u64> {
+        self.caps.most(body)
     }
 }
 

@@ -98,21 +98,21 @@ fn show_takes_the_old_name_but_not_two() {
     check(Endpoint::OllamaShow, r#"{"model":"m","Name":"n"}"#, "write \"name\"");
     let body = Bytes::from_static(br#"{"model":"","name":"m"}"#);
     let request = read(Endpoint::OllamaShow, &body).unwrap();
-    assert_eq!(request.edited(&body, "own").concat(), br#"{"model":"","name":"own"}"#);
+    assert_eq!(request.edited(&body, "own", None).concat(), br#"{"model":"","name":"own"}"#);
 }
 
 #[test]
 fn an_edit_touches_nothing_else() {
     let body = Bytes::from_static(b" {\"b\" : 1.50,\"model\":\"m\" ,\"z\":[1e2, \"\\u0041\"]}\n");
     let request = read(CHAT, &body).unwrap();
-    let pieces = request.edited(&body, "org/\"own\"\n");
+    let pieces = request.edited(&body, "org/\"own\"\n", None);
     assert_eq!(pieces.concat(), b" {\"b\" : 1.50,\"model\":\"org/\\\"own\\\"\\n\" ,\"z\":[1e2, \"\\u0041\"]}\n");
     assert_eq!(pieces.len(), 3);
     assert!(body.as_ptr_range().contains(&pieces[2].as_ptr()));
-    let same = request.edited(&body, "m");
+    let same = request.edited(&body, "m", None);
     assert_eq!((same.len(), same[0].as_ptr()), (1, body.as_ptr()));
     let spelled = Bytes::from_static(br#"{"model":"\u006d"}"#);
-    assert_eq!(read(CHAT, &spelled).unwrap().edited(&spelled, "m").concat(), br#"{"model":"m"}"#);
+    assert_eq!(read(CHAT, &spelled).unwrap().edited(&spelled, "m", None).concat(), br#"{"model":"m"}"#);
 }
 
 proptest! {
@@ -132,7 +132,7 @@ proptest! {
         prop_assert_eq!(&*request.model, &*alias);
         let mut expected: Value = serde_json::from_slice(&body).unwrap();
         expected["model"] = Value::from(own.as_str());
-        let sent: Value = serde_json::from_slice(&request.edited(&body, &own).concat()).unwrap();
+        let sent: Value = serde_json::from_slice(&request.edited(&body, &own, None).concat()).unwrap();
         prop_assert_eq!(sent, expected);
     }
 }

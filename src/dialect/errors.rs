@@ -4,6 +4,7 @@
 //! shows [`Refusal::message`] and [`Refusal::code`] and nothing else of a refusal.
 
 use bytes::Bytes;
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::domain::refusal::{Code, Refusal};
@@ -66,33 +67,69 @@ impl Shape {
         }
     }
 
+    /// The body of an answer that another process than a gateway refuses a request with, in the same
+    /// shape: `dial`, which stands before one.
+    #[must_use]
+    pub fn body_before(self, status: StatusCode, code: &str, message: &str) -> Vec<u8> {
+        let kinds = match status.as_u16() {
+            401 => ("authentication_error", "authentication_error"),
+            403 => ("permission_error", "permission_error"),
+            503 => ("server_error", "overloaded_error"),
+            504 => ("server_error", "timeout_error"),
+            500.. => ("server_error", "api_error"),
+            _ => ("invalid_request_error", "invalid_request_error"),
+        };
+        self.written((status, code, message), kinds, None).to_string().into_bytes()
+    }
+
     fn value(self, refusal: &Refusal, request_id: Option<&str>) -> Value {
         let (code, message) = (refusal.code(), refusal.message());
+        let kinds = (
+            chosen_type(refusal, "invalid_request_error").unwrap_or(openai_type(code)),
+            chosen_type(refusal, "not_found_error").unwrap_or(anthropic_type(code)),
+        );
+        self.written((refusal.status(), code.as_str(), &message), kinds, request_id)
+    }
+
+    fn written(
+        self,
+        (status, code, message): (StatusCode, &str, &str),
+        (openai, anthropic): (&str, &str),
+        request_id: Option<&str>,
+    ) -> Value {
         match self {
-            Self::OpenAi => {
-                let kind = openai_type(code);
-                json!({"error": {"message": message, "type": kind, "code": code.as_str(), "param": null}})
-            }
+            Self::OpenAi => json!({"error": {"message": message, "type": openai, "code": code, "param": null}}),
             Self::Anthropic => {
-                let mut value = json!({"type": "error", "error": {"type": anthropic_type(code), "message": message}});
+                let mut value = json!({"type": "error", "error": {"type": anthropic, "message": message}});
                 if let (Some(id), Some(members)) = (request_id, value.as_object_mut()) {
                     members.insert("request_id".to_owned(), id.into());
                 }
                 value
             }
             Self::Ollama => json!({"error": message}),
-            Self::Problem => {
-                let status = code.status();
-                json!({
-                    "type": "about:blank",
-                    "title": status.canonical_reason(),
-                    "status": status.as_u16(),
-                    "detail": message,
-                    "code": code.as_str(),
-                    "request_id": request_id,
-                })
-            }
+            Self::Problem => json!({
+                "type": "about:blank",
+                "title": status.canonical_reason(),
+                "status": status.as_u16(),
+                "detail": message,
+                "code": code,
+                "request_id": request_id,
+            }),
         }
+    }
+}
+
+/// `error.type` for a status that a webhook chose; both APIs name most alike.
+fn chosen_type(refusal: &Refusal, not_found: &'static str) -> Option<&'static str> {
+    let chosen = refusal.status();
+    if chosen == refusal.code().status() {
+        return None;
+    }
+    match chosen.as_u16() {
+        401 => Some("authentication_error"),
+        404 => Some(not_found),
+        429 => Some("rate_limit_error"),
+        _ => None,
     }
 }
 
@@ -105,7 +142,8 @@ const fn openai_type(code: Code) -> &'static str {
         | Code::NoGrant
         | Code::NetworkNotAllowed
         | Code::EndpointNotAllowed
-        | Code::OriginNotAllowed => "permission_error",
+        | Code::OriginNotAllowed
+        | Code::DeniedByWebhook => "permission_error",
         Code::InvalidHost
         | Code::Misdirected
         | Code::CredentialInQuery
@@ -118,6 +156,7 @@ const fn openai_type(code: Code) -> &'static str {
         | Code::ModelNotFound
         | Code::HttpVersionNotSupported => "invalid_request_error",
         Code::RecordUnavailable
+        | Code::AuthorizationUnavailable
         | Code::StoreUnavailable
         | Code::NoBackend
         | Code::Overloaded
@@ -135,7 +174,8 @@ const fn anthropic_type(code: Code) -> &'static str {
         | Code::NoGrant
         | Code::NetworkNotAllowed
         | Code::EndpointNotAllowed
-        | Code::OriginNotAllowed => "permission_error",
+        | Code::OriginNotAllowed
+        | Code::DeniedByWebhook => "permission_error",
         Code::NotFound | Code::ModelNotFound => "not_found_error",
         Code::BodyTooLarge => "request_too_large",
         Code::InvalidHost
@@ -148,7 +188,9 @@ const fn anthropic_type(code: Code) -> &'static str {
         | Code::HttpVersionNotSupported => "invalid_request_error",
         Code::NoBackend | Code::Overloaded => "overloaded_error",
         Code::BackendTimeout => "timeout_error",
-        Code::RecordUnavailable | Code::StoreUnavailable | Code::BackendBroke => "api_error",
+        Code::RecordUnavailable | Code::AuthorizationUnavailable | Code::StoreUnavailable | Code::BackendBroke => {
+            "api_error"
+        }
     }
 }
 

@@ -129,9 +129,9 @@ pub enum Fault {
     },
 }
 
-/// Reads `body` once and reports where the values of `fields` are, `null` ones left out. `found` is
-/// called with the field's name and the range of its value, quotes or brackets included; on an
-/// error, what it was told so far means nothing.
+/// Reads `body` once and reports where the values of `fields` are. `found` is called with the field's
+/// name and the range of its value, quotes or brackets included; `null`, which counts as absent, is
+/// reported as well. On an error, what it was told so far means nothing.
 ///
 /// # Errors
 ///
@@ -308,7 +308,7 @@ impl<'a> Scanner<'a, '_> {
         let start = self.at;
         let wrong = || Fault::WrongType { name: field.name, expected: field.kind.expected() };
         match (&field.kind, self.peek()) {
-            (_, Some(b'n')) => return self.word(b"null"),
+            (_, Some(b'n')) => self.word(b"null")?,
             (Kind::Bool, Some(b't' | b'f')) | (Kind::String, Some(b'"')) => self.value(depth)?,
             (Kind::Object(fields), Some(b'{')) => self.object(fields, depth + 1)?,
             (Kind::Cap { least }, Some(b'-' | b'0'..=b'9')) => {

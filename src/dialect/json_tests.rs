@@ -322,6 +322,7 @@ fn reports_where_the_values_are() {
         ("stream", "true"),
         ("num_predict", "-1"),
         ("options", r#"{"num_predict": -1,"model":2}"#),
+        ("max_tokens", "null"),
     ];
     assert_eq!(read(body.as_bytes()).unwrap(), expected.map(|(name, value)| (name, value.to_owned())));
 }

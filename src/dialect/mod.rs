@@ -5,6 +5,7 @@
 //! go out. Whatever a backend could read differently than the gateway is refused, never repaired.
 
 pub mod body;
+mod caps;
 pub mod errors;
 pub mod json;
 pub mod paths;

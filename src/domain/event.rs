@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
+use crate::domain::key::Labels;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::webhook::{Source, Verdict};
 
 /// How a request ended.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -43,6 +45,19 @@ impl Outcome {
     }
 }
 
+/// What one webhook said of a request.
+#[derive(Clone, Debug)]
+pub struct Consulted<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What it came to.
+    pub verdict: Verdict,
+    /// Where that came from; `None` when there was no answer that counts.
+    pub source: Option<Source>,
+    /// What it wants to be remembered with the request; they get the prefix `wh.`.
+    pub labels: Option<&'a Labels>,
+}
+
 /// One line of the record. Field names and their order are a contract.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the names are the published contract; docs/records.md explains each")]
@@ -69,5 +84,6 @@ pub struct Entry<'a> {
     /// `duration_ms` in the line.
     pub duration: Duration,
     pub kx: Option<&'a str>,
+    pub webhooks: &'a [Consulted<'a>],
     pub detail: Option<&'a str>,
 }

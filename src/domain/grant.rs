@@ -388,6 +388,21 @@ impl<'a> Standing<'a> {
             .map_err(|by| Refusal::ModelNotFound { by: Some(by) })
     }
 
+    /// Check 10: the webhooks that have the last word, each once, in the order of the paths, root first,
+    /// the key's path before the certificate's. When one fails, requests pass only if every grant
+    /// that names it accepts that.
+    #[must_use]
+    pub fn webhooks(&self) -> Vec<Hooked> {
+        let mut all: Vec<Hooked> = Vec::new();
+        for hooked in self.grants().filter_map(|grant| grant.webhook.as_ref()) {
+            match all.iter_mut().find(|known| known.name == hooked.name) {
+                Some(known) => known.accept_fail_open &= hooked.accept_fail_open,
+                None => all.push(hooked.clone()),
+            }
+        }
+        all
+    }
+
     /// Beside check 4: the web page that the request comes from is in every list of origins that
     /// applies, and in one at least.
     ///

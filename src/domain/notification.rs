@@ -42,9 +42,9 @@ pub enum Kind {
     ReloadSucceeded,
     /// The config could not be read anew; the last good one stays in force.
     ReloadFailed,
-    /// A connector has come.
+    /// A connector has come: the first of its tunnels is open.
     ConnectorUp,
-    /// A connector has gone.
+    /// A connector has gone: none of its tunnels is open any more.
     ConnectorDown,
 }
 
@@ -145,6 +145,8 @@ pub enum Data {
     Name { trust_domain: String, name: String, certificates: usize, reason: &'static str },
     /// A config; of one that was refused there is more in the log.
     Config { revision: u64 },
+    /// A connector, by the name in its certificate.
+    Connector { connector: String },
 }
 
 impl Data {

@@ -10,6 +10,8 @@ mod fault;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use http::StatusCode;
+
 pub use code::Code;
 pub use fault::CredentialFault;
 
@@ -18,6 +20,7 @@ use crate::domain::grant::DecidedBy;
 use crate::domain::key::{Binding, KeyId};
 use crate::domain::owner::OwnerPath;
 use crate::domain::token::TokenFault;
+use crate::domain::webhook::WebhookName;
 
 /// Why a request was refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -120,6 +123,28 @@ pub enum Refusal {
         /// Who said no; `None` when no alias has the name.
         by: Option<DecidedBy>,
     },
+    /// A webhook said no. It has the last word, and words of its own for the caller.
+    #[error("webhook {name} denied{}", because(.reason.as_deref()))]
+    DeniedByWebhook {
+        /// Which one.
+        name: WebhookName,
+        /// Its choice of 401, 402, 403, 404 and 429.
+        status: u16,
+        /// What the caller is told.
+        message: Box<str>,
+        /// What the log is told.
+        reason: Option<Box<str>>,
+        /// When it wants the caller to try again.
+        retry_after: Option<Duration>,
+    },
+    /// A webhook has no answer that counts, and nothing says that requests pass then.
+    #[error("webhook {name}: {why}")]
+    AuthorizationUnavailable {
+        /// Which one.
+        name: WebhookName,
+        /// What went wrong.
+        why: String,
+    },
     /// The record could not be kept, so the request may not pass.
     #[error("the record queue is full")]
     RecordUnavailable,
@@ -173,6 +198,8 @@ impl Refusal {
             Self::UnsupportedMediaType(_) => Code::UnsupportedMediaType,
             Self::InvalidBody(_) => Code::InvalidBody,
             Self::ModelNotFound { .. } => Code::ModelNotFound,
+            Self::DeniedByWebhook { .. } => Code::DeniedByWebhook,
+            Self::AuthorizationUnavailable { .. } => Code::AuthorizationUnavailable,
             Self::RecordUnavailable => Code::RecordUnavailable,
             Self::StoreUnavailable(_) => Code::StoreUnavailable,
             Self::NoBackend(_) => Code::NoBackend,
@@ -181,6 +208,14 @@ impl Refusal {
             Self::BackendTimeout(_) => Code::BackendTimeout,
             Self::HttpVersionNotSupported => Code::HttpVersionNotSupported,
         }
+    }
+
+    /// The HTTP status: that of the code, but for a webhook that chose another.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        let chosen =
+            if let Self::DeniedByWebhook { status, .. } = self { StatusCode::from_u16(*status).ok() } else { None };
+        chosen.unwrap_or(self.code().status())
     }
 
     /// What the caller is told: what was wrong and what to do, and nothing that it may not know.
@@ -211,6 +246,10 @@ impl Refusal {
             Self::BodyTooLarge { limit } => format!("The body is larger than {limit} bytes."),
             Self::InvalidBody(why) => why.clone(),
             Self::ModelNotFound { .. } => "The model does not exist or is not available to this caller.".to_owned(),
+            Self::DeniedByWebhook { message, .. } => message.to_string(),
+            Self::AuthorizationUnavailable { .. } => {
+                "Whether this is allowed cannot be decided at the moment. Try again.".to_owned()
+            }
             Self::RecordUnavailable => "The request could not be recorded and was not passed on. Try again.".to_owned(),
             Self::StoreUnavailable(_) => "What is allowed cannot be decided at the moment. Try again.".to_owned(),
             Self::NoBackend(_) => "No backend for this model can be reached at the moment. Try again.".to_owned(),
@@ -226,10 +265,14 @@ impl Refusal {
         if let Self::TooManyFailures { wait, .. } = self {
             return Retry::After(*wait);
         }
+        if let Self::DeniedByWebhook { retry_after: Some(wait), .. } = self {
+            return Retry::After(*wait);
+        }
         match self.code() {
             Code::RecordUnavailable | Code::StoreUnavailable | Code::Overloaded | Code::TooManyFailures => {
                 Retry::After(Duration::from_secs(1))
             }
+            Code::AuthorizationUnavailable => Retry::After(Duration::from_secs(5)),
             Code::NoBackend => Retry::After(Duration::from_secs(2)),
             Code::HttpVersionNotSupported => Retry::Never,
             Code::InvalidCredentials
@@ -250,6 +293,7 @@ impl Refusal {
             | Code::UnsupportedMediaType
             | Code::InvalidBody
             | Code::ModelNotFound
+            | Code::DeniedByWebhook
             | Code::BackendBroke
             | Code::BackendTimeout => Retry::AsTheClientLikes,
         }
@@ -272,6 +316,10 @@ fn no_grant(owner: Option<&OwnerPath>) -> String {
         || "no [[identity]] places the certificate".to_owned(),
         |owner| format!("no grant on the path of {owner} names require"),
     )
+}
+
+fn because(reason: Option<&str>) -> String {
+    reason.map_or_else(String::new, |reason| format!(": {reason}"))
 }
 
 fn model_not_found(by: Option<&DecidedBy>) -> String {

@@ -17,10 +17,11 @@ use tokio::time::Instant;
 use crate::dialect::body::Request;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::explain::{Check, Question};
-use crate::domain::grant::Standing;
+use crate::domain::grant::{Credentials, Standing};
 use crate::domain::key::{KeyId, Uses};
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::webhook::Hooked;
 use crate::gate::View;
 use crate::gate::connection::Connection;
 use crate::gate::cors::Page;
@@ -55,8 +56,23 @@ pub struct Admitted {
     pub request: Request,
     /// The key, if it may be used a number of times only.
     pub limited_key: Option<(KeyId, Uses)>,
+    /// The webhooks that have the last word, in the order of the paths.
+    pub hooks: Vec<Hooked>,
+    /// Until when this holds, if nothing changes.
+    pub until: Timestamp,
+    /// No more tokens than this are asked of the backend.
+    pub max_tokens: Option<u64>,
     /// Ends the request when it is refused later on.
     pub live: LiveGuard,
+}
+
+/// That checks 3 to 8 let a request through.
+#[derive(Debug)]
+pub struct Decided {
+    /// Until when, if nothing changes.
+    pub until: Timestamp,
+    /// The webhooks that have the last word.
+    pub hooks: Vec<Hooked>,
 }
 
 /// What a live request is decided by.
@@ -141,13 +157,14 @@ impl Cleared<'_> {
         let limited_key = caller.limited_key(view);
         let facts = Facts { caller, lent_to, endpoint, model: Arc::clone(&request.model) };
         let stood_until = standing.expires_at();
-        let expires_at = if view.generation == before.generation && now < stood_until {
+        let Decided { until, hooks } = if view.generation == before.generation && now < stood_until {
             Check::Model.decide(&standing, &facts.question(view), now)?;
-            stood_until
+            Decided { until: stood_until, hooks: standing.webhooks() }
         } else {
             facts.decide(view, now)?
         };
-        Ok(Admitted { endpoint, request, limited_key, live: live.enter(facts, expires_at, arrived_at) })
+        let live = live.enter(facts, until, arrived_at);
+        Ok(Admitted { endpoint, request, limited_key, hooks, until, max_tokens: None, live })
     }
 }
 
@@ -158,18 +175,32 @@ impl Facts {
         self.caller.connection()
     }
 
-    /// Checks 3 to 8 once more, by the view of now. Gives the time until which the answer holds
-    /// if nothing changes.
+    /// The caller's credentials as they stand now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Caller::credentials`].
+    pub fn credentials(&self, view: &View) -> Result<Credentials, Refusal> {
+        self.caller.credentials(view)
+    }
+
+    /// The caller's key, if it may be used a number of times only.
+    #[must_use]
+    pub fn limited_key(&self, view: &View) -> Option<(KeyId, Uses)> {
+        self.caller.limited_key(view)
+    }
+
+    /// Checks 3 to 8 once more, by the view of now.
     ///
     /// # Errors
     ///
     /// The first check that fails.
-    pub fn decide(&self, view: &View, now: Timestamp) -> Result<Timestamp, Refusal> {
+    pub fn decide(&self, view: &View, now: Timestamp) -> Result<Decided, Refusal> {
         let credentials = self.caller.credentials(view)?;
         let standing = view.standing(&credentials);
         let question = self.question(view);
         Check::LIVE.into_iter().try_for_each(|check| check.decide(&standing, &question, now))?;
-        Ok(standing.expires_at())
+        Ok(Decided { until: standing.expires_at(), hooks: standing.webhooks() })
     }
 
     fn question(&self, view: &View) -> Question<'_> {

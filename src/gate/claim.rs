@@ -6,6 +6,7 @@
 use crate::domain::event::Outcome;
 use crate::domain::key::{KeyId, Uses};
 use crate::domain::refusal::{Code, CredentialFault, Refusal};
+use crate::gate::allow::Allowed;
 use crate::gate::record::Record;
 use crate::gate::route::Routed;
 use crate::gate::worker::Worker;
@@ -48,7 +49,8 @@ impl ClaimedUse {
 ///
 /// The uniform 401 when none was left, `store_unavailable` when it could not be made durable,
 /// whatever refuses the request meanwhile.
-pub async fn claim(worker: &Worker, routed: Routed, record: &mut Record) -> Result<Claimed, Refusal> {
+pub async fn claim(worker: &Worker, allowed: Allowed, record: &mut Record) -> Result<Claimed, Refusal> {
+    let routed = allowed.into_routed();
     let Some((key, Uses { refund_on_failure, .. })) = routed.admitted.limited_key else {
         return Ok(Claimed(routed));
     };

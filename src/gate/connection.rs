@@ -28,6 +28,8 @@ pub struct Connection {
     pub local: SocketAddr,
     /// The server name that it asked for, lower-case.
     pub sni: Option<Box<str>>,
+    /// The version of TLS.
+    pub tls: &'static str,
     /// The negotiated key exchange group.
     pub key_exchange: Box<str>,
     /// Its certificate chain, leaf first; empty when it presented none.
@@ -62,6 +64,7 @@ impl Connection {
             address_text: peer.address.to_string().into(),
             local: peer.local,
             sni: peer.sni,
+            tls: peer.tls,
             key_exchange: peer.key_exchange,
             chain: peer.chain,
             identified: Mutex::default(),
@@ -97,6 +100,8 @@ pub struct Peer {
     pub local: SocketAddr,
     /// See [`Connection::sni`].
     pub sni: Option<Box<str>>,
+    /// See [`Connection::tls`].
+    pub tls: &'static str,
     /// See [`Connection::key_exchange`].
     pub key_exchange: Box<str>,
     /// See [`Connection::chain`].

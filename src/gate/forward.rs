@@ -164,7 +164,7 @@ fn request(
 ) -> Vec<Bytes> {
     let admitted = &routed.admitted;
     let target = (upstream.base_path.as_str(), upstream_path(admitted.endpoint), outgoing.query.as_deref());
-    let mut pieces = admitted.request.edited(&outgoing.body.bytes, &stop.model);
+    let mut pieces = edited(routed, stop, outgoing);
     let length = pieces.iter().map(Bytes::len).sum();
     let mut head = headers::request_head(target, outgoing.headers, (&stop.way, upstream), record, length);
     if length <= head.capacity() - head.len() {
@@ -173,6 +173,13 @@ fn request(
     }
     pieces.insert(0, head.freeze());
     pieces
+}
+
+/// The body as the target reads it: with its own name for the model, and no more tokens than a webhook allows.
+fn edited(routed: &Routed, stop: &Stop, outgoing: &Outgoing<'_>) -> Vec<Bytes> {
+    let admitted = &routed.admitted;
+    let lower = admitted.max_tokens.map(|most| (admitted.endpoint, most));
+    admitted.request.edited(&outgoing.body.bytes, &stop.model, lower)
 }
 
 /// The request as it goes through a tunnel: to a name and an endpoint, never to a URL.
@@ -186,7 +193,7 @@ fn tunnel_request(
     let name = stop.way.name();
     let uri = passage::write(name, admitted.endpoint, outgoing.query.as_deref());
     let uri = uri.map_err(|why| Failure::Final(Refusal::BackendBroke(format!("{name}: {why}"))))?;
-    let pieces = admitted.request.edited(&outgoing.body.bytes, &stop.model);
+    let pieces = edited(routed, stop, outgoing);
     let length = pieces.iter().map(Bytes::len).sum();
     let mut head = Request::new(());
     *head.method_mut() = passage::method(admitted.endpoint);

@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{IpAddr, TcpListener as StdListener};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ProtocolVersion;
 use rustls::server::Acceptor;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -32,6 +33,7 @@ use crate::gate::roles::{Arrived, Role};
 use crate::gate::worker::Worker;
 use crate::telemetry::metrics::HandshakeFailure;
 use crate::tls::read_ahead::ReadAhead;
+use crate::tls::verify::explain;
 
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// After an accept that failed for want of file descriptors or memory.
@@ -170,14 +172,24 @@ async fn handshake(worker: &Worker, socket: TcpStream, source: Source) -> Result
     // Names that are nobody's, and roles that are not served, get a TLS alert.
     let role = Role::of(&settings.config.listen.names, sni.as_deref());
     let config = Arc::clone(settings.tls.of(role));
-    let stream = start.into_stream(config).await.map_err(|error| failure(&error))?;
+    let stream = start.into_stream(config).await.map_err(|error| refused(address, &error))?;
     let role = role.ok_or(HandshakeFailure::UnknownName)?;
     let session = stream.get_ref().1;
     let chain: Vec<_> =
         session.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
     let key_exchange = session.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name()));
-    let peer = Peer { address, local, sni, key_exchange: key_exchange.unwrap_or_default().into(), chain };
+    let tls = if session.protocol_version() == Some(ProtocolVersion::TLSv1_2) { "1.2" } else { "1.3" };
+    let peer = Peer { address, local, sni, tls, key_exchange: key_exchange.unwrap_or_default().into(), chain };
     Ok(Handshake { role, stream, peer, place })
+}
+
+/// As [`failure`]. Why a certificate was refused is said, though not to everybody's log.
+fn refused(address: IpAddr, error: &io::Error) -> HandshakeFailure {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    if let Some(why @ rustls::Error::InvalidCertificate(_)) = inner {
+        tracing::debug!(%address, why = explain(why), "refused a certificate");
+    }
+    failure(error)
 }
 
 /// Sorts a failed handshake into the few kinds that an operator can act on.

@@ -17,6 +17,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::gate::View;
 use crate::gate::admit::Facts;
 use crate::gate::connection::{Order, Patience};
+use crate::gate::revalidate::Revalidation;
 
 /// How long a request that was ended may still be there. Its reply looks at the end only when the
 /// caller reads, and one that does not must not keep a backend busy.
@@ -32,6 +33,7 @@ impl LiveRequests {
         let request = Arc::new(LiveRequest {
             facts,
             expires_at: Mutex::new(expires_at),
+            limit: Mutex::new(None),
             ended: AtomicBool::new(false),
             why: OnceLock::new(),
             ended_at: OnceLock::new(),
@@ -40,7 +42,7 @@ impl LiveRequests {
             waker: AtomicWaker::new(),
         });
         let place = self.lock().insert(Arc::clone(&request));
-        LiveGuard { place, request, live: self.clone() }
+        LiveGuard { place, request, live: self.clone(), revalidation: None }
     }
 
     /// How many requests are in flight.
@@ -54,7 +56,10 @@ impl LiveRequests {
         let requests: Vec<_> = self.lock().iter().map(|(_, request)| Arc::clone(request)).collect();
         for request in requests {
             match request.facts.decide(view, now) {
-                Ok(expires_at) => *request.expires_at.lock().unwrap_or_else(PoisonError::into_inner) = expires_at,
+                Ok(decided) => {
+                    *request.expires_at.lock().unwrap_or_else(PoisonError::into_inner) = decided.until;
+                    request.end_at_limit(now);
+                }
                 Err(refusal) => request.end(refusal),
             }
         }
@@ -66,6 +71,7 @@ impl LiveRequests {
             .lock()
             .iter()
             .map(|(_, request)| request)
+            .inspect(|request| request.end_at_limit(now))
             .filter(|request| now >= *request.expires_at.lock().unwrap_or_else(PoisonError::into_inner))
             .cloned()
             .collect();
@@ -104,6 +110,8 @@ impl LiveRequests {
 struct LiveRequest {
     facts: Facts,
     expires_at: Mutex<Timestamp>,
+    /// An earlier end that somebody else than the checks wants, and why.
+    limit: Mutex<Option<(Timestamp, Refusal)>>,
     ended: AtomicBool,
     why: OnceLock<Refusal>,
     ended_at: OnceLock<Instant>,
@@ -124,6 +132,23 @@ impl LiveRequest {
         u64::try_from(now.saturating_duration_since(self.entered_at).as_millis()).unwrap_or(u64::MAX - 1)
     }
 
+    /// Ends the request when its limit has come.
+    fn end_at_limit(&self, now: Timestamp) {
+        let limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = limit.as_ref().filter(|(at, _)| now >= *at).map(|(_, why)| why.clone());
+        drop(limit);
+        if let Some(why) = why {
+            self.end(why);
+        }
+    }
+
+    fn limit(&self, at: Timestamp, why: Refusal) {
+        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        if limit.as_ref().is_none_or(|(earlier, _)| at < *earlier) {
+            *limit = Some((at, why));
+        }
+    }
+
     fn end(&self, refusal: Refusal) {
         // The first reason stands.
         if self.why.set(refusal).is_ok() {
@@ -140,9 +165,55 @@ pub struct LiveGuard {
     place: usize,
     request: Arc<LiveRequest>,
     live: LiveRequests,
+    /// Who asks again about it.
+    revalidation: Option<Revalidation>,
+}
+
+/// A request in flight, from outside.
+#[derive(Clone, Debug)]
+pub struct LiveHandle(Arc<LiveRequest>);
+
+impl LiveHandle {
+    /// What it is decided by.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.0.facts
+    }
+
+    /// Ends the request.
+    pub fn end(&self, why: Refusal) {
+        self.0.end(why);
+    }
+
+    /// Ends the request at this time, if nothing ends it before.
+    pub fn limit(&self, at: Timestamp, why: Refusal) {
+        self.0.limit(at, why);
+    }
 }
 
 impl LiveGuard {
+    /// What the request is decided by.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.request.facts
+    }
+
+    /// The request, for those who watch it.
+    #[must_use]
+    pub fn handle(&self) -> LiveHandle {
+        LiveHandle(Arc::clone(&self.request))
+    }
+
+    /// Ends the request at this time, if nothing ends it before.
+    pub fn limit(&self, at: Timestamp, why: Refusal) {
+        self.request.limit(at, why);
+    }
+
+    /// Keeps who asks again about the request, for as long as it lives.
+    pub fn revalidated_by(&mut self, revalidation: Revalidation) {
+        self.revalidation = Some(revalidation);
+    }
+
     /// Why the request must end now, if it must. Registers to be woken when that changes.
     pub fn poll_ended(&self, context: &Context<'_>) -> Option<&Refusal> {
         self.request.waker.register(context.waker());

@@ -1,6 +1,7 @@
 //! The request path. Begin at [`pipeline`].
 
 pub mod admit;
+pub mod allow;
 pub mod answer;
 pub mod arrival;
 pub mod body;
@@ -20,9 +21,11 @@ pub mod meter;
 pub mod pipeline;
 pub mod record;
 pub mod respond;
+pub mod revalidate;
 pub mod roles;
 pub mod route;
 pub mod stream;
+pub mod subject;
 pub mod used;
 pub mod worker;
 
@@ -58,6 +61,7 @@ use crate::tls::verify::CallerVerifier;
 use crate::token::issuers::Issuers;
 use crate::token::keys::KeySet;
 use crate::token::location::Location;
+use crate::webhook::hooks::Webhooks;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -179,6 +183,8 @@ pub struct Settings {
     pub keys: FxHashMap<KeyId, Arc<KeyRecord>>,
     /// Place of each alias in [`Config::models`].
     pub models: FxHashMap<String, usize>,
+    /// Who has the last word.
+    pub webhooks: Webhooks,
     /// How each backend is reached; same order as [`Config::backends`].
     pub ways: Vec<Arc<Way>>,
     /// Verifies connectors' certificates: by the built-in authority alone. `None` when they are not
@@ -249,13 +255,15 @@ impl Gateway {
 
     /// Puts a new snapshot of the store in force.
     pub fn publish_snapshot(&self, snapshot: &Snapshot) {
-        self.view.rcu(|view| View {
+        let before = self.view.rcu(|view| View {
             generation: view.generation + 1,
             settings: Arc::clone(&view.settings),
             snapshot: snapshot.clone(),
             stale: false,
             issuers: view.issuers.clone(),
         });
+        // After the view: whoever asks from now on asks by the new one.
+        forget_decisions(&before.settings.webhooks, &before.snapshot, snapshot);
         self.tell_twofold_keys();
     }
 
@@ -334,5 +342,22 @@ impl Gateway {
     /// all.
     pub(super) fn all_are_quiet(&self) -> bool {
         self.busy_workers.load(Ordering::Acquire) == 0
+    }
+}
+
+/// Forgets what webhooks said of those whose rights the store has changed: of a key that is another,
+/// or of everybody when grants, owners or certificates are.
+fn forget_decisions(webhooks: &Webhooks, before: &Snapshot, after: &Snapshot) {
+    if webhooks.is_empty() {
+        return;
+    }
+    let all = !before.same_but_for_keys(after);
+    let changed = |id: &KeyId| match (before.key(id), after.key(id)) {
+        (Some(before), Some(after)) => !Arc::ptr_eq(before, after),
+        (None, None) => false,
+        (Some(_), None) | (None, Some(_)) => true,
+    };
+    if all || before.any_key_changed(after) {
+        webhooks.forget(|holder| all || holder.key.as_ref().is_some_and(changed));
     }
 }

@@ -1,12 +1,12 @@
 //! THE FILE TO READ FIRST: what happens to a request.
 //!
 //! ```text
-//! accept -> identify -> admit -> route -> forward -> (body drains) meter -> record
+//! accept -> identify -> admit -> route -> allow -> forward -> (body drains) meter -> record
 //! ```
 //!
 //! Each stage takes the proof of the stage before, so the order is checked by the compiler:
 //! [`Connection`] -> [`Caller`](super::identify::Caller) -> [`Admitted`](super::admit::Admitted)
-//! -> [`Routed`](super::route::Routed) -> [`Claimed`](super::claim::Claimed) -> [`Forwarded`]. To add a
+//! -> [`Routed`](super::route::Routed) -> [`Allowed`](super::allow::Allowed) -> [`Claimed`](super::claim::Claimed) -> [`Forwarded`]. To add a
 //! check, find its place in the published order below, write the decision in `domain/`, and give
 //! it a [`Refusal`].
 
@@ -20,6 +20,7 @@ use crate::dialect::errors::shape_of;
 use crate::dialect::paths;
 use crate::domain::refusal::Refusal;
 use crate::gate::admit::Present;
+use crate::gate::allow::allow;
 use crate::gate::answer::{Answer, answer};
 use crate::gate::claim::claim;
 use crate::gate::connection::Connection;
@@ -67,8 +68,8 @@ enum Served {
     Leave(Leave),
 }
 
-/// The checks, in their published order. Limits (9) and the webhook (10) will stand between `route`,
-/// which ends check 8, and `claim`.
+/// The checks, in their published order. Limits (9) will stand between `route`, which ends check 8,
+/// and `allow`.
 async fn serve(
     worker: &Worker,
     connection: &Arc<Connection>,
@@ -124,8 +125,10 @@ async fn serve(
     let latest = gateway.view();
     let admitted = cleared.with_body(&latest, gateway.clock.now(), request, (&worker.live, body.arrived_at))?;
     let routed = route(worker, &latest, admitted)?;
+    // 10: the webhooks on the caller's paths have the last word
+    let allowed = allow(worker, &latest, routed, (head, &body), record).await?;
     // 11: of a key of limited use, one use is taken
-    let claimed = claim(worker, routed, record).await?;
+    let claimed = claim(worker, allowed, record).await?;
     // 12: forward
     let outgoing = Outgoing { headers: &head.headers, query, body };
     forward(worker, claimed, outgoing, record).await.map(|forwarded| Served::Forwarded(Box::new(forwarded)))

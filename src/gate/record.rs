@@ -15,7 +15,7 @@ use crate::backend::transport::Way;
 use crate::config::WhenFull;
 use crate::dialect::body::Request;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::event::{Entry, Outcome};
+use crate::domain::event::{Consulted, Entry, Outcome};
 use crate::domain::grant::Credentials;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
@@ -23,6 +23,8 @@ use crate::gate::Gateway;
 use crate::gate::claim::ClaimedUse;
 use crate::gate::connection::{Connection, InFlight};
 use crate::telemetry::records::{Place, line};
+use crate::webhook::answer::Ruling;
+use crate::webhook::hook::Heard;
 
 /// How long a request waits for a place in a full queue.
 pub const PATIENCE: Duration = Duration::from_secs(1);
@@ -43,6 +45,7 @@ pub struct Record {
     status: Option<u16>,
     refusal: Option<Refusal>,
     claimed: Option<ClaimedUse>,
+    heard: Vec<Heard>,
     credentials: Option<Credentials>,
     endpoint: Option<Endpoint>,
     model: Option<Arc<str>>,
@@ -92,6 +95,7 @@ impl Record {
             status: None,
             refusal: None,
             claimed: None,
+            heard: Vec::new(),
             credentials: None,
             endpoint: None,
             model: None,
@@ -139,6 +143,12 @@ impl Record {
     /// given back.
     pub fn claimed(&mut self, claimed: ClaimedUse) {
         self.claimed = Some(claimed);
+    }
+
+    /// Notes what webhooks said, and how long the request waited for it.
+    pub fn heard(&mut self, heard: &[Heard], waited: Duration) {
+        self.heard = heard.to_vec();
+        self.waited += waited;
     }
 
     /// Notes what was asked for.
@@ -189,7 +199,7 @@ impl Record {
             return;
         }
         self.outcome = Some(Outcome::Refused);
-        self.status = Some(refusal.code().status().as_u16());
+        self.status = Some(refusal.status().as_u16());
         self.refusal = Some(refusal.clone());
     }
 
@@ -255,6 +265,7 @@ impl Drop for Record {
         let key = self.credentials.as_ref().and_then(|credentials| credentials.key.as_ref());
         let bearer_owner = self.credentials.as_ref().and_then(Credentials::bearer_owner);
         let identity_owner = certificate.and_then(|certificate| certificate.owner.as_ref());
+        let webhooks: Vec<Consulted<'_>> = self.heard.iter().map(consulted).collect();
         let entry = Entry {
             ts: self.received_at,
             request_id: self.id.as_str(),
@@ -276,10 +287,20 @@ impl Drop for Record {
             ttfb: self.first_byte,
             duration,
             kx: Some(&self.connection.key_exchange),
+            webhooks: &webhooks,
             detail: detail.as_deref(),
         };
         place.write(|waiting| line::write(&entry, waiting));
     }
+}
+
+fn consulted(heard: &Heard) -> Consulted<'_> {
+    let labels = heard.result.as_ref().ok().and_then(|(decision, _)| match &decision.ruling {
+        Ruling::Allow(narrowing) => narrowing.labels.as_deref(),
+        Ruling::Deny(_) => None,
+    });
+    let source = heard.result.as_ref().ok().map(|(_, source)| *source);
+    Consulted { name: heard.name.as_str(), verdict: heard.verdict(), source, labels }
 }
 
 fn cut(mut text: String) -> String {

@@ -31,7 +31,7 @@ pub fn refuse(refusal: &Refusal, shape: Shape, head: &Parts, mut record: Option<
     }
     let request_id = record.as_ref().map_or("", Record::id);
     let body = Bytes::from(shape.body(refusal, request_id));
-    let mut response = made_here(refusal.code().status(), shape.content_type(), body, head, record);
+    let mut response = made_here(refusal.status(), shape.content_type(), body, head, record);
     let headers = response.headers_mut();
     match refusal.retry() {
         Retry::AsTheClientLikes => {}
@@ -47,7 +47,7 @@ pub fn refuse(refusal: &Refusal, shape: Shape, head: &Parts, mut record: Option<
     if let Refusal::MethodNotAllowed { allow } = refusal {
         headers.insert(ALLOW, HeaderValue::from_static(allow));
     }
-    if refusal.code().status() == StatusCode::UNAUTHORIZED {
+    if refusal.status() == StatusCode::UNAUTHORIZED {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if refusal.code() == Code::HttpVersionNotSupported {

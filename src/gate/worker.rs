@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use aws_lc_rs::rand;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::backend::pool::Pools;
 use crate::domain::refusal::Refusal;
@@ -158,21 +158,18 @@ impl Workers {
         let address = listeners.first().map_or(Ok(address), TcpListener::local_addr)?;
         let listen = &gateway.view().settings.config.listen;
         let admission = Arc::new(Admission::new(listen.max_connections, listen.max_connections_per_address));
-        let busy = Arc::new(AtomicUsize::new(listeners.len()));
         let mut threads = Vec::new();
         for (index, listener) in listeners.into_iter().enumerate() {
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let gateway = Arc::clone(gateway);
             let admission = Arc::clone(&admission);
             gateway.worker_begins();
-            let busy = Arc::clone(&busy);
             let run = move || {
                 runtime.block_on(async move {
                     let worker = Arc::new(Worker::new(gateway));
                     let accepting = tokio::spawn(listener::run(Arc::clone(&worker), listener, admission));
                     worker.sweep(patience, &accepting.abort_handle()).await;
                     worker.used.tell(&worker.gateway.claims);
-                    outlast(&busy).await;
                 });
             };
             threads.push(thread::Builder::new().name(format!("worker-{index}")).spawn(run)?);
@@ -192,14 +189,6 @@ impl Workers {
             // A panic of a worker has been counted and logged where it happened.
             let _ = thread.join().is_ok();
         }
-    }
-}
-
-/// Waits until every worker has drained: a tunnel that one of them accepted carries requests of all.
-async fn outlast(busy: &AtomicUsize) {
-    busy.fetch_sub(1, Ordering::AcqRel);
-    while busy.load(Ordering::Acquire) > 0 {
-        sleep(LIVE_TICK).await;
     }
 }
 

@@ -104,6 +104,12 @@ impl Keeper {
         self.kept.current.load_full()
     }
 
+    /// Where `now` comes from.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.kept.options.clock.clone()
+    }
+
     /// How it stands.
     #[must_use]
     pub fn standing(&self) -> Standing {

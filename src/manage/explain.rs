@@ -64,6 +64,8 @@ pub struct Explained {
     pub identity_owner: Option<String>,
     /// Every check, in the order in which they are made. The first that does not pass decides.
     pub checks: Vec<CheckSaid>,
+    /// The webhooks that would be asked, in their order, after all checks have passed.
+    pub webhooks: Vec<Webhook>,
     /// Where the request could go; in no order.
     pub targets: Vec<Target>,
     /// When the answer ends, if nothing changes.
@@ -104,6 +106,16 @@ pub struct Said {
     pub words: Vec<String>,
     /// False when this alone refuses the caller.
     pub admits: bool,
+}
+
+/// A webhook that has the last word.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "WebhookAsked")]
+pub struct Webhook {
+    /// Its name.
+    pub name: String,
+    /// Whether every grant that names it accepts that requests pass when it fails.
+    pub accept_fail_open: bool,
 }
 
 /// Where a model is served.
@@ -227,12 +239,19 @@ impl Explain {
         let until = standing.expires_at();
         Ok(Explained {
             allowed: decided.is_none(),
-            status: decided.as_ref().map(|refusal| refusal.code().status().as_u16()),
+            status: decided.as_ref().map(|refusal| refusal.status().as_u16()),
             code: decided.as_ref().map(|refusal| refusal.code().as_str().to_owned()),
             reason: decided.as_ref().map(ToString::to_string),
             identity_owner: key_owner.as_ref().and(identity_owner.clone()),
             owner: key_owner.or(identity_owner),
             checks,
+            webhooks: standing
+                .webhooks()
+                .into_iter()
+                // What the gateway answers by itself goes nowhere.
+                .filter(|_| !paths::is_answered_here(asked.endpoint))
+                .map(|hooked| Webhook { name: hooked.name.to_string(), accept_fail_open: hooked.accept_fail_open })
+                .collect(),
             targets: candidates
                 .into_iter()
                 .filter_map(|target| {

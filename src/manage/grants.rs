@@ -5,6 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::did_you_mean;
 use crate::domain::endpoint::Endpoints;
 use crate::domain::grant::{self, Models, Require};
 use crate::domain::network::Networks;
@@ -229,6 +230,14 @@ impl Operation for SetGrant {
         if manager.policy.knows_config() && grants.iter().all(|grant| grant.require.is_none()) {
             warnings
                 .push(format!("no grant on the path of {} names `require`: callers there are refused", grant.owner));
+        }
+        let webhooks = manager.policy.webhooks();
+        if let Some(hooked) = grant.webhook.as_ref().filter(|_| manager.policy.knows_config())
+            && !webhooks.iter().any(|known| known == hooked.name.as_str())
+        {
+            let hint = did_you_mean(hooked.name.as_str(), webhooks.iter().map(String::as_str));
+            let name = &hooked.name;
+            warnings.push(format!("the config has no [webhook.{name}]: callers there are refused until it has{hint}"));
         }
         Ok(GrantAnswer { grant: Grant::new(&grant, Source::Store), warnings })
     }

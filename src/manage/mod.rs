@@ -5,6 +5,7 @@
 //! said of a request is said here too, so that both say the same.
 
 pub mod certificates;
+pub mod connectors;
 pub mod enrollments;
 pub mod explain;
 pub mod fault;
@@ -14,6 +15,7 @@ pub mod keys;
 pub mod operation;
 pub mod owners;
 pub mod page;
+pub mod webhooks;
 
 use std::path::Path;
 
@@ -27,6 +29,8 @@ use crate::domain::key::KeyRecord;
 use crate::domain::timestamp::Timestamp;
 use crate::manage::enrollments::Enrollment;
 use crate::manage::fault::Fault;
+use crate::manage::webhooks::Memory;
+use crate::overlay::hub::tunnels::Tunnels;
 use crate::store::Store;
 
 /// What operations work on.
@@ -38,8 +42,12 @@ pub struct Manager<'a> {
     pub state_dir: &'a Path,
     /// What the config says.
     pub policy: &'a Policy,
+    /// What the gateway remembers; `None` where none runs.
+    pub memory: Option<Memory<'a>>,
     /// The time of the request.
     pub now: Timestamp,
+    /// The tunnels of connectors, where a running gateway is asked.
+    pub tunnels: Option<&'a Tunnels>,
 }
 
 /// The part of the config that decides what operators may do.
@@ -86,6 +94,11 @@ impl Policy {
     /// The keys of the config file, as far as they are known: to be shown, never to decide.
     fn keys(&self) -> &[KeyRecord] {
         self.config.as_ref().ok().and_then(Option::as_ref).map(|config| config.keys.as_slice()).unwrap_or_default()
+    }
+
+    /// The webhooks of the config file, as far as they are known.
+    fn webhooks(&self) -> &[String] {
+        self.config.as_ref().ok().and_then(Option::as_ref).map(|config| config.webhooks.as_slice()).unwrap_or_default()
     }
 
     /// True when what the config lists is known.

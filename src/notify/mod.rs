@@ -41,7 +41,7 @@ impl Target {
     /// # Errors
     ///
     /// When the TLS material of one does not fit together.
-    pub fn all(webhooks: &[Webhook]) -> Result<Vec<Self>, String> {
+    pub fn all(webhooks: &[Arc<Webhook>]) -> Result<Vec<Self>, String> {
         let told = webhooks.iter().filter(|webhook| !webhook.events.is_empty());
         told.map(|webhook| {
             let name = webhook.name.as_str().to_owned();
@@ -102,12 +102,18 @@ impl Notifier {
         Ok(())
     }
 
-    /// Queues what is no change of the store. That it could not be queued is logged, and nothing else.
+    /// Queues what is no change of the store: see [`queue`].
     pub fn tell(&self, notification: &Notification) {
-        let queued = Store::open_existing(&self.state_dir).and_then(|mut store| store.notify(notification));
-        if let Err(error) = queued {
-            tracing::warn!(kind = %notification.kind, "webhooks are not told: {error}");
-        }
+        queue(&self.state_dir, notification);
+    }
+}
+
+/// Queues what is no change of the store. That it could not be queued is logged, and nothing else.
+/// It may wait for another process that writes.
+pub fn queue(state_dir: &Path, notification: &Notification) {
+    let queued = Store::open_existing(state_dir).and_then(|mut store| store.notify(notification));
+    if let Err(error) = queued {
+        tracing::warn!(kind = %notification.kind, "webhooks are not told: {error}");
     }
 }
 

@@ -157,6 +157,10 @@ impl StoreError {
 
 impl From<SqlError> for StoreError {
     fn from(error: SqlError) -> Self {
+        // The index of the log cannot grow: no space left, in other words.
+        if error.sqlite_error().is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE) {
+            return Self::Full;
+        }
         // SQLite's codes are an open set: what is not told apart here is passed on as it is.
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed) => {
@@ -183,6 +187,7 @@ mod tests {
         check(ffi::SQLITE_READONLY, "read-only");
         check(ffi::SQLITE_READONLY_CANTINIT, "read-only");
         check(ffi::SQLITE_FULL, "disk of the state directory is full");
+        check(ffi::SQLITE_IOERR_SHMSIZE, "disk of the state directory is full");
         check(ffi::SQLITE_CORRUPT, "put back a backup");
         check(ffi::SQLITE_NOTADB, "put back a backup");
     }

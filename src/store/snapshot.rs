@@ -79,6 +79,19 @@ impl Snapshot {
         self.denied.denies(certificate)
     }
 
+    /// True when grants, owners and what is denied are the same in both.
+    #[must_use]
+    pub fn same_but_for_keys(&self, other: &Self) -> bool {
+        let same_denied = Arc::ptr_eq(&self.denied, &other.denied) || self.denied == other.denied;
+        Arc::ptr_eq(&self.grants, &other.grants) && Arc::ptr_eq(&self.disabled, &other.disabled) && same_denied
+    }
+
+    /// True when some key may be another. It costs a look at each shard.
+    #[must_use]
+    pub fn any_key_changed(&self, other: &Self) -> bool {
+        self.shards.iter().zip(&other.shards).any(|(one, other)| !Arc::ptr_eq(one, other))
+    }
+
     /// A snapshot in which these keys have their new records.
     #[must_use]
     pub fn with_keys(&self, changed: impl IntoIterator<Item = Arc<KeyRecord>>) -> Self {

@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::domain::event::Outcome;
+use crate::telemetry::webhooks::WebhookMetrics;
 
 /// Everything that is counted.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct Metrics {
     store_readable: Gauge,
     shared_address: Gauge,
     certificates: Family<CertificateLabels, Gauge>,
+    /// Of webhooks.
+    pub webhooks: WebhookMetrics,
     notifications: Family<DeliveryLabels, Counter>,
     notifications_waiting: Family<WebhookLabels, Gauge<u64, AtomicU64>>,
     notifications_dropped: Family<WebhookLabels, Gauge<u64, AtomicU64>>,
@@ -258,6 +261,7 @@ impl Default for Metrics {
             Unit::Seconds,
             tunnel_round_trips.clone(),
         );
+        let webhooks = WebhookMetrics::register(&mut registry);
         Self {
             registry,
             requests,
@@ -277,6 +281,7 @@ impl Default for Metrics {
             keys,
             store_readable,
             certificates,
+            webhooks,
             shared_address,
             notifications,
             notifications_waiting,
@@ -353,7 +358,7 @@ impl Metrics {
         OpenConnection(self.tunnels.clone())
     }
 
-    /// What is counted of a tunnel. `connector` is a name of the built-in authority's giving.
+    /// What is counted of a tunnel. `connector` is a name in the config, or "other".
     #[must_use]
     pub fn tunnel(&self, connector: &str) -> TunnelMetrics {
         let labels = ConnectorLabels { connector: connector.to_owned() };

@@ -128,15 +128,7 @@ impl CallerVerifier {
     /// When it is not a good certificate.
     pub fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<Arc<PeerCertificate>, String> {
         let (leaf, intermediates) = chain.split_first().ok_or("there is no certificate")?;
-        self.verify(leaf, intermediates).map_err(|error| {
-            if let Error::InvalidCertificate(CertificateError::Other(OtherError(why))) = &error {
-                return why.to_string();
-            }
-            if error == Error::InvalidCertificate(CertificateError::UnknownIssuer) {
-                return "no authority that is trusted has issued it, or its issuer is not beside it".to_owned();
-            }
-            error.to_string()
-        })
+        self.verify(leaf, intermediates).map_err(|error| explain(&error))
     }
 
     fn verify(
@@ -394,6 +386,39 @@ fn out_of(validity: Validity, now: Timestamp) -> Error {
         CertificateError::NotValidYetContext { time, not_before: unix(validity.not_before) }.into()
     } else {
         CertificateError::ExpiredContext { time, not_after: unix(validity.not_after) }.into()
+    }
+}
+
+/// Why a certificate was refused, for people on this side.
+#[must_use]
+pub fn explain(error: &Error) -> String {
+    if let Error::InvalidCertificate(CertificateError::Other(OtherError(why))) = error {
+        return why.to_string();
+    }
+    if *error == Error::InvalidCertificate(CertificateError::UnknownIssuer) {
+        return "no authority that is trusted has issued it, or its issuer is not beside it".to_owned();
+    }
+    out_of_time(error).unwrap_or_else(|| error.to_string())
+}
+
+/// What is wrong with its time, in words, when that is what is wrong: of a certificate in the chain.
+fn out_of_time(error: &Error) -> Option<String> {
+    let Error::InvalidCertificate(fault) = error else { return None };
+    let at = |time: UnixTime| Timestamp::from_seconds(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
+    // The alert for both is the same, and a clock is behind the one more often than not.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is open-ended")]
+    match fault {
+        CertificateError::NotValidYetContext { time, not_before } => Some(format!(
+            "it, or its issuer, begins at {}, and here it is {}: check the clocks of both machines",
+            at(*not_before),
+            at(*time)
+        )),
+        CertificateError::ExpiredContext { time, not_after } => Some(format!(
+            "it, or its issuer, ended at {}, and here it is {}: it needs a new one, or a clock is wrong",
+            at(*not_after),
+            at(*time)
+        )),
+        _ => None,
     }
 }
 

@@ -47,6 +47,16 @@ const RULES: &[(&str, &[&[&str]])] = &[
     ("overlay/protocol.rs", &[IMPURE, OTHER_PARTS]),
     ("overlay/protocol", &[IMPURE, OTHER_PARTS]),
     ("overlay/agent", &[&["crate::gate", "crate::admin", "crate::cli", "crate::store", "crate::ca", "crate::manage"]]),
+    // What the request path asks of tunnels knows nothing of it; what serves and judges them does.
+    (
+        "overlay/hub",
+        &[&["crate::admin", "crate::manage", "crate::cli", "crate::ca", "crate::backend", "rusqlite", "hyper"]],
+    ),
+    ("overlay/hub/tunnels.rs", &[&["crate::gate", "crate::store"]]),
+    ("overlay/hub/tunnel.rs", &[&["crate::gate", "crate::store"]]),
+    ("overlay/hub/stream.rs", &[&["crate::gate", "crate::store", "crate::config"]]),
+    ("overlay/hub/entry.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
+    ("overlay/hub/places.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("overlay/backoff.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("ca/plan.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("ca/bundle.rs", &[IMPURE, OTHER_PARTS_BUT_TOKEN]),

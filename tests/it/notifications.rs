@@ -10,7 +10,7 @@ use doorward::domain::key::KeyChange;
 use doorward::domain::notification::Kind;
 use doorward::domain::owner::OwnerPath;
 
-use crate::support::{Hook, LONG, Message, Play, Setup, Stub, World, chat, status, until};
+use crate::support::{Hook, LONG, Message, Play, Setup, Site, Stub, World, chat, register, status, until};
 
 const MINUTES: Duration = Duration::from_secs(600);
 
@@ -274,6 +274,30 @@ async fn a_reload_changes_who_is_told_and_is_told() {
     world.make_key("acme/alice", None, &[], &[], &[]);
     assert_eq!(kinds(&two.gets(2).await), ["reload.succeeded", "key.created"]);
     assert_eq!(one.seen().len(), 2, "who is not named any more is told nothing");
+}
+
+/// A connector that comes and goes is told of: once, however many links it has.
+#[tokio::test]
+async fn connectors_that_come_and_go_are_told_of() {
+    let hook = Hook::start(status("204 No Content")).await;
+    let stub = Stub::by_hand().await;
+    let mut setup = setup(&stub, &[(&hook, "iam", &[Kind::ConnectorUp, Kind::ConnectorDown])]);
+    crate::tunnels::BACKENDS.clone_into(&mut setup.backends);
+    let world = setup.start().await;
+    let issued = crate::tunnels::site_a(&world);
+    let first = Site::registered(&world, &issued, "one", &["vllm-a"]).await;
+    let mut second = Site::dial(&world, &issued).await;
+    second.say(&register("site-a", "one", 1, &["vllm-a"]));
+    assert_eq!(kinds(&hook.gets(1).await), ["connector.up"]);
+    world.metric_becomes("doorward_tunnels", 2.0).await;
+    drop(first);
+    world.metric_becomes("doorward_tunnels", 1.0).await;
+    drop(second);
+    let messages = hook.gets(2).await;
+    assert_eq!(kinds(&messages), ["connector.up", "connector.down"]);
+    for message in messages {
+        assert_eq!(message.json["data"], serde_json::json!({"connector": "site-a"}));
+    }
 }
 
 /// A server that anybody could be gets no message.

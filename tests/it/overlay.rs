@@ -1,13 +1,18 @@
 //! Gateway and connector, both real: what a caller sees of a backend that nothing can reach.
 
+use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::Arc;
 use std::time::Duration;
 
-use doorward::store::rows::Reason;
+use doorward::overlay::hub::tunnel::Tunnel;
+use doorward::overlay::protocol::State;
 use serde_json::json;
 
 use crate::support::{
-    CHAT, Caller, Exchange, Flow, LONG, Line, RealConnector, Setup, Stub, World, chat, chat_stream, json_reply, until,
+    Caller, LONG, Line, RealConnector, Setup, Stub, World, chat, chunk, json_reply, live, until, within,
 };
 
 /// A model behind `site-a`.
@@ -54,29 +59,12 @@ async fn scene(stub: Stub) -> Scene {
 
 /// Waits until a chat gets as far as the connector.
 async fn up(world: &World) {
-    let mut line = caller(world).await.h2().await;
-    let mut tick = tokio::time::interval(Duration::from_millis(20));
-    crate::support::within(LONG, "the tunnel is there", async {
-        while line.ask(http::Method::POST, "/v1/embeddings", r#"{"model":"llama","input":"x"}"#).await.status == 503 {
-            tick.tick().await;
-        }
+    until(LONG, "the tunnel is there", || {
+        let tunnels = world.server.gateway().tunnels.all();
+        let is_up = |tunnel: &Arc<Tunnel>| tunnel.offers().iter().any(|offer| offer.health() == State::Up);
+        tunnels.iter().any(is_up).then_some(())
     })
     .await;
-}
-
-/// A stream with its first event.
-async fn live(line: &mut Line, stub: &Stub) -> (Flow, Exchange) {
-    let body = chat_stream("llama");
-    let backend = async {
-        let mut exchange = stub.next().await;
-        exchange.begin("text/event-stream").await;
-        exchange.chunk("data: {\"n\":1}\n\n").await;
-        exchange
-    };
-    let (response, exchange) = tokio::join!(line.begin(CHAT, &body), backend);
-    let mut flow = Flow::of(response);
-    flow.until("data: {\"n\":1}\n\n").await;
-    (flow, exchange)
 }
 
 #[tokio::test]
@@ -91,4 +79,201 @@ async fn a_chat_goes_through() {
     assert_eq!(serde_json::from_str::<serde_json::Value>(seen.text()).unwrap()["model"], json!("org/llama"));
     let record = scene.world.record(whole.request_id()).await;
     assert_eq!(record["backend"], "vllm-a");
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_is_felt_in_the_site() {
+    let mut scene = scene(Stub::by_hand().await).await;
+    let (flow, exchange) = live(&mut scene.line, &scene.stub).await;
+    drop(flow);
+    let span = exchange.closed().await;
+    assert!(span < Duration::from_secs(1), "{span:?}");
+    until(LONG, "nothing is in flight", || (scene.connector.agent.in_flight() == 0).then_some(())).await;
+}
+
+/// As of a direct backend: however a reply is cut, the caller sees it.
+#[tokio::test]
+async fn a_reply_that_is_cut_in_the_site_is_never_whole() {
+    let mut scene = scene(Stub::by_hand().await).await;
+    let json = String::from_utf8(json_reply(r#"{"model":"org/llama","x":"y"}"#)).unwrap();
+    let unframed = json.replace("Content-Length: 29\r\n", "");
+    assert_ne!(unframed, json);
+    let sse = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n{}{}0\r\n\r\n",
+        chunk("data: {\"model\":\"org/llama\"}\n\n"),
+        chunk("data: [DONE]\n\n")
+    );
+    for reply in [json, unframed, sse] {
+        let head = reply.find("\r\n\r\n").unwrap();
+        for cut in (0..head).step_by(16).chain((head..reply.len()).step_by(3)) {
+            let backend = async {
+                let mut exchange = scene.stub.next().await;
+                exchange.send(&reply[..cut]).await;
+            };
+            let (answer, ()) = tokio::join!(scene.line.chat("{\"model\":\"llama\"}"), backend);
+            let refused = answer.status == 502 && answer.broke.is_none();
+            assert!(refused || answer.broke.is_some(), "{:?} gave {answer:?}", &reply[..cut]);
+        }
+        let backend = async { scene.stub.next().await.send(&reply).await };
+        let (answer, ()) = tokio::join!(scene.line.chat("{\"model\":\"llama\"}"), backend);
+        answer.assert_served();
+    }
+}
+
+#[tokio::test]
+async fn a_renewed_connector_loses_no_request() {
+    let mut scene = scene(Stub::by_hand().await).await;
+    let (flow, mut exchange) = live(&mut scene.line, &scene.stub).await;
+    let (renewed, _) = scene.world.connector("site-a");
+    let before: Vec<_> = scene.world.server.gateway().tunnels.all();
+    scene.connector.identity.send_replace(RealConnector::identity(&renewed));
+    until(LONG, "there is another tunnel", || {
+        let now = scene.world.server.gateway().tunnels.all();
+        now.iter()
+            .any(|tunnel| !before.iter().any(|old| std::ptr::eq(&raw const **old, &raw const **tunnel)))
+            .then_some(())
+    })
+    .await;
+    // A request that comes meanwhile is served, and the one under way ends.
+    let body = chat("llama");
+    let (answer, ()) = tokio::join!(scene.line.chat(&body), async {
+        scene.stub.next().await.reply(json_reply("{}")).await;
+    });
+    answer.assert_served();
+    exchange.chunk("data: [DONE]\n\n").await;
+    exchange.end().await;
+    let (text, broke) = flow.end().await;
+    assert!(broke.is_none() && text.contains("[DONE]"), "{text:?} {broke:?}");
+}
+
+#[tokio::test]
+async fn a_revoked_connector_is_cut_off_and_stays_alive() {
+    let mut scene = scene(Stub::by_hand().await).await;
+    let (flow, exchange) = live(&mut scene.line, &scene.stub).await;
+    scene.world.revoke_name("site-a");
+    let (_, broke) = flow.end().await;
+    assert!(broke.is_some());
+    exchange.closed().await;
+    until(LONG, "it is not registered", || (scene.connector.agent.registered() == 0).then_some(())).await;
+    assert_eq!(scene.line.chat(&chat("llama")).await.status, 503);
+}
+
+/// The program itself, under a config of its own.
+struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    fn connect(world: &World, directory: &Path, backend: SocketAddr) -> Self {
+        let file = directory.join("connector.toml");
+        let gateway = world.server.address();
+        fs::write(
+            &file,
+            format!(
+                "state_dir = \".\"\ngateway = {{ addresses = [\"{gateway}\"], name = \"connect.test\" }}\n{}",
+                site(backend)
+            ),
+        )
+        .unwrap();
+        let log = directory.join("connector.log");
+        let child = Command::new(env!("CARGO_BIN_EXE_doorward"))
+            .args(["connect", "--config"])
+            .arg(&file)
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, log }
+    }
+
+    async fn logs(&mut self, words: &str) {
+        until(LONG, words, || {
+            let log = fs::read_to_string(&self.log).unwrap();
+            assert!(self.child.try_wait().unwrap().is_none(), "{log}");
+            log.contains(words).then_some(())
+        })
+        .await;
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// The local addresses, in hexadecimal, of its sockets that listen.
+    fn listening(&self) -> Vec<String> {
+        let process = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let files = fs::read_dir(process.join("fd")).unwrap();
+        let links: Vec<_> = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok()).collect();
+        let own = |inode: &str| links.iter().any(|link| link.to_str() == Some(&format!("socket:[{inode}]")));
+        let mut found = Vec::new();
+        let mut connected = 0;
+        for table in ["net/tcp", "net/tcp6"] {
+            for line in fs::read_to_string(process.join(table)).unwrap().lines().skip(1) {
+                let fields: Vec<_> = line.split_whitespace().collect();
+                match (fields[3], own(fields[9])) {
+                    ("0A", true) => found.push(fields[1].to_owned()),
+                    ("01", true) => connected += 1,
+                    _ => {}
+                }
+            }
+        }
+        assert!(connected >= 2, "its connections were found, so its listeners would be");
+        found
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.child.kill().is_ok() {
+            assert!(self.child.wait().is_ok());
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_program_opens_no_port_and_goes_when_told() {
+    let stub = Stub::by_hand().await;
+    let world = world(&stub).await;
+    let (directory, _) = world.connector("site-a");
+    let mut process = Process::connect(&world, &directory, stub.address);
+    process.logs("registered").await;
+    up(&world).await;
+    let mut line = caller(&world).await.h2().await;
+    let (flow, mut exchange) = live(&mut line, &stub).await;
+    assert_eq!(process.listening(), [""; 0]);
+    // What is under way ends before it goes.
+    process.signal("TERM");
+    process.logs("draining").await;
+    exchange.chunk("data: [DONE]\n\n").await;
+    exchange.end().await;
+    let (text, broke) = flow.end().await;
+    assert!(broke.is_none() && text.contains("[DONE]"), "{text:?} {broke:?}");
+    let status = until(LONG, "the program ends", || process.child.try_wait().unwrap()).await;
+    assert!(status.success());
+    assert_eq!(line.chat(&chat("llama")).await.status, 503);
+}
+
+#[tokio::test]
+async fn a_killed_connector_is_noticed_at_once_and_replaced() {
+    let stub = Stub::by_hand().await;
+    let world = world(&stub).await;
+    let (directory, _) = world.connector("site-a");
+    let mut process = Process::connect(&world, &directory, stub.address);
+    process.logs("registered").await;
+    up(&world).await;
+    let mut line = caller(&world).await.h2().await;
+    let (flow, exchange) = live(&mut line, &stub).await;
+    process.signal("KILL");
+    let (_, broke) = within(Duration::from_secs(2), "the caller sees it", flow.end()).await;
+    assert!(broke.is_some());
+    exchange.closed().await;
+    let mut process = Process::connect(&world, &directory, stub.address);
+    process.logs("registered").await;
+    up(&world).await;
+    let body = chat("llama");
+    let (answer, ()) = tokio::join!(line.chat(&body), async {
+        stub.next().await.reply(json_reply("{}")).await;
+    });
+    answer.assert_served();
 }

@@ -17,7 +17,7 @@ use doorward::telemetry::records::MAX_PLACES;
 use http::Method;
 
 use crate::support::{
-    CHAT, ChannelBody, LONG, OPEN, Setup, Stub, Whole, World, chat, chat_stream, dead_port, live, until,
+    CHAT, ChannelBody, LONG, OPEN, Receiver, Setup, Stub, Whole, World, chat, chat_stream, dead_port, live, until,
 };
 
 /// The table in the documentation, the enum, and the tests in this file know the same codes.
@@ -712,4 +712,32 @@ async fn errors_of_a_backend_pass() {
     let record = world.record(answer.request_id()).await;
     assert_eq!((&record["outcome"], &record["status"]), (&"forwarded".into(), &429.into()));
     assert!(record["code"].is_null());
+}
+
+/// A webhook says no.
+#[tokio::test]
+async fn denied_by_webhook() {
+    let (stub, receiver) = (Stub::chatty().await, Receiver::start().await);
+    let world = receiver.guard(Setup::new(&stub), "").start().await;
+    let key = world.key("acme/x").await;
+    receiver.says(serde_json::json!({"decision": "deny"}));
+    for mut line in world.caller().key(&key).both().await {
+        line.chat(&chat("llama")).await.assert_refused(&world, 403, "denied_by_webhook").await;
+    }
+    assert!(stub.seen().is_empty());
+}
+
+/// A webhook is not there.
+#[tokio::test]
+async fn authorization_unavailable() {
+    let (stub, receiver) = (Stub::chatty().await, Receiver::start().await);
+    let world = receiver.guard(Setup::new(&stub), "").start().await;
+    let key = world.key("acme/x").await;
+    receiver.stop();
+    for mut line in world.caller().key(&key).both().await {
+        let answer = line.chat(&chat("llama")).await;
+        assert_eq!(answer.headers["retry-after-ms"], "5000");
+        answer.assert_refused(&world, 503, "authorization_unavailable").await;
+    }
+    assert!(stub.seen().is_empty());
 }

@@ -88,20 +88,26 @@ async fn promise_02_live_streams_of_the_revoked_end_within_two_seconds_and_not_c
     for h2 in [false, true] {
         let key = world.key("acme/x").await;
         let alice = world.certificate(if h2 { "alice-2" } else { "alice-1" });
+        let carol_name = if h2 { "carol-2" } else { "carol-1" };
+        let carol = world.certificate(carol_name);
         let bystander = world.caller().key(&world.key("acme/x").await);
-        let callers = [world.caller().key(&key), world.caller().certificate(&alice), bystander];
+        let by_name = world.caller().certificate(&carol);
+        let callers = [world.caller().key(&key), world.caller().certificate(&alice), by_name, bystander];
         let mut lines = Vec::new();
         for caller in callers {
             lines.push(if h2 { caller.h2().await } else { caller.h1().await });
         }
-        let [by_key, by_certificate, other] = &mut lines[..] else { unreachable!() };
+        let [by_key, by_certificate, by_name, other] = &mut lines[..] else { unreachable!() };
         let (flow, exchange) = live(by_key, &stub).await;
         let (certified_flow, certified_exchange) = live(by_certificate, &stub).await;
+        let (named_flow, named_exchange) = live(by_name, &stub).await;
         let (mut other_flow, mut other_exchange) = live(other, &stub).await;
         world.revoke_key(&key.id);
         cut(&world, flow, exchange, "invalid_credentials").await;
         world.revoke_certificate(&alice.serial);
         cut(&world, certified_flow, certified_exchange, "invalid_credentials").await;
+        world.revoke_name(carol_name);
+        cut(&world, named_flow, named_exchange, "invalid_credentials").await;
         other_exchange.chunk("data: [DONE]\n\n").await;
         other_flow.until("[DONE]").await;
         other_exchange.end().await;

@@ -9,7 +9,7 @@ use doorward::ca::change::{self, Unlock};
 use doorward::cli::ca::directory;
 use doorward::domain::identity::Role;
 
-use crate::support::{Caller, LONG, Prepared, Setup, Stub, World, chat, until};
+use crate::support::{Caller, LONG, Prepared, Setup, Stub, World, chat, live, until};
 
 fn now_of(world: &Prepared) -> Authority {
     Authority::open(&directory(&world.state)).unwrap()
@@ -67,6 +67,44 @@ async fn a_new_root_costs_no_request() {
     assert_eq!(line.chat(&chat("llama")).await.status, 401);
     let newest = Caller::new(address, vec![rotated.root().clone()]).certificate(&bob);
     newest.h1().await.chat(&chat("llama")).await.assert_served();
+}
+
+/// A new issuer, then a new root: streams whose certificates still count go on through both, and
+/// nobody who calls meanwhile is turned away, with whichever roots and certificate.
+#[tokio::test]
+async fn rotations_cut_no_stream() {
+    let stub = Stub::by_hand().await;
+    let mut world = World::open(&stub).await;
+    let (old_roots, alice) = (world.authority.roots(), world.certificate("alice"));
+    let [mut h1, mut h2] = Caller::new(world.address(), old_roots.clone()).certificate(&alice).both().await;
+    let mut streams = vec![live(&mut h1, &stub).await, live(&mut h2, &stub).await];
+    let dir = directory(&world.state);
+    for (step, rotate) in [change::rotate_issuer, change::rotate_root].into_iter().enumerate() {
+        let generation = world.server.gateway().view().settings.generation;
+        rotate(&dir, Unlock::default(), world.clock.now()).unwrap();
+        world.server.reload_if_due();
+        assert_eq!(world.server.gateway().view().settings.generation, generation + 1);
+        for (flow, exchange) in &mut streams {
+            exchange.chunk(&format!("data: {{\"step\":{step}}}\n\n")).await;
+            flow.until(&format!("\"step\":{step}")).await;
+        }
+        let newest = now_of(&world);
+        let bob = world.certificate_of(&newest, &format!("bob-{step}"));
+        for roots in [old_roots.clone(), newest.roots()] {
+            for certificate in [&alice, &bob] {
+                let caller = Caller::new(world.address(), roots.clone()).certificate(certificate);
+                for mut line in caller.both().await {
+                    assert_eq!(line.get("/v1/models").await.status, 200);
+                }
+            }
+        }
+    }
+    for (mut flow, mut exchange) in streams {
+        exchange.chunk("data: [DONE]\n\n").await;
+        exchange.end().await;
+        flow.until("[DONE]").await;
+        assert_eq!(flow.end().await.1, None, "a clean end");
+    }
 }
 
 #[tokio::test]

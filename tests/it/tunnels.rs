@@ -11,16 +11,16 @@ use tokio::io::AsyncReadExt;
 
 use crate::support::{
     Asked, CHAT, Caller, Flow, Issued, LONG, Line, Setup, Site, Stub, World, chat, chat_stream, dialler, register,
-    reset_of, until, within,
+    reset_of, within,
 };
 
-const SECOND: Duration = Duration::from_secs(1);
-const SSE: &[(&str, &str)] = &[("content-type", "text/event-stream")];
-const EVENT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
-const DONE: &str = "data: [DONE]\n\n";
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const SSE: &[(&str, &str)] = &[("content-type", "text/event-stream")];
+pub(crate) const EVENT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+pub(crate) const DONE: &str = "data: [DONE]\n\n";
 
 /// One model behind `site-a`, under two names; and one that is given to another connector.
-const BACKENDS: &str = r#"
+pub(crate) const BACKENDS: &str = r#"
 [[backend]]
 name = "vllm-a"
 connector = "site-a"
@@ -42,7 +42,7 @@ targets = [{ backend = "vllm-b", model = "m" }]
 "#;
 
 /// A gateway with [`BACKENDS`] and more.
-async fn world_with(more: &str, pace: Pace) -> World {
+pub(crate) async fn world_with(more: &str, pace: Pace) -> World {
     let stub = Stub::by_hand().await;
     let mut setup = Setup::new(&stub);
     setup.backends = format!("{BACKENDS}{more}");
@@ -50,27 +50,27 @@ async fn world_with(more: &str, pace: Pace) -> World {
     setup.start().await
 }
 
-async fn world() -> World {
+pub(crate) async fn world() -> World {
     world_with("", Pace::default()).await
 }
 
-fn site_a(world: &World) -> Issued {
+pub(crate) fn site_a(world: &World) -> Issued {
     world.certificate_as(Role::Connector, "site-a", None)
 }
 
-async fn caller(world: &World) -> Caller {
+pub(crate) async fn caller(world: &World) -> Caller {
     world.caller().key(&world.key("acme/x").await)
 }
 
 /// A gateway, and a connector that serves `vllm-a`.
-async fn connected() -> (World, Site) {
+pub(crate) async fn connected() -> (World, Site) {
     let world = world().await;
     let site = Site::registered(&world, &site_a(&world), "one", &["vllm-a"]).await;
     (world, site)
 }
 
 /// A chat that streams: what the caller reads, and what the connector answers with.
-async fn streaming(line: &mut Line, site: &mut Site) -> (Flow, Asked, SendStream<Bytes>) {
+pub(crate) async fn streaming(line: &mut Line, site: &mut Site) -> (Flow, Asked, SendStream<Bytes>) {
     let request = chat_stream("llama");
     let answer = async {
         let mut asked = site.next().await;
@@ -134,7 +134,7 @@ async fn events_pass_one_by_one() {
 }
 
 /// A request for `model` that is refused because nobody can be reached.
-async fn no_backend(world: &World, caller: &Caller, model: &str) -> Value {
+pub(crate) async fn no_backend(world: &World, caller: &Caller, model: &str) -> Value {
     caller.chat(&chat(model)).await.assert_refused(world, 503, "no_backend").await
 }
 
@@ -203,7 +203,7 @@ targets = [{{ backend = "vllm-a", model = "a" }}, {{ backend = "direct", model =
 /// Promise 8: a connector serves only the names that the gateway's config gives its certificate,
 /// whatever it registers; and what a reload takes away is out of its reach.
 #[tokio::test]
-async fn promise_8_a_connector_serves_its_own_names_only() {
+async fn promise_08_a_connector_serves_its_own_names_only() {
     let mut world = world().await;
     let caller = caller(&world).await;
     let mut site = Site::dial(&world, &site_a(&world)).await;
@@ -352,7 +352,7 @@ async fn a_revoked_connector_loses_tunnel_and_streams_at_once() {
 }
 
 /// A stream that broke off: an error in the stream, no terminator, no clean end.
-async fn assert_broken(world: &World, flow: Flow, id: &str) {
+pub(crate) async fn assert_broken(world: &World, flow: Flow, id: &str) {
     let (text, broke) = flow.end().await;
     assert!(text.contains("data: {\"error\":{"), "{text}");
     assert!(!text.contains("[DONE]"), "{text}");

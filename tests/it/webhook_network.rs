@@ -8,6 +8,7 @@ use std::process::Command;
 use doorward::domain::notification::Kind;
 
 use crate::support::{Hook, LONG, Play, Setup, Stub, status, until};
+use crate::webhook_faults::{ask, callers, check, modes};
 
 /// Where clouds have their metadata; and a name for it in the file of hosts of the network.
 const METADATA: &str = "169.254.169.254";
@@ -66,6 +67,40 @@ impl Trap {
             }
         }
     }
+}
+
+#[test]
+fn promise_07_a_name_that_leads_to_metadata_or_nowhere_never_opens_the_gate() {
+    with_metadata("asks_no_metadata");
+}
+
+/// In every mode: no connection is made to where the name leads, and nothing passes for want of one.
+#[tokio::test]
+#[ignore = "run by promise_07_a_name_that_leads_to_metadata_or_nowhere_never_opens_the_gate"]
+async fn asks_no_metadata() {
+    let modes_of = ["deny", "stale", "open", "half"];
+    let (trap, hook, stub) = (Trap::set(), Hook::start(Play::Silence).await, Stub::chatty().await);
+    for (url, kind) in [(trap.url(), "address_refused"), ("https://nobody.invalid/".to_owned(), "resolve")] {
+        let url = format!("url = \"{url}\"");
+        let world = modes(&stub, &hook, &url).start().await;
+        let mut callers = callers(&world).await;
+        let before = stub.seen().len();
+        for (answer, mode) in ask(&mut callers).await.iter().zip(modes_of) {
+            check(&world, answer, mode, false, kind).await;
+            let counted = format!("doorward_webhook_errors_total{{webhook=\"{mode}\",kind=\"{kind}\"}}");
+            assert!(world.metric(&counted).await > 0.0, "{}", world.admin("/metrics").await);
+        }
+        // Fail-open passes, as was said twice.
+        assert_eq!(stub.seen().len(), before + 1);
+        assert!(!trap.caught(), "{url}");
+    }
+    assert_eq!(hook.connections(), 0);
+    // The trap is a good one.
+    let url = format!("url = \"{}\"\nallow_networks = [\"{METADATA}/32\"]", trap.url());
+    let world = modes(&stub, &hook, &url).start().await;
+    let mut callers = callers(&world).await;
+    ask(&mut callers).await;
+    assert!(trap.caught());
 }
 
 #[test]

@@ -41,6 +41,7 @@ use crate::domain::key::redacted;
 use crate::gate::{Gateway, host};
 use crate::manage::enrollments::Enrollment;
 use crate::manage::fault::{Code, Fault};
+use crate::manage::webhooks::{Memory, Whose};
 use crate::manage::{Manager, Policy};
 use crate::store::Store;
 
@@ -225,8 +226,24 @@ impl Api {
         // away, and a revocation there would count for nobody.
         let mut store = Store::open_existing(&self.state_dir)?;
         store.act_as(actor);
-        let mut manager =
-            Manager { store: &mut store, state_dir: &self.state_dir, policy: &policy, now: self.gateway.clock.now() };
+        let forget = |whose: &Whose| {
+            settings.webhooks.forget(|holder| match whose {
+                Whose::Key(id) => holder.key == Some(*id),
+                Whose::Owner(owner) => {
+                    let owners = [&holder.owner, &holder.identity_owner];
+                    owners.into_iter().flatten().any(|path| path.is_within(owner.as_str()))
+                }
+                Whose::All => true,
+            })
+        };
+        let mut manager = Manager {
+            store: &mut store,
+            state_dir: &self.state_dir,
+            policy: &policy,
+            memory: Some(Memory(&forget)),
+            now: self.gateway.clock.now(),
+            tunnels: Some(&self.gateway.tunnels),
+        };
         (route.run)(fields, &mut manager)
     }
 }

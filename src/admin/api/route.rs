@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::manage::Manager;
 use crate::manage::certificates::{ListCertificates, RevokeCertificate, RevokeName};
+use crate::manage::connectors::{DrainConnector, KickConnector, ListConnectors};
 use crate::manage::enrollments::{CreateEnrollment, ListEnrollments, RevokeEnrollment};
 use crate::manage::explain::Explain;
 use crate::manage::fault::{Code, Fault};
@@ -18,6 +19,7 @@ use crate::manage::grants::{ListGrants, RemoveGrant, SetGrant, ShowGrants};
 use crate::manage::keys::{CreateKey, DeleteKey, ImportKeys, ListKeys, RevokeKey, RotateKey, ShowKey, UpdateKey};
 use crate::manage::operation::{Method, Operation};
 use crate::manage::owners::{DisableOwner, EnableOwner, ListOwners};
+use crate::manage::webhooks::InvalidateWebhooks;
 
 /// The fields of a request by name.
 pub type Fields = Map<String, Value>;
@@ -92,6 +94,10 @@ pub fn all() -> &'static [Route] {
             Route::of::<CreateEnrollment>(),
             Route::of::<RevokeEnrollment>(),
             Route::of::<Explain>(),
+            Route::of::<InvalidateWebhooks>(),
+            Route::of::<ListConnectors>(),
+            Route::of::<DrainConnector>(),
+            Route::of::<KickConnector>(),
         ]
     })
 }

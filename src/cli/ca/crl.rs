@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{directory, open};
+use super::{directory, hinted, open};
 use crate::ca::crl;
 use crate::cli::output::Failure;
 use crate::cli::place::Place;
@@ -43,7 +43,7 @@ impl Crl {
         let records = self.place.store()?.list_certificates().map_err(Failure::new)?;
         let revoked: Vec<_> = records.iter().filter_map(enroll::listed).collect();
         let lists = crl::issue(&directory(&state_dir), &authority, &revoked, Clock::System.now());
-        let lists = lists.map_err(Failure::new)?;
+        let lists = lists.map_err(|error| hinted(&error))?;
         let bytes: Vec<u8> = match self.format {
             Encoding::Pem => lists.iter().flat_map(|list| list.pem.bytes()).collect(),
             Encoding::Der => lists.first().map(|list| list.der.to_vec()).unwrap_or_default(),
@@ -51,7 +51,7 @@ impl Crl {
         match &self.out {
             None => out.write_all(&bytes)?,
             Some(file) => {
-                crl::write(file, &bytes).map_err(Failure::new)?;
+                crl::write(file, &bytes).map_err(|error| hinted(&error))?;
                 writeln!(out, "wrote {}", file.display())?;
             }
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{changed, directory, read_bounded};
+use super::{changed, directory, hinted, read_bounded};
 use crate::ca::CaError;
 use crate::ca::authority::Authority;
 use crate::ca::change;
@@ -58,7 +58,7 @@ impl Csr {
             }
             (Err(error), _) => return Err(Failure::new(error)),
         };
-        let request = Request::make(&directory, &domain).map_err(Failure::new)?;
+        let request = Request::make(&directory, &domain).map_err(|error| hinted(&error))?;
         write!(out, "{}", request.pem().map_err(Failure::new)?)?;
         Ok(())
     }

@@ -27,7 +27,7 @@ use crate::domain::timestamp::{Timestamp, parse_span};
 use crate::enroll::office::row_of;
 use crate::store::Store;
 use crate::store::error::StoreError;
-use crate::store::rows::Serial;
+use crate::store::rows::{Reason, Serial};
 
 /// Most bytes of a request that are read.
 const MAX_CSR: u64 = 1 << 20;
@@ -140,8 +140,11 @@ fn hand_out(
     let row = row_of(authority, plan, certificate, now)
         .map_err(|fault| Failure::new(format!("the issued certificate cannot be read back: {fault}")))?;
     store.record_certificate(&row).map_err(|error| refused(store, (&row.identity, &error), now))?;
-    let files = leaf::write(made, authority.bundle_pem(), dir, plan.name().as_str(), existing)
-        .map_err(|error| taken(&error))?;
+    let files = leaf::write(made, authority.bundle_pem(), dir, plan.name().as_str(), existing).map_err(|error| {
+        // Nobody has it, and nobody shall look for its owner. When even that fails, it just ends.
+        drop(store.revoke_certificate(&row.serial, Reason::CessationOfOperation, now));
+        taken(&error)
+    })?;
     Ok(Made { files, serial: row.serial, identity: row.identity.to_string(), not_after: row.not_after })
 }
 
@@ -186,7 +189,7 @@ fn taken(error: &CaError) -> Failure {
     if matches!(error, CaError::Exists(_)) {
         Failure::with_hint(error, "choose another --out, or move the old files away")
     } else {
-        Failure::new(error)
+        ca::hinted(error)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::domain::gateway_address::GatewayName;
 use crate::domain::identity::Role;
 use crate::domain::timestamp::Timestamp;
 use crate::holder::credentials::Credentials;
+use crate::holder::fault::HolderFault;
 use crate::holder::files::Place;
 use crate::holder::join;
 use crate::holder::reach::{ProxyUrl, Reach};
@@ -94,6 +95,24 @@ impl Join {
     }
 }
 
+/// The identity in a state directory; where there is none yet, the one that a bundle gives.
+///
+/// # Errors
+///
+/// When there is neither, or joining fails.
+pub async fn identity_in(dir: &Path, bundle: Option<&str>, reach: &Reach, clock: &Clock) -> Result<Place, Failure> {
+    match (Place::only(dir), bundle) {
+        (Ok(place), _) => Ok(place),
+        (Err(HolderFault::Missing(_)), Some(bundle)) => {
+            let bundle = read_bundle(bundle)?;
+            let joined = join::join(&bundle, Place::new(dir, &bundle.name), reach, clock).await?;
+            tracing::info!(identity = %joined.identity, until = %joined.span.not_after, "joined");
+            Ok(joined.place)
+        }
+        (Err(fault), _) => Err(fault.into()),
+    }
+}
+
 /// Reads a bundle: a file, `-` for stdin, or the text itself.
 ///
 /// # Errors
@@ -114,7 +133,7 @@ pub fn read_bundle(given: &str) -> Result<Bundle, Failure> {
         };
         read(&mut File::open(path).map_err(failed)?, path)?
     };
-    Ok(Bundle::parse(text.trim_ascii()).map_err(crate::holder::fault::HolderFault::Bundle)?)
+    Ok(Bundle::parse(text.trim_ascii()).map_err(HolderFault::Bundle)?)
 }
 
 /// A file may have any name, but who names one so is asked to write ./dwe1.….

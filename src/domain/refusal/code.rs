@@ -44,6 +44,10 @@ pub enum Code {
     InvalidBody,
     /// 404
     ModelNotFound,
+    /// 403, unless the webhook chose another
+    DeniedByWebhook,
+    /// 503
+    AuthorizationUnavailable,
     /// 503
     RecordUnavailable,
     /// 503
@@ -62,7 +66,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the enum.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::InvalidCredentials,
         Self::TooManyFailures,
         Self::KeyRequired,
@@ -82,6 +86,8 @@ impl Code {
         Self::UnsupportedMediaType,
         Self::InvalidBody,
         Self::ModelNotFound,
+        Self::DeniedByWebhook,
+        Self::AuthorizationUnavailable,
         Self::RecordUnavailable,
         Self::StoreUnavailable,
         Self::NoBackend,
@@ -114,6 +120,8 @@ impl Code {
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
             Self::InvalidBody => (StatusCode::BAD_REQUEST, "invalid_body"),
             Self::ModelNotFound => (StatusCode::NOT_FOUND, "model_not_found"),
+            Self::DeniedByWebhook => (StatusCode::FORBIDDEN, "denied_by_webhook"),
+            Self::AuthorizationUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "authorization_unavailable"),
             Self::RecordUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "record_unavailable"),
             Self::StoreUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
             Self::NoBackend => (StatusCode::SERVICE_UNAVAILABLE, "no_backend"),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::holder::reach::Target;
 use crate::overlay::agent::Identity;
@@ -41,8 +41,8 @@ pub(super) struct Keeper {
 enum Change {
     /// It ended.
     Over(Over),
-    /// The gateway is about to end it.
-    Draining,
+    /// The gateway is about to end it. For how long it was registered.
+    Draining(Option<Duration>),
     /// There is another certificate.
     Identity,
     /// The connector stops.
@@ -57,6 +57,7 @@ impl Keeper {
         let mut old: Option<Link> = None;
         while *self.wanted.borrow() && !*lifeline.stop.borrow() {
             let identity = lifeline.identity.borrow_and_update().clone();
+            lifeline.wake.mark_unchanged();
             let at = (self.target.clone(), self.index);
             let signals = (lifeline.stop.clone(), lifeline.wake.clone());
             let mut link = Link::open(Arc::clone(&site), at, identity, signals);
@@ -69,9 +70,9 @@ impl Keeper {
                     old = Some(link);
                     Duration::ZERO
                 }
-                Change::Draining => {
+                Change::Draining(registered) => {
                     old = Some(link);
-                    backoff.next_wait(Ended::Lost(None), draw)
+                    backoff.next_wait(Ended::Lost(registered), draw)
                 }
                 Change::Over(over) => {
                     let wait = backoff.next_wait(over.ended, draw);
@@ -90,6 +91,7 @@ impl Keeper {
 
     /// Waits until something happens to the connection. Once it is registered, the old one may go.
     async fn hold(&self, link: &mut Link, old: &mut Option<Link>, lifeline: &mut Lifeline) -> Change {
+        let mut registered = None;
         loop {
             tokio::select! {
                 biased;
@@ -98,8 +100,11 @@ impl Keeper {
                 Ok(()) = lifeline.identity.changed() => return Change::Identity,
                 Ok(()) = link.phase.changed() => match *link.phase.borrow_and_update() {
                     Phase::Opening => {}
-                    Phase::Registered => old.take().into_iter().for_each(Link::leave),
-                    Phase::Draining => return Change::Draining,
+                    Phase::Registered => {
+                        registered = Some(Instant::now());
+                        old.take().into_iter().for_each(Link::leave);
+                    }
+                    Phase::Draining => return Change::Draining(registered.map(|since| since.elapsed())),
                 },
             }
         }

@@ -4,7 +4,6 @@
 //! its own, the windows of all of them fit into the connection's, and a burst of cancelled requests
 //! is no attack here: the gateway is authenticated, and callers do leave in crowds.
 
-use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -331,19 +330,17 @@ async fn until(limit: Option<Instant>) {
 }
 
 /// Resolves when the gateway does not answer any more.
-fn keep_alive(mut pings: PingPong, mut wake: watch::Receiver<u64>) -> impl Future<Output = &'static str> {
-    async move {
-        loop {
-            let patience = tokio::select! {
-                () = sleep(PING) => PING,
-                Ok(()) = wake.changed() => PING_AFTER_SLEEP,
-            };
-            // An error of the connection is told by the connection.
-            match timeout(patience, pings.ping(Ping::opaque())).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(_)) => std::future::pending().await,
-                Err(_) => return "the gateway does not answer PING",
-            }
+async fn keep_alive(mut pings: PingPong, mut wake: watch::Receiver<u64>) -> &'static str {
+    loop {
+        let patience = tokio::select! {
+            () = sleep(PING) => PING,
+            Ok(()) = wake.changed() => PING_AFTER_SLEEP,
+        };
+        // An error of the connection is told by the connection.
+        match timeout(patience, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => std::future::pending().await,
+            Err(_) => return "the gateway does not answer PING",
         }
     }
 }

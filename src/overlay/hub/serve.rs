@@ -16,7 +16,7 @@ use crate::gate::roles::{Arrived, RoleServer};
 use crate::gate::{Gateway, View};
 use crate::overlay::hub::control::{Control, Driven, Ended, Opened, limit, open};
 use crate::overlay::hub::pulse::{Beat, Pulse};
-use crate::overlay::hub::tunnel::{End, Holder, OpenOffer, Orders, Parts, Tunnel, connector_name, word};
+use crate::overlay::hub::tunnel::{End, Holder, Orders, Parts, Tunnel, connector_name, word};
 use crate::overlay::hub::tunnels::{Entry, Tunnels};
 use crate::overlay::protocol::{ALPN, FromConnector, FromGateway, Refused, Register, Registered, Retry, VERSION, Word};
 use crate::telemetry::metrics::HandshakeFailure;
@@ -78,6 +78,11 @@ async fn serve(tunnels: &Arc<Tunnels>, arrived: Arrived) {
     Box::pin(registered(tunnels, &gateway, holder, opened, first)).await;
 }
 
+/// What metrics call a connector: only names in the config are labels.
+fn label<'n>(tunnels: &Tunnels, connector: &'n str) -> &'n str {
+    if tunnels.is_given_any(connector) { connector } else { "other" }
+}
+
 /// Who has dialled, if it is a connector.
 fn holder(view: &View, peer: Peer) -> Option<Holder> {
     let verified = view.settings.connectors.as_ref()?.identify(&peer.chain)?;
@@ -118,8 +123,8 @@ async fn registered(
         if limit == 0 {
             return Err(No::never(Word::BAD_REGISTER));
         }
-        let offers = offers(tunnels, &holder.name, &register);
-        let counted = gateway.metrics.tunnel(&holder.name);
+        let offers = tunnels.offers(&holder.name, &register);
+        let counted = gateway.metrics.tunnel(label(tunnels, &holder.name));
         let parts = Parts { requests, offers, limit, since: gateway.clock.now(), counted };
         let tunnel = Arc::new(Tunnel::new(tunnels.next_number(), holder, &register, parts));
         enter(tunnels, &tunnel).await?;
@@ -142,7 +147,7 @@ async fn registered(
         Ends { control: &mut control, connection: &mut connection, pulse: Pulse::new(ping_pong, tunnels.pace()) };
     let end = carry(tunnels, gateway, &tunnel, ends).await;
     tunnels.remove(&tunnel);
-    gateway.metrics.tunnel_ended(&name, end.as_str());
+    gateway.metrics.tunnel_ended(label(tunnels, &name), end.as_str());
     tracing::info!(connector = %name, instance = %tunnel.instance, index = tunnel.index, reason = end.as_str(), "a tunnel has ended");
     // Before anything is said: what is cut is cut at once.
     tunnel.cut(match end {
@@ -184,16 +189,6 @@ fn check(gateway: &Gateway, holder: &Holder, first: Result<FromConnector, Ended>
         return Err(No::later(UNAVAILABLE, None));
     }
     Ok(register)
-}
-
-/// What a process offers. Its links share places and health.
-fn offers(tunnels: &Tunnels, connector: &str, register: &Register) -> Vec<Arc<OpenOffer>> {
-    let shared = tunnels.offers_of(connector, &register.instance_id);
-    let offers = register.backends.iter().map(|offer| {
-        let same = |open: &&Arc<OpenOffer>| *open.name == *offer.name && open.places.limit() == offer.max_concurrent;
-        shared.iter().find(same).map_or_else(|| Arc::new(OpenOffer::new(offer)), Arc::clone)
-    });
-    offers.collect()
 }
 
 /// Lets a tunnel in. Before a second process is refused, the first one is asked whether it is still

@@ -386,7 +386,13 @@ impl Pump {
                         self.mailbox.lock().head = Some(head);
                         Phase::Body(body)
                     }
-                    Poll::Ready(Err(error)) => self.over(Ending::Failed(refused(&error))),
+                    Poll::Ready(Err(error)) => {
+                        if error.is_go_away() {
+                            // It takes no other request either.
+                            self.entered.tunnel().leaves();
+                        }
+                        self.over(Ending::Failed(refused(&error)))
+                    }
                 },
                 Phase::Body(body) => match body.poll_data(context) {
                     Poll::Pending => break,

@@ -5,7 +5,7 @@
 //! when a tunnel enters and after every reload, never from a request.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -18,7 +18,7 @@ use crate::overlay::hub::Pace;
 use crate::overlay::hub::entry::{Link, Verdict, decide};
 use crate::overlay::hub::stream::Mailbox;
 use crate::overlay::hub::tunnel::{End, OpenOffer, Tunnel};
-use crate::overlay::protocol::{State, Word};
+use crate::overlay::protocol::{Register, State, Word};
 use crate::telemetry::metrics::OpenConnection;
 
 /// Requests that wait for a seat, over all backends. More are turned away at once.
@@ -40,6 +40,8 @@ pub struct Tunnels {
 struct Inside {
     rules: Rules,
     open: Vec<Arc<Tunnel>>,
+    /// By connector and process.
+    offers: Vec<(Box<str>, Box<str>, Weak<OpenOffer>)>,
 }
 
 /// What the config says of connectors.
@@ -59,6 +61,12 @@ type Routes = FxHashMap<Box<str>, Vec<Lane>>;
 struct Lane {
     tunnel: Arc<Tunnel>,
     offer: Arc<OpenOffer>,
+}
+
+impl Lane {
+    fn takes_requests(&self, but: &[u64]) -> bool {
+        self.tunnel.takes_requests() && !but.contains(&self.tunnel.number)
+    }
 }
 
 /// Why there is no seat.
@@ -149,14 +157,14 @@ impl Tunnels {
             .collect()
     }
 
-    /// A seat for one request to `backend`: on the tunnel with the fewest requests. Waits for
-    /// `patience` when all are taken.
+    /// A seat for one request to `backend`: on the tunnel with the fewest requests, and on none of
+    /// the numbers in `but`. Waits for `patience` when all are taken.
     ///
     /// # Errors
     ///
     /// When there is none.
-    pub async fn seat(self: &Arc<Self>, backend: &str, patience: Duration) -> Result<Seat, NoSeat> {
-        match self.try_seat(backend) {
+    pub async fn seat(self: &Arc<Self>, backend: &str, but: &[u64], patience: Duration) -> Result<Seat, NoSeat> {
+        match self.try_seat(backend, but) {
             Err(NoSeat::Full) => {}
             decided => return decided,
         }
@@ -166,7 +174,7 @@ impl Tunnels {
             let mut freed = std::pin::pin!(self.freed.notified());
             // What is given back from here on is heard of.
             freed.as_mut().enable();
-            match self.try_seat(backend) {
+            match self.try_seat(backend, but) {
                 Err(NoSeat::Full) => {}
                 decided => return decided,
             }
@@ -176,10 +184,10 @@ impl Tunnels {
         }
     }
 
-    fn try_seat(self: &Arc<Self>, backend: &str) -> Result<Seat, NoSeat> {
+    fn try_seat(self: &Arc<Self>, backend: &str, but: &[u64]) -> Result<Seat, NoSeat> {
         let routes = self.routes.load();
         let lanes = routes.get(backend).map(Vec::as_slice).unwrap_or_default();
-        let mut lanes = lanes.iter().filter(|lane| lane.tunnel.takes_requests()).peekable();
+        let mut lanes = lanes.iter().filter(|lane| lane.takes_requests(but)).peekable();
         if lanes.peek().is_none() {
             return Err(NoSeat::NotConnected);
         }
@@ -197,11 +205,26 @@ impl Tunnels {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The offers of a process that is connected already, to be shared by all its links.
-    pub(super) fn offers_of(&self, connector: &str, instance: &str) -> Vec<Arc<OpenOffer>> {
-        let inside = self.lock();
-        let same = |tunnel: &&Arc<Tunnel>| *tunnel.holder.name == *connector && *tunnel.instance == *instance;
-        inside.open.iter().filter(same).flat_map(|tunnel| tunnel.offers().iter().cloned()).collect()
+    /// What a process offers. Its links share places and health, however close to one another they
+    /// register.
+    pub(super) fn offers(&self, connector: &str, register: &Register) -> Vec<Arc<OpenOffer>> {
+        let mut inside = self.lock();
+        inside.offers.retain(|(_, _, offer)| offer.strong_count() > 0);
+        let offers = register.backends.iter().map(|offer| {
+            let same = |open: &OpenOffer| *open.name == *offer.name && open.places.limit() == offer.max_concurrent;
+            let of_process = inside
+                .offers
+                .iter()
+                .filter(|(name, instance, _)| **name == *connector && **instance == *register.instance_id);
+            if let Some(open) = of_process.filter_map(|(_, _, open)| open.upgrade()).find(|open| same(open)) {
+                return open;
+            }
+            let new = Arc::new(OpenOffer::new(offer));
+            let process = (connector.into(), register.instance_id.as_str().into());
+            inside.offers.push((process.0, process.1, Arc::downgrade(&new)));
+            new
+        });
+        offers.collect()
     }
 
     /// Lets a tunnel in, if the clone rule allows it. Links that are leaving do not count: a new
@@ -232,6 +255,30 @@ impl Tunnels {
     /// Every request of the gateway is over: tunnels that drain may end.
     pub fn finish(&self) {
         self.all().iter().for_each(|tunnel| tunnel.finish());
+    }
+
+    /// Which connector is given which backends, as pairs in the order of names.
+    #[must_use]
+    pub fn given(&self) -> Vec<(Box<str>, Box<str>)> {
+        let inside = self.lock();
+        let given = inside.rules.given.iter().map(|(backend, connector)| (connector.clone(), backend.clone()));
+        let mut given: Vec<_> = given.collect();
+        given.sort();
+        given
+    }
+
+    /// True when the config gives backends to this connector.
+    #[must_use]
+    pub(super) fn is_given_any(&self, connector: &str) -> bool {
+        self.lock().rules.given.values().any(|given| **given == *connector)
+    }
+
+    /// How a backend is, by the best that is said of it; `None` when no tunnel leads to it.
+    #[must_use]
+    pub fn state_of(&self, backend: &str) -> Option<State> {
+        let routes = self.routes.load();
+        let lanes = routes.get(backend)?.iter().filter(|lane| lane.tunnel.takes_requests());
+        lanes.map(|lane| lane.offer.health()).min_by_key(|state| *state as u8)
     }
 
     /// The tunnels of one connector.

@@ -11,7 +11,8 @@ use std::io::Write;
 use std::time::Duration;
 
 use crate::dialect::seek::string_stop;
-use crate::domain::event::Entry;
+use crate::domain::event::{Consulted, Entry};
+use crate::domain::webhook::Source;
 
 /// Appends `entry` to `line`, without a newline.
 pub fn write(entry: &Entry<'_>, line: &mut Vec<u8>) {
@@ -49,8 +50,34 @@ pub fn write(entry: &Entry<'_>, line: &mut Vec<u8>) {
     line.extend_from_slice(b",\"duration_ms\":");
     millis(line, entry.duration);
     text(line, "kx", entry.kx);
+    webhooks(line, entry.webhooks);
     text(line, "detail", entry.detail);
     line.push(b'}');
+}
+
+/// `[{name,decision,source}]`, and `labels` where there are some.
+fn webhooks(line: &mut Vec<u8>, all: &[Consulted<'_>]) {
+    line.extend_from_slice(b",\"webhooks\":[");
+    for (index, Consulted { name, verdict, source, labels }) in all.iter().enumerate() {
+        line.extend_from_slice(if index == 0 { b"{\"name\":\"" } else { b",{\"name\":\"" });
+        escaped(line, name.as_bytes());
+        line.push(b'"');
+        text(line, "decision", Some(verdict.as_str()));
+        text(line, "source", source.map(Source::as_str));
+        if let Some(labels) = labels {
+            line.extend_from_slice(b",\"labels\":{");
+            for (index, (name, value)) in labels.iter().enumerate() {
+                line.extend_from_slice(if index == 0 { b"\"wh." } else { b",\"wh." });
+                escaped(line, name.as_bytes());
+                line.extend_from_slice(b"\":\"");
+                escaped(line, value.as_bytes());
+                line.push(b'"');
+            }
+            line.push(b'}');
+        }
+        line.push(b'}');
+    }
+    line.push(b']');
 }
 
 fn number(line: &mut Vec<u8>, number: u64) {
@@ -113,11 +140,24 @@ fn escaped(line: &mut Vec<u8>, mut rest: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
     use crate::domain::event::Outcome;
+    use crate::domain::key::Labels;
     use crate::domain::timestamp::Timestamp;
+    use crate::domain::webhook::Verdict;
+
+    #[derive(serde::Serialize)]
+    struct PlainWebhook<'a> {
+        name: &'a str,
+        decision: &'a str,
+        source: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        labels: Option<BTreeMap<String, &'a str>>,
+    }
 
     /// The same fields, for the serialiser that this file stands in for.
     #[derive(serde::Serialize)]
@@ -142,6 +182,7 @@ mod tests {
         ttfb_ms: Option<f64>,
         duration_ms: f64,
         kx: Option<&'a str>,
+        webhooks: Vec<PlainWebhook<'a>>,
         detail: Option<&'a str>,
     }
 
@@ -162,6 +203,12 @@ mod tests {
             let text = |index: usize| texts[index].as_deref();
             let ts = Timestamp::from_millis(i64::try_from(duration).unwrap() * 1000);
             let (ttfb, duration) = (micros.map(Duration::from_micros), Duration::from_micros(duration));
+            let labels = Labels::parse([("team", text(3).unwrap_or("").replace(char::is_control, ""))]).unwrap_or_default();
+            let webhooks = [
+                Consulted { name: "iam", verdict: Verdict::Allow, source: Some(Source::Cached), labels: Some(&labels) },
+                Consulted { name: "b", verdict: Verdict::Error, source: None, labels: None },
+            ];
+            let webhooks = webhooks.get(..usize::from(status.unwrap_or(0) % 3)).unwrap_or_default();
             let entry = Entry {
                 ts,
                 request_id: text(0).unwrap_or(""),
@@ -183,6 +230,7 @@ mod tests {
                 ttfb,
                 duration,
                 kx: Some("X25519MLKEM768"),
+                webhooks,
                 detail: text(5),
             };
             let plain = Plain {
@@ -206,6 +254,17 @@ mod tests {
                 ttfb_ms: ttfb.map(as_millis),
                 duration_ms: as_millis(duration),
                 kx: entry.kx,
+                webhooks: webhooks
+                    .iter()
+                    .map(|said| PlainWebhook {
+                        name: said.name,
+                        decision: said.verdict.as_str(),
+                        source: said.source.map(Source::as_str),
+                        labels: said
+                            .labels
+                            .map(|labels| labels.iter().map(|(name, value)| (format!("wh.{name}"), value)).collect()),
+                    })
+                    .collect(),
                 detail: entry.detail,
             };
             let mut line = Vec::new();

@@ -43,7 +43,7 @@ fuzz_target!(|input: (u8, &[u8])| {
     assert_eq!(named(endpoint, body), *request.model);
     let body = Bytes::copy_from_slice(body);
     for name in [&*request.model, "own \"name\"\n"] {
-        let sent = request.edited(&body, name).concat();
+        let sent = request.edited(&body, name, None).concat();
         assert_eq!(named(endpoint, &sent), name);
         // The gateway's own reading of what it sends is the same, too: nothing else moved.
         match body::read(endpoint, &sent) {

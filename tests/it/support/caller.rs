@@ -57,6 +57,8 @@ pub(crate) struct Caller {
     source: Option<IpAddr>,
     /// What is sent before TLS begins.
     preface: Vec<u8>,
+    /// Room for what comes and is not read, in bytes.
+    room: Option<u32>,
 }
 
 impl Caller {
@@ -69,6 +71,7 @@ impl Caller {
             headers: HeaderMap::new(),
             source: None,
             preface: Vec::new(),
+            room: None,
         }
     }
 
@@ -92,6 +95,12 @@ impl Caller {
     /// Sends these bytes before TLS begins.
     pub(crate) fn announced(mut self, preface: impl Into<Vec<u8>>) -> Self {
         self.preface = preface.into();
+        self
+    }
+
+    /// Takes in little that it does not read.
+    pub(crate) const fn cramped(mut self) -> Self {
+        self.room = Some(4096);
         self
     }
 
@@ -165,6 +174,9 @@ impl Caller {
         let socket = if gateway.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(source) = self.source {
             socket.bind(SocketAddr::new(source, 0))?;
+        }
+        if let Some(room) = self.room {
+            socket.set_recv_buffer_size(room)?;
         }
         let socket = socket.connect(SocketAddr::new(gateway, self.address.port())).await?;
         socket.set_nodelay(true)?;

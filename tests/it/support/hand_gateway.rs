@@ -104,6 +104,7 @@ impl HandGateway {
         within(LONG, "the connector dials", async {
             loop {
                 let (socket, _) = self.listener.accept().await.unwrap();
+                socket.set_nodelay(true).unwrap();
                 // A connector that is stopped while it dials leaves half a handshake.
                 let Ok(stream) = self.acceptor.accept(socket).await else { continue };
                 assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"doorward-connector/1"[..]));
@@ -221,7 +222,7 @@ impl Control {
                 if let Some(value) = self.heard.pop_front() {
                     return value;
                 }
-                let data = poll_fn(|context| self.receive.poll_data(context)).await.expect("more").unwrap();
+                let data = poll_fn(|context| self.receive.poll_data(context)).await.unwrap().unwrap();
                 self.receive.flow_control().release_capacity(data.len()).unwrap();
                 self.lines.push(&data);
                 while let Some(line) = self.lines.next_line().unwrap() {

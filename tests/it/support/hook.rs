@@ -41,6 +41,10 @@ pub(crate) enum Play {
     Freeze,
     /// Speaks something else than TLS.
     Babble,
+    /// Shows a certificate for the right name of an authority that nobody knows.
+    Impostor,
+    /// Shows a certificate of the right authority for another name.
+    Misnamed,
 }
 
 /// Makes an answer for a message: raw bytes, the head included.
@@ -111,10 +115,11 @@ impl Hook {
     pub(crate) async fn named(name: &str, play: Play) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (config, ca) = certificate(name);
+        let Certificates { right, misnamed, impostor, ca } = certificates(name);
+        let tls = Acceptors { right: right.into(), misnamed: misnamed.into(), impostor: impostor.into() };
         let shared =
             Arc::new(Shared { play: Mutex::new(play), seen: Mutex::default(), connections: AtomicUsize::new(0) });
-        let task = tokio::spawn(accept(listener, TlsAcceptor::from(config), Arc::clone(&shared)));
+        let task = tokio::spawn(accept(listener, tls, Arc::clone(&shared)));
         Self { address, ca, shared, task }
     }
 
@@ -174,45 +179,74 @@ pub(crate) fn status(line: &'static str) -> Play {
     Play::Answer(Arc::new(move |_| format!("HTTP/1.1 {line}\r\ncontent-length: 0\r\n\r\n").into_bytes()))
 }
 
-/// A server for `name`, and its authority.
-fn certificate(name: &str) -> (Arc<ServerConfig>, String) {
+struct Certificates {
+    right: Arc<ServerConfig>,
+    misnamed: Arc<ServerConfig>,
+    impostor: Arc<ServerConfig>,
+    ca: String,
+}
+
+#[derive(Clone)]
+struct Acceptors {
+    right: TlsAcceptor,
+    misnamed: TlsAcceptor,
+    impostor: TlsAcceptor,
+}
+
+/// A server for `name`, one that is not, one that only says so, and the authority of the first two.
+fn certificates(name: &str) -> Certificates {
+    let ((issuer, ca), (stranger, _)) = (authority(), authority());
+    Certificates {
+        right: server(&issuer, name),
+        misnamed: server(&issuer, "elsewhere.test"),
+        impostor: server(&stranger, name),
+        ca,
+    }
+}
+
+fn authority() -> (Issuer<'static, KeyPair>, String) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let ca = params.self_signed(&key).unwrap().pem();
-    let issuer = Issuer::new(params, key);
+    (Issuer::new(params, key), ca)
+}
+
+fn server(issuer: &Issuer<'static, KeyPair>, name: &str) -> Arc<ServerConfig> {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new([name.to_owned()]).unwrap();
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let leaf = params.signed_by(&key, &issuer).unwrap();
+    let leaf = params.signed_by(&key, issuer).unwrap();
     let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
         .unwrap();
-    (Arc::new(config), ca)
+    Arc::new(config)
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, tls: Acceptors, shared: Arc<Shared>) {
     while let Ok((socket, _)) = listener.accept().await {
         shared.connections.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(serve(socket, tls.clone(), Arc::clone(&shared)));
     }
 }
 
-async fn serve(mut socket: TcpStream, tls: TlsAcceptor, shared: Arc<Shared>) {
+async fn serve(mut socket: TcpStream, tls: Acceptors, shared: Arc<Shared>) {
     let play = shared.play.lock().unwrap().clone();
-    match play {
+    let tls = match play {
         Play::Slam => return reset(&socket),
         Play::Freeze => return std::future::pending().await,
         Play::Babble => {
             let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await.is_ok();
             return;
         }
-        Play::Answer(_) | Play::Cut(..) | Play::Drip(..) | Play::Silence => {}
-    }
+        Play::Impostor => tls.impostor,
+        Play::Misnamed => tls.misnamed,
+        Play::Answer(_) | Play::Cut(..) | Play::Drip(..) | Play::Silence => tls.right,
+    };
     let Ok(mut stream) = tls.accept(socket).await else { return };
     while let Some(message) = read(&mut stream).await {
         shared.seen.lock().unwrap().push(message.clone());
@@ -227,7 +261,9 @@ async fn serve(mut socket: TcpStream, tls: TlsAcceptor, shared: Arc<Shared>) {
                 return reset(stream.get_ref().0);
             }
             Play::Silence => return std::future::pending().await,
-            Play::Slam | Play::Freeze | Play::Babble => return reset(stream.get_ref().0),
+            Play::Slam | Play::Freeze | Play::Babble | Play::Impostor | Play::Misnamed => {
+                return reset(stream.get_ref().0);
+            }
         };
         if !going_on {
             return;

@@ -1,0 +1,101 @@
+use bytes::Bytes;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::dialect::body::read;
+use crate::domain::endpoint::Endpoint;
+
+const CHAT: Endpoint = Endpoint::OpenAiChatCompletions;
+
+fn lowered(endpoint: Endpoint, body: &str, most: u64) -> String {
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    let request = read(endpoint, &body).unwrap();
+    String::from_utf8(request.edited(&body, "own", Some((endpoint, most))).concat()).unwrap()
+}
+
+#[track_caller]
+fn check(endpoint: Endpoint, body: &str, expected: &str) {
+    assert_eq!(lowered(endpoint, body, 256), expected);
+}
+
+#[test]
+fn both_keys_of_a_chat_are_lowered() {
+    check(CHAT, r#"{"model":"m","max_tokens":512}"#, r#"{"max_completion_tokens":256,"model":"own","max_tokens":256}"#);
+    check(
+        CHAT,
+        r#" {"max_completion_tokens":5.0e2,"model":"m","max_tokens":7, "x":1}"#,
+        r#" {"max_completion_tokens":256,"model":"own","max_tokens":7, "x":1}"#,
+    );
+    check(CHAT, r#"{"model":"m"}"#, r#"{"max_tokens":256,"max_completion_tokens":256,"model":"own"}"#);
+    check(
+        CHAT,
+        r#"{"max_tokens":null,"model":"m"}"#,
+        r#"{"max_completion_tokens":256,"max_tokens":256,"model":"own"}"#,
+    );
+}
+
+#[test]
+fn other_endpoints_have_keys_of_their_own() {
+    check(Endpoint::OpenAiCompletions, r#"{"model":"m"}"#, r#"{"max_tokens":256,"model":"own"}"#);
+    check(Endpoint::OpenAiResponses, r#"{"model":"m"}"#, r#"{"max_output_tokens":256,"model":"own"}"#);
+    check(Endpoint::AnthropicMessages, r#"{"max_tokens":9,"model":"m"}"#, r#"{"max_tokens":9,"model":"own"}"#);
+    check(Endpoint::OpenAiEmbeddings, r#"{"model":"m"}"#, r#"{"model":"own"}"#);
+}
+
+#[test]
+fn ollama_has_it_among_its_options() {
+    let chat = Endpoint::OllamaChat;
+    check(chat, r#"{"model":"m"}"#, r#"{"options":{"num_predict":256},"model":"own"}"#);
+    check(chat, r#"{"model":"m","options":null}"#, r#"{"model":"own","options":{"num_predict":256}}"#);
+    check(chat, r#"{"model":"m","options":{ }}"#, r#"{"model":"own","options":{"num_predict":256 }}"#);
+    check(chat, r#"{"options":{"a":1},"model":"m"}"#, r#"{"options":{"num_predict":256,"a":1},"model":"own"}"#);
+    check(
+        Endpoint::OllamaGenerate,
+        r#"{"options":{"num_predict":-1},"model":"m"}"#,
+        r#"{"options":{"num_predict":256},"model":"own"}"#,
+    );
+    check(chat, r#"{"options":{"num_predict":4},"model":"m"}"#, r#"{"options":{"num_predict":4},"model":"own"}"#);
+    check(
+        chat,
+        r#"{"options":{"num_predict":null,"b":2},"model":"m"}"#,
+        r#"{"options":{"num_predict":256,"b":2},"model":"own"}"#,
+    );
+}
+
+#[test]
+fn what_a_body_asks_for_is_the_most_that_any_key_says() {
+    let most = |endpoint, body: &str| read(endpoint, body.as_bytes()).unwrap().max_tokens(body.as_bytes());
+    assert_eq!(most(CHAT, r#"{"model":"m"}"#), None);
+    assert_eq!(most(CHAT, r#"{"model":"m","max_tokens":null}"#), None);
+    assert_eq!(most(CHAT, r#"{"model":"m","max_tokens":5,"max_completion_tokens":7}"#), Some(7));
+    assert_eq!(most(CHAT, r#"{"model":"m","max_tokens":5e1,"max_completion_tokens":null}"#), Some(50));
+    assert_eq!(most(Endpoint::OllamaChat, r#"{"model":"m","options":{"num_predict":-1}}"#), None);
+    assert_eq!(most(Endpoint::OllamaChat, r#"{"model":"m","options":{"num_predict":3}}"#), Some(3));
+}
+
+proptest! {
+    /// Whatever a body asked for, and wherever: afterwards it is the lower of that and the cap, in
+    /// every key; nothing else changes.
+    #[test]
+    fn lowering_only_lowers(
+        first in prop_oneof![Just(Value::Null), (0u64..2000).prop_map(Value::from), Just(json!("absent"))],
+        second in prop_oneof![Just(Value::Null), (0u64..2000).prop_map(Value::from), Just(json!("absent"))],
+        text in "\\PC{0,20}", cap in 0u64..1500,
+    ) {
+        let mut body = json!({"messages": [{"content": text}], "model": "m", "zeta": 1});
+        for (key, value) in [("max_tokens", &first), ("max_completion_tokens", &second)] {
+            if *value != json!("absent") {
+                body[key] = value.clone();
+            }
+        }
+        let mut found: Value = serde_json::from_str(&lowered(CHAT, &body.to_string(), cap)).unwrap();
+        for (key, value) in [("max_tokens", first), ("max_completion_tokens", second)] {
+            let expected = value.as_u64().map_or(cap, |value| value.min(cap));
+            prop_assert_eq!(found[key].as_u64(), Some(expected));
+            found.as_object_mut().unwrap().remove(key);
+            body.as_object_mut().unwrap().remove(key);
+        }
+        body["model"] = json!("own");
+        prop_assert_eq!(found, body);
+    }
+}

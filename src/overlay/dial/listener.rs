@@ -1,0 +1,222 @@
+//! Where tools connect to: a loopback address, or a Unix socket for its owner alone.
+//!
+//! Invariant: nothing listens where another machine, or for a socket another user, could connect.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::config::DialListen;
+use crate::overlay::dial::{Dial, forward};
+
+/// Connections at once.
+const MAX_CONNECTIONS: usize = 256;
+/// How long a head may take, and how long a connection may be idle.
+const HEAD: Duration = Duration::from_secs(120);
+/// Most bytes of a head.
+const MAX_HEAD: usize = 64 * 1024;
+/// How long answers may go on when it is to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Before the next attempt when a connection could not be taken: files may be scarce.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where tools connect to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Endpoint {
+    /// An address of this machine alone, with its port.
+    Loopback(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loopback(address) => write!(f, "http://{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What listens and does not serve yet.
+#[derive(Debug)]
+pub struct Bound {
+    listener: Listener,
+    endpoint: Endpoint,
+    /// Goes with the listener.
+    _file: Option<SocketFile>,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Removes the socket when it goes, unless another has taken its place.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if inode(&self.path).is_ok_and(|now| now == self.inode) {
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+impl Bound {
+    /// Listens.
+    ///
+    /// # Errors
+    ///
+    /// When the address is not this machine's own, somebody else listens there, or the socket cannot
+    /// be made.
+    pub async fn bind(listen: &DialListen) -> io::Result<Self> {
+        match listen {
+            DialListen::Loopback(address) => {
+                if !address.ip().is_loopback() {
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, "other machines can reach this address"));
+                }
+                let listener = TcpListener::bind(address).await?;
+                let endpoint = Endpoint::Loopback(listener.local_addr()?);
+                Ok(Self { listener: Listener::Tcp(listener), endpoint, _file: None })
+            }
+            DialListen::Unix(path) => {
+                let (listener, file) = socket(path)?;
+                let endpoint = Endpoint::Unix(path.clone());
+                Ok(Self { listener: Listener::Unix(listener), endpoint, _file: Some(file) })
+            }
+        }
+    }
+
+    /// Where tools connect to.
+    #[must_use]
+    pub const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+/// A socket that is never open to others: made under another name, closed to them, and only then put in
+/// its place. One that a crash left behind is replaced.
+fn socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let taken = |what| Err(io::Error::new(io::ErrorKind::AddrInUse, what));
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(there) if !there.file_type().is_socket() => {
+            return taken("there is a file of that name, which is no socket");
+        }
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => return taken("somebody answers there"),
+        Ok(_) => {}
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let unfinished = path.with_file_name(format!(".{name}-{}", std::process::id()));
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&unfinished)?;
+    fs::set_permissions(&unfinished, Permissions::from_mode(0o600))?;
+    let inode = inode(&unfinished)?;
+    fs::rename(&unfinished, path)?;
+    Ok((listener, SocketFile { path: path.to_owned(), inode }))
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+}
+
+/// Takes connections until `stop` is done, then waits a little for answers that are under way.
+pub(super) async fn serve(bound: Bound, dial: Arc<Dial>, stop: impl Future<Output = ()>) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (stopping, _) = watch::channel(());
+    let mut stop = pin!(stop);
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
+        let taken = tokio::select! {
+            () = &mut stop => break,
+            taken = take(&bound.listener, &dial, slot, &stopping) => taken,
+        };
+        if let Err(error) = taken {
+            tracing::warn!(%error, "a connection could not be taken");
+            sleep(PAUSE).await;
+        }
+    }
+    drop(bound);
+    stopping.send_replace(());
+    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+    if timeout(DRAIN, slots.acquire_many(all)).await.is_err() {
+        tracing::warn!("answers that were under way are cut");
+    }
+}
+
+async fn take(
+    listener: &Listener,
+    dial: &Arc<Dial>,
+    slot: OwnedSemaphorePermit,
+    stopping: &watch::Sender<()>,
+) -> io::Result<()> {
+    let (dial, stopping) = (Arc::clone(dial), stopping.subscribe());
+    match listener {
+        Listener::Tcp(listener) => {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            tokio::spawn(connection(stream, dial, slot, stopping));
+        }
+        Listener::Unix(listener) => {
+            let (stream, _) = listener.accept().await?;
+            tokio::spawn(connection(stream, dial, slot, stopping));
+        }
+    }
+    Ok(())
+}
+
+async fn connection<S>(stream: S, dial: Arc<Dial>, slot: OwnedSemaphorePermit, mut stopping: watch::Receiver<()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let dial = Arc::clone(&dial);
+        async move { Ok::<_, Infallible>(forward::handle(dial, request).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut served = pin!(served);
+    let ended = tokio::select! {
+        ended = &mut served => ended,
+        _ = stopping.changed() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a tool's connection ended");
+    }
+    drop(slot);
+}
+
+#[cfg(test)]
+#[path = "listener_tests.rs"]
+mod tests;
