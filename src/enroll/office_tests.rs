@@ -290,6 +290,25 @@ fn a_renewal_is_for_the_same_name_with_another_key() {
     assert_eq!(fixture.renew(&theirs, &csr()).unwrap_err().code, Code::CertificateRequired);
 }
 
+#[test]
+fn who_renews_without_end_fills_no_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(dir.path());
+    let first = fixture.enroll(&fixture.bundle(1), &csr()).unwrap();
+    for _ in 1..100 {
+        fixture.renew(&first, &csr()).unwrap();
+    }
+    let refusal = fixture.renew(&first, &csr()).unwrap_err();
+    assert_eq!((refusal.code, refusal.retry_after.is_some()), (Code::Unavailable, true), "{refusal:?}");
+    assert_eq!(fixture.store().list_certificates().unwrap().len(), 100);
+    // Others are not hit, and what has ended or was revoked does not count.
+    let other = fixture.enroll(&fixture.bundle(2), &csr()).unwrap();
+    fixture.renew(&other, &csr()).unwrap();
+    let one = fixture.store().list_certificates().unwrap().swap_remove(50).certificate.serial;
+    fixture.store().revoke_certificate(&one, Reason::Superseded, NOW).unwrap();
+    fixture.renew(&first, &csr()).unwrap();
+}
+
 /// What is not on record, as after an old backup was put back, is not renewed.
 #[test]
 fn a_certificate_that_is_not_on_record_is_not_renewed() {

@@ -133,7 +133,6 @@ impl Drop for Record {
             kx: Some(&self.key_exchange),
             webhooks: &[],
             detail: self.detail.as_deref(),
-            webhooks: &[],
         };
         place.write(|waiting| line::write(&entry, waiting));
     }

@@ -65,6 +65,16 @@ impl Refusal {
         Self::new(Code::BadCsr, format!("{why}. The bundle or the certificate can still be used."))
     }
 
+    /// A holder that renews without end.
+    #[must_use]
+    pub fn too_many_good() -> Self {
+        Self {
+            why: "100 certificates of this identity are good at the moment".into(),
+            retry_after: Some(Duration::from_secs(120)),
+            ..Self::new(Code::Unavailable, "Too many certificates of this name are good at the moment. Renew less often.")
+        }
+    }
+
     /// Something of ours; `why` is for the record.
     pub fn unavailable(why: impl Into<Cow<'static, str>>) -> Self {
         Self {
