@@ -104,6 +104,11 @@ impl Keeper {
         self.kept.current.load_full()
     }
 
+    /// Looks at the clock and the files at once, instead of within [`LOOK`].
+    pub async fn look_now(&self) {
+        self.kept.look().await;
+    }
+
     /// Where `now` comes from.
     #[must_use]
     pub fn clock(&self) -> Clock {

@@ -12,6 +12,7 @@ mod process;
 mod receiver;
 mod site;
 mod stub;
+mod tool;
 mod world;
 
 pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole, full};
@@ -23,6 +24,7 @@ pub(crate) use process::Process;
 pub(crate) use receiver::{Manner, Receiver};
 pub(crate) use site::{Asked, Site, dialler, register, reset_of};
 pub(crate) use stub::{Exchange, Stub, TlsFiles, chunk, dead_port, json_reply};
+pub(crate) use tool::{DialSetup, Tool};
 pub(crate) use world::{Issued, Key, OPEN, Prepared, Setup, World};
 
 use std::future::Future;

@@ -295,7 +295,13 @@ impl Prepared {
         (out, issued)
     }
 
-    fn issue(&self, authority: &Authority, wanted: (Role, &IdentityName, Option<Duration>), out: &Path) -> Issued {
+    /// As [`Self::certificate`], with its files.
+    pub(crate) fn issue(
+        &self,
+        authority: &Authority,
+        wanted: (Role, &IdentityName, Option<Duration>),
+        out: &Path,
+    ) -> Issued {
         let mut store = self.store();
         let made = cert::issue(authority, &mut store, wanted, (out, Existing::Keep), self.clock.now()).unwrap();
         let chain = CertificateDer::pem_file_iter(&made.files.certificate).unwrap().map(Result::unwrap).collect();
