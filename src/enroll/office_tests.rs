@@ -127,9 +127,9 @@ fn a_bundle_becomes_the_certificate_that_it_names_whatever_the_request_asks_for(
     assert_eq!(names, [GeneralName::URI("spiffe://corp.example/client/n1")]);
     let usage = leaf.extended_key_usage().unwrap().unwrap().value;
     assert!(usage.client_auth && !usage.server_auth && !usage.any);
-    let points = leaf.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::CRLDistributionPoints(points) => Some(format!("{points:?}")),
-        _ => None,
+    let points = leaf.extensions().iter().find_map(|extension| {
+        let ParsedExtension::CRLDistributionPoints(points) = extension.parsed_extension() else { return None };
+        Some(format!("{points:?}"))
     });
     assert!(points.unwrap().contains(CRL));
     assert_eq!(signed.granted.ca, fixture.office.authority.bundle_pem());

@@ -130,16 +130,18 @@ impl Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        match error {
-            // Revoked, or used, after it was looked at.
-            StoreError::NameRevoked(_) => Self::bundle("its name is revoked"),
-            StoreError::Exists(_) => Self::bundle("another request was faster"),
-            StoreError::KeyCompromised => Self::csr("The key was revoked as compromised: make another"),
-            other => {
-                tracing::error!(error = %other, "a certificate could not be issued");
-                Self::unavailable(format!("the store: {other}"))
-            }
+        // Revoked, or used, after it was looked at.
+        if matches!(error, StoreError::NameRevoked(_)) {
+            return Self::bundle("its name is revoked");
         }
+        if matches!(error, StoreError::Exists(_)) {
+            return Self::bundle("another request was faster");
+        }
+        if matches!(error, StoreError::KeyCompromised) {
+            return Self::csr("The key was revoked as compromised: make another");
+        }
+        tracing::error!(%error, "a certificate could not be issued");
+        Self::unavailable(format!("the store: {error}"))
     }
 }
 
