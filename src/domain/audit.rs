@@ -96,6 +96,12 @@ struct Line<'a> {
 }
 
 impl Event<'_> {
+    /// One that says nothing yet but what and when.
+    #[must_use]
+    pub const fn new(ts: Timestamp, event: Deed) -> Self {
+        Self { ts, event, identity: None, serial: None, not_after: None, bundle: None, detail: None }
+    }
+
     /// The line, without its end.
     #[must_use]
     pub fn line(&self, actor: &Actor) -> String {

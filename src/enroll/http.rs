@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, EXPECT, HOST, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -19,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 
-use crate::ca::exchange::{CRL, Code, ENROLL, EnrollRequest, JSON, MAX_REQUEST, RENEW, ROOTS, RenewRequest};
+use crate::ca::exchange::{CRL, Code, ENROLL, EnrollRequest, JSON, MAX_REQUEST, Malformed, RENEW, ROOTS, RenewRequest};
 use crate::enroll::Desk;
 use crate::enroll::office::{Signed, Visitor};
 use crate::enroll::record::Record;
@@ -141,8 +141,11 @@ async fn answer(desk: &Desk, gateway: &Arc<Gateway>, peer: &Peer, request: Reque
             tracing::debug!(request = record.id(), code = refusal.code.as_str(), why = %refusal.why, "desk: refused");
             let answer = said(&refusal, record.id());
             record.refused(&refusal, answer.body.len());
-            // Who is still sending when the connection closes may never see the answer.
-            drop(timeout(REST, rest_of(&mut body)).await);
+            // Who is still sending when the connection closes may never see the answer. Who waits for leave to
+            // send is given none.
+            if !head.headers.contains_key(EXPECT) {
+                drop(timeout(REST, rest_of(&mut body)).await);
+            }
             (answer, refusal.retry_after)
         }
     };
@@ -174,7 +177,7 @@ async fn handle(
             let visitor = visitor();
             let body = whole(head, body, desk.0.patience.head).await?;
             record.read(body.len());
-            let request = EnrollRequest::parse(&body).map_err(|fault| malformed(&fault))?;
+            let request = EnrollRequest::parse(&body).map_err(|Malformed| malformed())?;
             let done = desk.sign(gateway, visitor, move |office, visitor, now| office.enroll(&request, visitor, now));
             signed(&done.await.map_err(|refusal| limited(gateway, peer, refusal))?, record)
         }
@@ -185,7 +188,7 @@ async fn handle(
             record.identified(holder.identity.to_string());
             let body = whole(head, body, desk.0.patience.head).await?;
             record.read(body.len());
-            let request = RenewRequest::parse(&body).map_err(|fault| malformed(&fault))?;
+            let request = RenewRequest::parse(&body).map_err(|Malformed| malformed())?;
             let done = desk.sign(gateway, visitor, move |office, visitor, now| office.renew(&request, visitor, now));
             signed(&done.await?, record)
         }
@@ -218,8 +221,8 @@ fn limited(gateway: &Gateway, peer: &Peer, refusal: Refusal) -> Refusal {
     }
 }
 
-fn malformed(fault: &crate::ca::exchange::Malformed) -> Refusal {
-    Refusal::new(Code::InvalidRequest, format!("{fault}."))
+fn malformed() -> Refusal {
+    Refusal::new(Code::InvalidRequest, "The body is not the JSON that is expected.")
 }
 
 /// hyper compares neither SNI nor an absolute target with the Host.

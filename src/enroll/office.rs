@@ -122,6 +122,7 @@ impl Office {
         match renewed {
             Renewed::Renewed(signed) => Ok(signed),
             Renewed::Unknown => Err(Refusal::certificate("no certificate of this number is on record")),
+            Renewed::TooMany => Err(Refusal::too_many_good()),
             Renewed::Revoked => Err(Refusal::revoked("the certificate, its key or its name is revoked")),
         }
     }

@@ -127,9 +127,9 @@ fn a_bundle_becomes_the_certificate_that_it_names_whatever_the_request_asks_for(
     assert_eq!(names, [GeneralName::URI("spiffe://corp.example/client/n1")]);
     let usage = leaf.extended_key_usage().unwrap().unwrap().value;
     assert!(usage.client_auth && !usage.server_auth && !usage.any);
-    let points = leaf.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::CRLDistributionPoints(points) => Some(format!("{points:?}")),
-        _ => None,
+    let points = leaf.extensions().iter().find_map(|extension| {
+        let ParsedExtension::CRLDistributionPoints(points) = extension.parsed_extension() else { return None };
+        Some(format!("{points:?}"))
     });
     assert!(points.unwrap().contains(CRL));
     assert_eq!(signed.granted.ca, fixture.office.authority.bundle_pem());
@@ -288,6 +288,25 @@ fn a_renewal_is_for_the_same_name_with_another_key() {
     foreign.clock.advance(Duration::from_secs(24 * 3600));
     let theirs = foreign.enroll(&foreign.bundle(1), &csr()).unwrap();
     assert_eq!(fixture.renew(&theirs, &csr()).unwrap_err().code, Code::CertificateRequired);
+}
+
+#[test]
+fn who_renews_without_end_fills_no_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(dir.path());
+    let first = fixture.enroll(&fixture.bundle(1), &csr()).unwrap();
+    for _ in 1..100 {
+        fixture.renew(&first, &csr()).unwrap();
+    }
+    let refusal = fixture.renew(&first, &csr()).unwrap_err();
+    assert_eq!((refusal.code, refusal.retry_after.is_some()), (Code::Unavailable, true), "{refusal:?}");
+    assert_eq!(fixture.store().list_certificates().unwrap().len(), 100);
+    // Others are not hit, and what has ended or was revoked does not count.
+    let other = fixture.enroll(&fixture.bundle(2), &csr()).unwrap();
+    fixture.renew(&other, &csr()).unwrap();
+    let one = fixture.store().list_certificates().unwrap().swap_remove(50).certificate.serial;
+    fixture.store().revoke_certificate(&one, Reason::Superseded, NOW).unwrap();
+    fixture.renew(&first, &csr()).unwrap();
 }
 
 /// What is not on record, as after an old backup was put back, is not renewed.

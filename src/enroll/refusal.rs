@@ -65,6 +65,16 @@ impl Refusal {
         Self::new(Code::BadCsr, format!("{why}. The bundle or the certificate can still be used."))
     }
 
+    /// A holder that renews without end.
+    #[must_use]
+    pub fn too_many_good() -> Self {
+        Self {
+            why: "100 certificates of this identity are good at the moment".into(),
+            retry_after: Some(Duration::from_secs(120)),
+            ..Self::new(Code::Unavailable, "Too many certificates of this name are good at the moment. Renew less often.")
+        }
+    }
+
     /// Something of ours; `why` is for the record.
     pub fn unavailable(why: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -120,16 +130,18 @@ impl Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        match error {
-            // Revoked, or used, after it was looked at.
-            StoreError::NameRevoked(_) => Self::bundle("its name is revoked"),
-            StoreError::Exists(_) => Self::bundle("another request was faster"),
-            StoreError::KeyCompromised => Self::csr("The key was revoked as compromised: make another"),
-            other => {
-                tracing::error!(error = %other, "a certificate could not be issued");
-                Self::unavailable(format!("the store: {other}"))
-            }
+        // Revoked, or used, after it was looked at.
+        if matches!(error, StoreError::NameRevoked(_)) {
+            return Self::bundle("its name is revoked");
         }
+        if matches!(error, StoreError::Exists(_)) {
+            return Self::bundle("another request was faster");
+        }
+        if matches!(error, StoreError::KeyCompromised) {
+            return Self::csr("The key was revoked as compromised: make another");
+        }
+        tracing::error!(%error, "a certificate could not be issued");
+        Self::unavailable(format!("the store: {error}"))
     }
 }
 

@@ -122,16 +122,9 @@ impl Operation for CreateEnrollment {
         let text = bundle.reveal().map_err(|fault| unfit(&fault.to_string()))?;
         let created = manager.store.create_enrollment(&new, now.before(KEPT));
         if let Err(StoreError::NameRevoked(uri)) = &created {
+            let refusal = Event::new(now, Deed::CertificateRefused);
             let why = Some("a bundle for a revoked name");
-            manager.store.note(&Event {
-                ts: now,
-                event: Deed::CertificateRefused,
-                identity: Some(uri),
-                serial: None,
-                not_after: None,
-                bundle: None,
-                detail: why,
-            })?;
+            manager.store.note(&Event { identity: Some(uri), detail: why, ..refusal })?;
             return Err(Fault::new(Code::Conflict, format!("{} is revoked", bundle.name))
                 .hint("`doorward cert issue NAME --reinstate` lifts the revocation of a name"));
         }

@@ -248,16 +248,7 @@ fn every_line_comes_with_a_revision() {
     moved(&store, "create_enrollment");
     store.revoke_enrollment(&id(2), at(8)).unwrap();
     moved(&store, "revoke_enrollment");
-    let refused = Event {
-        ts: at(1),
-        event: Deed::CertificateRefused,
-        identity: None,
-        serial: None,
-        not_after: None,
-        bundle: None,
-        detail: None,
-    };
-    store.note(&refused).unwrap();
+    store.note(&Event::new(at(1), Deed::CertificateRefused)).unwrap();
     moved(&store, "note");
 }
 

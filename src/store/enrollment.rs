@@ -92,4 +92,6 @@ pub enum Renewed<T> {
     Unknown,
     /// The certificate was revoked.
     Revoked,
+    /// Its identity has as many good certificates as it may.
+    TooMany,
 }

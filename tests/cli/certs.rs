@@ -248,7 +248,7 @@ fn certificates_name_their_list_and_bundles_their_gateway() {
     assert_eq!(stderr(&made), "", "a document and nothing beside it");
     let made: Value = serde_json::from_slice(&made.stdout).unwrap();
     let fields: Vec<_> = made.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(fields, ["bundle", "id", "expires_at"]);
+    assert_eq!(fields, ["bundle", "expires_at", "id"]);
     let bundle = doorward::ca::bundle::Bundle::parse(made["bundle"].as_str().unwrap()).unwrap();
     assert_eq!(
         (bundle.addresses[0].to_string().as_str(), bundle.enroll.as_str()),

@@ -497,6 +497,22 @@ async fn a_rotation_reaches_holders_by_renewal() {
     asker.leaf(&world.visitor().post(ENROLL, &asker.request(&before)).await);
 }
 
+/// Whatever certificate the `api` names show.
+#[tokio::test]
+async fn with_a_certificate_of_ones_own_the_desk_keeps_the_authoritys() {
+    let stub = Stub::chatty().await;
+    let key = KeyPair::generate().unwrap();
+    let own = CertificateParams::new(["llm.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let mut setup = Setup::new(&stub).listen("certificate = { chain = \"own.crt\", key = \"own.key\" }");
+    setup.files = vec![("own.crt".to_owned(), own.pem()), ("own.key".to_owned(), key.serialize_pem())];
+    let world = setup.start().await;
+    assert!(world.caller().tls(&["http/1.1"]).await.is_err(), "that is not the authority's");
+    let bundle = world.bundle("client", "alice").await;
+    let asker = Asker::new();
+    let leaf = asker.leaf(&world.visitor().post(ENROLL, &asker.request(&bundle)).await);
+    Caller::new(world.address(), vec![own.der().clone()]).leaf(&leaf).chat(&chat("llama")).await.assert_served();
+}
+
 /// Every code of the desk is documented, with its status.
 #[test]
 fn codes_are_documented() {

@@ -163,15 +163,8 @@ fn refused(store: &mut Store, (identity, error): (&Identity, &StoreError), now: 
 
 /// Notes that somebody asked for a certificate and did not get it.
 fn note_refusal(store: &mut Store, identity: &Identity, why: &str, now: Timestamp) -> Result<(), Failure> {
-    let refusal = Event {
-        ts: now,
-        event: Deed::CertificateRefused,
-        identity: Some(identity.uri()),
-        serial: None,
-        not_after: None,
-        bundle: None,
-        detail: Some(why),
-    };
+    let refusal = Event::new(now, Deed::CertificateRefused);
+    let refusal = Event { identity: Some(identity.uri()), detail: Some(why), ..refusal };
     store.note(&refusal).map_err(Failure::new)
 }
 

@@ -10,7 +10,6 @@ use crate::store::codec;
 use crate::store::error::StoreError;
 use crate::store::rows::{CertificateRecord, NameRevoked, NewCertificate, Reason, Revoked, Serial};
 use crate::store::snapshot::DenySet;
-use crate::store::sqlite::enrollments::event;
 use crate::store::sqlite::events::note;
 use crate::store::sqlite::{Sqlite, all, new_row, next_revision, notifications};
 
@@ -146,7 +145,7 @@ impl Sqlite {
             if done.newly || done.certificates + done.bundles > 0 {
                 let NameRevoked { certificates, bundles, .. } = done;
                 let what = format!("{name} of {domain}: {reason}; {certificates} certificates, {bundles} bundles");
-                note(transaction, actor, &Event { detail: Some(&what), ..event(now, Deed::NameRevoked) })?;
+                note(transaction, actor, &Event { detail: Some(&what), ..Event::new(now, Deed::NameRevoked) })?;
             }
             if done.newly || done.certificates > 0 {
                 notifications::queue(transaction, Kind::CertificateRevoked, now, || Data::Name {
@@ -186,7 +185,7 @@ impl Sqlite {
             }
             if lifted > 0 {
                 let what = format!("{name} of {domain}");
-                note(transaction, actor, &Event { detail: Some(&what), ..event(now, Deed::NameReinstated) })?;
+                note(transaction, actor, &Event { detail: Some(&what), ..Event::new(now, Deed::NameReinstated) })?;
             }
             Ok(lifted > 0)
         })
@@ -273,7 +272,7 @@ pub(super) fn event_of(certificate: &NewCertificate, deed: Deed) -> Event<'_> {
         identity: Some(certificate.identity.uri()),
         serial: Some(certificate.serial.to_string()),
         not_after: Some(certificate.not_after),
-        ..event(certificate.issued_at, deed)
+        ..Event::new(certificate.issued_at, deed)
     }
 }
 

@@ -17,6 +17,9 @@ use crate::store::sqlite::certificates::{self, is_subject_revoked, record};
 use crate::store::sqlite::events::note;
 use crate::store::sqlite::{Sqlite, all, new_row, next_revision, notifications};
 
+/// So many good certificates of one identity: a holder that renews without end fills no disk.
+const MAX_GOOD: i64 = 100;
+
 impl Sqlite {
     /// Stores a bundle, durably. Bundles that ended before `forget` go: their certificates tell of
     /// them.
@@ -48,7 +51,7 @@ impl Sqlite {
             new_row(inserted, || format!("bundle {}", new.id))?;
             next_revision(transaction)?;
             let event =
-                Event { bundle: Some(&new.id), identity: Some(uri), ..event(new.created_at, Deed::BundleCreated) };
+                Event { bundle: Some(&new.id), identity: Some(uri), ..Event::new(new.created_at, Deed::BundleCreated) };
             note(transaction, actor, &event)
         })
     }
@@ -95,7 +98,7 @@ impl Sqlite {
             transaction
                 .execute("UPDATE enrollments SET revoked_at = ?2 WHERE id = ?1", params![id, now.as_millis()])?;
             next_revision(transaction)?;
-            let event = Event { bundle: Some(id), identity: Some(&uri), ..event(now, Deed::BundleRevoked) };
+            let event = Event { bundle: Some(id), identity: Some(&uri), ..Event::new(now, Deed::BundleRevoked) };
             note(transaction, actor, &event)?;
             Ok(Revoked::Revoked)
         })
@@ -160,6 +163,16 @@ impl Sqlite {
                 return Ok(Renewed::Revoked);
             }
             let (certificate, signed) = sign(&current)?;
+            let good: i64 = transaction
+                .query_row(
+                    "SELECT count(*) FROM certificates WHERE uri = ?1 AND revoked_at IS NULL AND not_after > ?2",
+                    params![identity, certificate.issued_at.as_millis()],
+                    |row| row.get(0),
+                )
+                .map_err(StoreError::from)?;
+            if good >= MAX_GOOD {
+                return Ok(Renewed::TooMany);
+            }
             record(transaction, &certificate)?;
             let before = format!("after {serial}");
             let event =
@@ -174,9 +187,4 @@ impl Sqlite {
 
 fn columns() -> String {
     codec::ENROLLMENT.join(", ")
-}
-
-/// An event that says nothing yet but what and when.
-pub(super) const fn event<'a>(ts: Timestamp, event: Deed) -> Event<'a> {
-    Event { ts, event, identity: None, serial: None, not_after: None, bundle: None, detail: None }
 }
