@@ -78,6 +78,23 @@ client_environment() {
 	client_python=$environment/bin/python
 }
 
+# node_environment: sets $node_modules, which has the npm packages of requirements/node.
+node_environment() {
+	local wanted=$repo/scripts/requirements/node environment=$cache/node
+	node_modules=$environment/node_modules
+	mkdir -p "$environment"
+	exec 9>"$environment.lock"
+	flock -w 900 9 || fail "another run holds $environment.lock"
+	if ! cmp -s "$wanted/package-lock.json" "$environment/installed.json"; then
+		note "installing npm packages"
+		cp "$wanted/package.json" "$wanted/package-lock.json" "$environment"
+		(cd "$environment" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2) ||
+			fail "the npm packages cannot be installed"
+		cp "$wanted/package-lock.json" "$environment/installed.json"
+	fi
+	exec 9>&-
+}
+
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 # free_port_pair: a free port whose next one is free too; `doorward up` takes both.

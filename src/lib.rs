@@ -19,6 +19,8 @@
 //! | [`overlay`] | tunnels: backends that dial out to the gateway | the store, the authority |
 //! | [`store`] | keys, owners, grants, certificates, revocations; the snapshot that the gate reads, the writer that counts uses | HTTP, decisions |
 //! | [`token`] | tokens of issuers: reading, keys, proofs; keeping keys fresh | the gate |
+//! | [`notify`] | telling webhooks what has happened: queued in the store, signed, tried again | the gate, and what is asked of webhooks |
+//! | [`webhook`] | who has the last word: asking, signed, bounded and cached | the gate |
 //! | [`ca`] | the built-in authority: plan, then issue | the gate |
 //! | [`holder`] | the holder's side of certificates: joining, renewal, reaching a gateway | the gate, the store |
 //! | [`enroll`] | the `enroll` names: first certificates, renewals, lists of what is revoked; and what is done about certificates when nobody asks | the request path |
@@ -49,8 +51,10 @@ pub mod enroll;
 pub mod gate;
 pub mod holder;
 pub mod manage;
+pub mod notify;
 pub mod overlay;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
 pub mod token;
+pub mod webhook;

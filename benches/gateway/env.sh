@@ -5,6 +5,7 @@
 : "${UPSTREAM_PORT:=19000}"
 : "${PORT:=18443}"                            # the gateway under test
 : "${ADMIN_PORT:=18444}"                      # Doorward's metrics and health
+: "${HOOK_PORT:=18445}"                       # the webhook of doorward-webhook
 : "${BEARER:=sk-bench-0123456789abcdef}"      # the key; Doorward makes its own
 : "${WORKERS:=1}"                             # gateway worker threads (one core: 1)
 : "${REQBUF:=off}"                            # nginx proxy_request_buffering

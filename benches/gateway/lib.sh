@@ -3,6 +3,7 @@
 
 UP_PID=
 GW_PID=
+SIDE_PID=
 COMMON_BEARER=$BEARER
 
 wait_port() { # PORT PID SECONDS
@@ -82,6 +83,8 @@ start_peer() { # NAME
 stop_peer() {
 	stop_tree "$GW_PID"
 	GW_PID=
+	stop_tree "$SIDE_PID"
+	SIDE_PID=
 }
 
 stop_all() {

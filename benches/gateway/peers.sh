@@ -9,8 +9,8 @@
 #
 # To add a gateway write those two functions and put NAME into PEERS.
 
-PEERS="direct nginx doorward doorward-alias doorward-many haproxy envoy caddy litellm portkey lm-proxy"
-MTLS_PEERS="nginx nginx-buf doorward doorward-alias doorward-many haproxy envoy caddy"
+PEERS="direct nginx doorward doorward-alias doorward-many doorward-webhook doorward-tunnel haproxy envoy caddy litellm portkey lm-proxy"
+MTLS_PEERS="nginx nginx-buf doorward doorward-alias doorward-many doorward-webhook doorward-tunnel haproxy envoy caddy"
 # What runs when nothing is asked for; setup NAME... installs others.
 DEFAULT_PEERS="direct nginx doorward doorward-alias"
 
@@ -83,6 +83,50 @@ req_doorward-many() { req_default; }
 # body and every event and reply are edited.
 start_doorward-alias() { start_doorward backend-model; }
 req_doorward-alias() { req_default; }
+
+# As doorward, with a webhook that is asked about each request; nearly all decisions come from its cache.
+start_doorward-webhook() {
+	local TARGET_MODEL=bench-model
+	rm -rf "$RUN/doorward"
+	mkdir -p "$RUN/doorward"
+	render doorward.toml.in "$RUN/doorward/doorward.toml"
+	sed -i 's/^owner     = "bench"$/&\nwebhook   = "allow"/' "$RUN/doorward/doorward.toml"
+	printf '\n[webhook.allow]\nurl = "http://127.0.0.1:%d/"\nsecrets = ["whsec_%s"]\ncache_allow = "5m"\n' \
+		"$HOOK_PORT" "$(openssl rand -base64 32)" >>"$RUN/doorward/doorward.toml"
+	taskset -c "$LOAD_CPU" python3 "$HERE/conf/allow.py" "$HOOK_PORT" >"$RUN/hook.log" 2>&1 &
+	SIDE_PID=$!
+	wait_port "$HOOK_PORT" "$SIDE_PID" 5
+	serve_doorward
+}
+req_doorward-webhook() { req_default; }
+
+# As doorward, but the backend is reached through a connector: gateway and connector are measured together.
+start_doorward-tunnel() {
+	local TARGET_MODEL=bench-model config=$RUN/doorward/doorward.toml
+	rm -rf "$RUN/doorward"
+	mkdir -p "$RUN/doorward"
+	render doorward.toml.in "$config"
+	sed -i -e 's/^names .*/names = { api = ["localhost"], connect = ["connect.localhost"] }/' \
+		-e 's/^\[admin\]$/[ca]\ntrust_domain = "gateway.example"\n\n&/' \
+		-e "s|^url  .*|connector = \"site\"|" -e '/^credential = /d' "$config"
+	{
+		"$DOORWARD" ca init --trust-domain gateway.example --config "$config" &&
+			"$DOORWARD" cert issue site --role connector --config "$config" --out "$RUN/doorward"
+	} >"$RUN/gw.log" 2>&1 || { cat "$RUN/gw.log" >&2; exit 1; }
+	render connector.toml.in "$RUN/doorward/connector.toml"
+	"$DOORWARD" key create --owner bench/clients/one --expires 1d --output json --config "$config" \
+		>"$RUN/doorward/key.json" 2>"$RUN/gw.log" || { cat "$RUN/gw.log" >&2; exit 1; }
+	BEARER=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["key"])' "$RUN/doorward/key.json")
+	launch bash -c '"$0" serve --config "$1/doorward.toml" & "$0" connect --config "$1/connector.toml" & wait' \
+		"$DOORWARD" "$RUN/doorward"
+	wait_port "$PORT" "$GW_PID" 10
+	local i
+	for ((i = 0; i < 100; i++)); do
+		curl -sS "http://127.0.0.1:$ADMIN_PORT/metrics" 2>/dev/null | grep -q '^doorward_tunnels [1-9]' && break
+		sleep 0.1
+	done
+}
+req_doorward-tunnel() { req_default; }
 
 start_nginx() {
 	render nginx.conf.in "$RUN/nginx.conf"

@@ -1,9 +1,11 @@
-//! Private inference servers that are reached directly.
+//! Private inference servers: reached directly, or through the tunnels of their connectors.
+//! [`transport`] is the one way to either.
 
 pub mod chunked;
 pub mod connect;
 pub mod pool;
 pub mod reply;
+pub mod transport;
 pub mod wire;
 
 use std::sync::Arc;
@@ -12,10 +14,10 @@ use http::HeaderValue;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 
-use crate::config::{Backend, Timeouts};
+use crate::config::{Backend, Timeouts, Via};
 use crate::tls::client::backend_config;
 
-/// How a backend is reached: one config entry, made ready.
+/// How a backend with a URL is reached: one config entry, made ready.
 #[derive(Debug)]
 pub struct Upstream {
     /// Its name in config, logs and records.
@@ -41,10 +43,11 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// When its TLS material does not fit together or its credential is no header value.
+    /// When it has no URL, its TLS material does not fit together or its credential is no header
+    /// value.
     pub fn new(backend: &Backend) -> Result<Self, String> {
-        let url = &backend.url;
         let wrong = |what: &str| format!("backend {}: {what}", backend.name);
+        let Via::Url(url) = &backend.via else { return Err(wrong("it is reached through a connector, not at a URL")) };
         let bracketed = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host.clone() };
         let own_port = if url.https { 443 } else { 80 };
         let host = if url.port == own_port { bracketed } else { format!("{bracketed}:{}", url.port) };

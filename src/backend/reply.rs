@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use crate::backend::chunked::Decoder;
 
@@ -37,6 +37,20 @@ pub struct Fields {
 }
 
 impl Fields {
+    /// The fields of a reply that came another way than as the text of HTTP/1.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut head = BytesMut::with_capacity(512);
+        let mut put = |part: &[u8]| {
+            let start = head.len();
+            head.extend_from_slice(part);
+            start..head.len()
+        };
+        let places =
+            headers.iter().map(|(name, value)| (put(name.as_str().as_bytes()), put(value.as_bytes()))).collect();
+        Self { head: head.freeze(), places }
+    }
+
     /// Every field, as name and value.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let text = |place: &Range<usize>| self.head.get(place.clone()).unwrap_or_default();

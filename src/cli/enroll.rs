@@ -16,7 +16,7 @@ use crate::domain::timestamp::parse_span;
 use crate::manage::enrollments::{CreateEnrollment, ListEnrollments, RevokeEnrollment, ShownEnrollment};
 use crate::manage::page;
 
-/// First certificates for clients and connectors elsewhere.
+/// Certificates for machines elsewhere, with a bundle that works once.
 #[derive(Debug, Subcommand)]
 pub enum Enroll {
     /// Make a bundle with which somebody gets a certificate, once; it is shown once

@@ -56,6 +56,12 @@ pub struct Set {
     /// How long a key may live at most, such as 90d
     #[arg(long, value_name = "SPAN")]
     max_key_ttl: Option<String>,
+    /// Webhook that has the last word: a [webhook.NAME] of the config
+    #[arg(long, value_name = "NAME")]
+    webhook: Option<String>,
+    /// Let requests pass when the webhook fails; it must say so too, with on_error = "allow"
+    #[arg(long, requires = "webhook")]
+    accept_fail_open: bool,
     /// How to print the result
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -128,6 +134,8 @@ impl Set {
             expires_at: self.expires,
             default_key_ttl: self.default_key_ttl,
             max_key_ttl: self.max_key_ttl,
+            webhook: self.webhook,
+            accept_fail_open: self.accept_fail_open.then_some(true),
         };
         // Before a store is made for it.
         asked.check(Clock::System.now()).map_err(said)?;
@@ -184,8 +192,20 @@ fn print(all: &[grants::Grant], format: Format, out: &mut impl Write) -> Result<
             or(&grant.expires_at),
             or(&grant.default_key_ttl),
             or(&grant.max_key_ttl),
+            or(&grant.webhook),
         ]
     };
-    let head = ["OWNER", "SOURCE", "REQUIRE", "NETWORKS", "ENDPOINTS", "MODELS", "EXPIRES", "DEFAULT TTL", "MAX TTL"];
+    let head = [
+        "OWNER",
+        "SOURCE",
+        "REQUIRE",
+        "NETWORKS",
+        "ENDPOINTS",
+        "MODELS",
+        "EXPIRES",
+        "DEFAULT TTL",
+        "MAX TTL",
+        "WEBHOOK",
+    ];
     output::table(out, &head, &all.iter().map(row).collect::<Vec<_>>())
 }

@@ -66,7 +66,7 @@ enum Verb {
     /// Certificates for clients, connectors and operators
     #[command(subcommand)]
     Cert(cert::Cert),
-    /// First certificates for clients and connectors elsewhere
+    /// Certificates for machines elsewhere, with a bundle that works once
     #[command(subcommand)]
     Enroll(enroll::Enroll),
     /// Virtual keys

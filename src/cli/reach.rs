@@ -193,6 +193,8 @@ fn option(field: &str) -> &str {
         "reason" => "--reason",
         "default_key_ttl" => "--default-key-ttl",
         "max_key_ttl" => "--max-key-ttl",
+        "webhook" => "--webhook",
+        "accept_fail_open" => "--accept-fail-open",
         "expiring" => "--expiring",
         "name" => "NAME",
         "role" => "--role",

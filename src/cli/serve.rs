@@ -17,6 +17,7 @@ use crate::cli::server::{Options, Server, WATCH};
 use crate::clock::Clock;
 use crate::config;
 use crate::gate::connection::Patience;
+use crate::overlay::hub::Pace;
 use crate::telemetry::log;
 
 /// Runs the gateway until SIGTERM or SIGINT. SIGHUP, or a change of a file, reloads the config.
@@ -55,7 +56,8 @@ pub fn serve(file: &Path, ready: impl FnOnce(&Server) -> Result<(), Failure>) ->
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let options = Options { workers, clock: Clock::System, patience: Patience::default(), environment };
+        let (patience, pace) = (Patience::default(), Pace::default());
+        let options = Options { workers, clock: Clock::System, patience, pace, environment };
         // Before anybody can know that the gateway runs: the first signal must not end it undrained.
         let signals = Signals::listen()?;
         let server = Server::start(config, options).await?;

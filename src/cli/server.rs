@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tokio::task::JoinHandle;
 
 use crate::admin::Admin;
 use crate::admin::api::operators::Tls;
-use crate::backend::Upstream;
+use crate::backend::transport::Way;
 use crate::ca::authority::Authority;
 use crate::ca::describe::Description;
 use crate::ca::plan::SERVER_TTL;
@@ -22,8 +23,9 @@ use crate::cli::ca;
 use crate::cli::desk;
 use crate::cli::output::Failure;
 use crate::clock::Clock;
-use crate::config::{self, Config, ServerCertificate};
+use crate::config::{self, ClientAuth, Config, ServerCertificate};
 use crate::domain::grant::GrantTree;
+use crate::domain::notification::{Data, Kind, Notification};
 use crate::domain::timestamp::Timestamp;
 use crate::enroll::Desk;
 use crate::enroll::clerk::Clerk;
@@ -32,12 +34,18 @@ use crate::gate::connection::Patience;
 use crate::gate::roles::{RoleServer, RoleServers, RoleTls};
 use crate::gate::worker::Workers;
 use crate::gate::{Gateway, Parts, Settings};
+use crate::notify::{Notifier, Target};
+use crate::overlay::hub::Pace;
+use crate::overlay::hub::serve::Hub;
+use crate::overlay::hub::tunnels::Tunnels;
+use crate::overlay::hub::watch::watch;
+use crate::overlay::protocol;
 use crate::store::watch::{News, Watcher};
 use crate::store::writer::Writer;
 use crate::store::{Store, pepper};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::{self, RecordWriter, Records};
-use crate::tls::server::{CurrentCertificate, api_config, certified_key, provider, refusing_config};
+use crate::tls::server::{CurrentCertificate, api_config, certified_key, connect_config, provider, refusing_config};
 use crate::tls::verify::CallerVerifier;
 use crate::token::refresh::{self, Errand, Publish, Refresher};
 
@@ -53,6 +61,8 @@ pub struct Options {
     pub clock: Clock,
     /// How long connections may do what.
     pub patience: Patience,
+    /// How long tunnels may do what.
+    pub pace: Pace,
     /// How the environment is read.
     pub environment: Environment,
 }
@@ -65,9 +75,12 @@ pub struct Server {
     workers: Workers,
     admin_address: SocketAddr,
     admin: JoinHandle<()>,
+    /// Judges tunnels.
+    tunnels: JoinHandle<()>,
     admin_api: AdminApi,
     watcher: Watcher,
     store_writer: Writer,
+    notifier: Notifier,
     refresher: Refresher,
     writer: RecordWriter,
     desk: Desk,
@@ -97,6 +110,8 @@ impl Server {
         let mut store = Store::open(&state_dir).map_err(Failure::new)?;
         let pepper = pepper::load(&state_dir, &mut store).map_err(Failure::new)?;
         let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
+        let targets = Target::all(&config.webhooks).map_err(Failure::new)?;
+        let gateway_id = config.gateway_id.clone();
         let prepared = desk::prepare(&config, &options.clock)?;
         let (mut settings, renew_at) = settings(config, 1, &options.clock)?;
         let (operators, renew_at) = earliest(operators, renew_at);
@@ -106,10 +121,15 @@ impl Server {
             .map_err(|error| Failure::new(format!("the records cannot be written: {error}")))?;
         let metrics = Arc::new(Metrics::default());
         let store_writer = Writer::start(&state_dir).map_err(Failure::new)?;
+        let notifier = Notifier::start(&state_dir, &gateway_id, targets, options.clock.clone(), Arc::clone(&metrics))
+            .map_err(Failure::new)?;
         let enroll: Arc<dyn RoleServer> = Arc::new(desk.clone());
-        let roles = RoleServers { enroll: Some(enroll), ..RoleServers::default() };
+        let tunnels = Arc::new(Tunnels::new(options.pace));
+        let connect: Arc<dyn RoleServer> = Arc::new(Hub::new(Arc::clone(&tunnels)));
+        let roles = RoleServers { enroll: Some(enroll), connect: Some(connect) };
         let (clock, claims) = (options.clock.clone(), store_writer.claims());
-        let gateway = Arc::new(Gateway::new(settings, Parts { clock, pepper, claims, records, metrics, roles }));
+        let gateway =
+            Arc::new(Gateway::new(settings, Parts { clock, pepper, claims, records, metrics, roles, tunnels }));
         let tell = {
             let gateway = Arc::clone(&gateway);
             move |news: News| match news {
@@ -129,6 +149,7 @@ impl Server {
             .map_err(|error| cannot_listen(address, &error))?;
         let clerk = Clerk::start(&gateway, desk.clone(), &state_dir, ca::directory(&state_dir))?;
         let admin = tokio::spawn(admin.run());
+        let tunnels = tokio::spawn(watch(Arc::clone(&gateway)));
         let mut refresher = Refresher::new(publish_keys(&gateway));
         refresher.follow(errands, &gateway.view().issuers);
         let look_at = Timestamp::from_seconds(0);
@@ -138,9 +159,11 @@ impl Server {
             workers,
             admin_address,
             admin,
+            tunnels,
             admin_api,
             watcher,
             store_writer,
+            notifier,
             refresher,
             writer,
             desk,
@@ -183,10 +206,17 @@ impl Server {
         let old = Arc::clone(&self.gateway.view().settings);
         let result = self.read_anew(&old);
         self.gateway.metrics.reloaded(result.is_ok());
+        self.tell_of_reload(result.is_ok());
         match result {
             Ok(()) => tracing::info!("reloaded the config"),
             Err(failure) => tracing::error!("the last good config stays in force: {}", failure.to_string().trim_end()),
         }
+    }
+
+    fn tell_of_reload(&self, applied: bool) {
+        let kind = if applied { Kind::ReloadSucceeded } else { Kind::ReloadFailed };
+        let data = Data::Config { revision: self.gateway.view().settings.generation };
+        self.notifier.tell(&Notification { kind, at: self.options.clock.now(), data });
     }
 
     fn read_anew(&mut self, old: &Settings) -> Result<(), Failure> {
@@ -207,10 +237,12 @@ impl Server {
         seen.extend(before.into_iter().filter(|(file, _)| watched.contains(file)));
         let operators = admin_api::prepare(&config, &self.options.clock)?;
         let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
+        let targets = Target::all(&config.webhooks).map_err(Failure::new)?;
         let prepared = desk::prepare(&config, &self.options.clock)?;
         let (mut settings, renew_at) = settings(config, old.generation + 1, &self.options.clock)?;
         let (operators, renew_at) = earliest(operators, renew_at);
         let (office, renew_at) = at_desk(prepared, &mut settings, renew_at);
+        self.notifier.follow(targets).map_err(Failure::new)?;
         // Only what is in force is watched: else a config that fails here is tried every second.
         self.seen = seen;
         self.renew_at = renew_at;
@@ -263,9 +295,11 @@ impl Server {
             tracing::error!("the workers could not be waited for");
         }
         drop(self.clerk);
+        self.tunnels.abort();
         drop(self.watcher);
         // Joins its thread: last uses are written when this returns.
         drop(self.store_writer);
+        drop(self.notifier);
         drop(self.refresher);
         let lost = self.writer.finish(LAST_RECORDS);
         if lost > 0 {
@@ -345,26 +379,52 @@ fn settings(config: Config, generation: u64, clock: &Clock) -> Result<(Settings,
     };
     let certificate = Arc::new(CurrentCertificate::new(key));
     let tls = api_config(Arc::clone(&verifier), certificate, config.listen.tls12).map_err(said)?;
-    let upstreams =
-        config.backends.iter().map(|backend| Upstream::new(backend).map(Arc::new)).collect::<Result<_, _>>();
+    let ways = config.backends.iter().map(|backend| Way::new(backend).map(Arc::new)).collect::<Result<_, _>>();
+    let connect = match &authority {
+        Some(authority) if !config.listen.names.connect.is_empty() => Some(connect(&config, authority, clock)?),
+        Some(_) | None => None,
+    };
+    let renew_at = connect.as_ref().map(|connect| connect.renew_at).into_iter().chain(renew_at).min();
     let models = config.models.iter().enumerate().map(|(index, model)| (model.name.clone(), index)).collect();
     let settings = Settings {
         generation,
         grants: GrantTree::new(config.grants.iter().cloned()),
         keys: config.keys.iter().map(|key| (key.id, Arc::new(key.clone()))).collect(),
         models,
-        upstreams: upstreams.map_err(said)?,
+        ways: ways.map_err(said)?,
+        connectors: connect.as_ref().map(|connect| Arc::clone(&connect.verifier)),
         root: authority.as_ref().map(|authority| authority.root().clone()),
         verifier,
         tls: RoleTls {
             api: Arc::new(tls),
             enroll: None,
-            connect: None,
+            connect: connect.map(|connect| connect.tls),
             refusing: Arc::new(refusing_config().map_err(said)?),
         },
         config,
     };
     Ok((settings, renew_at))
+}
+
+/// What the `connect` names are served with.
+struct Connect {
+    verifier: Arc<CallerVerifier>,
+    tls: Arc<ServerConfig>,
+    renew_at: Timestamp,
+}
+
+/// An internal certificate for the `connect` names, and a verifier to which no external authority
+/// has a say.
+fn connect(config: &Config, authority: &Authority, clock: &Clock) -> Result<Connect, Failure> {
+    let builtin = Some((authority.trust_domain().clone(), authority.anchors()));
+    let verifier = CallerVerifier::new(ClientAuth::Required, builtin, &[], clock.clone(), provider());
+    let verifier = verifier.map_err(Failure::new)?;
+    let now = clock.now();
+    let (chain, key) = authority.issue_server(&config.listen.names.connect, now).map_err(Failure::new)?;
+    let certificate = CurrentCertificate::new(certified_key(chain, key).map_err(Failure::new)?);
+    let tls = connect_config(Arc::clone(&verifier), Arc::new(certificate), protocol::ALPN).map_err(Failure::new)?;
+    let life = SERVER_TTL.min(authority.issuer_not_after().since(now));
+    Ok(Connect { verifier, tls: Arc::new(tls), renew_at: now.after(life * 2 / 3) })
 }
 
 fn open_authority(config: &Config, domain: &str) -> Result<Authority, Failure> {

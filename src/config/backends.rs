@@ -1,4 +1,5 @@
-//! `[[backend]]`: private inference servers.
+//! `[[backend]]`: private inference servers, reached at a URL or through a connector; and
+//! `[[connector]]`, what is said of a connector besides.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -7,8 +8,9 @@ use std::time::Duration;
 use crate::config::document::{Table, Value};
 use crate::config::listen::is_host_name;
 use crate::config::suggest::did_you_mean;
-use crate::config::{Backend, BackendTls, BackendUrl, Timeouts};
+use crate::config::{Backend, BackendTls, BackendUrl, ConnectorRule, Timeouts, Via};
 use crate::domain::endpoint::Dialect;
+use crate::domain::identity::IdentityName;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -23,27 +25,28 @@ pub(super) struct Declared {
 /// Reads every `[[backend]]`. The second list has those too that cannot be used, so that a mistake
 /// in a backend is not reported again at each target; in it and in the first, the order is that of
 /// the sections.
-pub(super) fn read_backends(sections: &[Value<'_>]) -> (Option<Vec<Backend>>, Vec<Declared>) {
+///
+/// `no_connectors` says why no connector can reach this gateway, if none can.
+pub(super) fn read_backends(
+    sections: &[Value<'_>],
+    no_connectors: Option<&str>,
+) -> (Option<Vec<Backend>>, Vec<Declared>) {
     let (mut names, mut declared) = (HashMap::new(), Vec::new());
     let backends: Vec<Option<Backend>> =
-        sections.iter().map(|entry| read_backend(entry, &mut names, &mut declared)).collect();
+        sections.iter().map(|entry| read_backend(entry, no_connectors, &mut names, &mut declared)).collect();
     (backends.into_iter().collect(), declared)
 }
 
 fn read_backend(
     entry: &Value<'_>,
+    no_connectors: Option<&str>,
     names: &mut HashMap<String, String>,
     declared: &mut Vec<Declared>,
 ) -> Option<Backend> {
     entry.table(|table| {
         let name = table.require("name", "what targets and records call this backend, such as \"vllm-a\"");
         let name = name.and_then(|value| value.unique_name(names));
-        let url_setting = if table.has("connector") {
-            table.get("url") // its absence is no mistake of its own
-        } else {
-            table.require("url", "such as \"http://10.0.0.5:8000\"")
-        };
-        let url = url_setting.as_ref().and_then(read_url);
+        let via = read_via(table, no_connectors);
         let dialects = table.require("dialects", "the APIs that it speaks, such as [\"openai\"]");
         let dialects = dialects.and_then(|value| read_dialects(&value));
         let credential_setting = table.get("credential");
@@ -52,9 +55,7 @@ fn read_backend(
         let tls = tls_setting.as_ref().map_or_else(|| Some(BackendTls::default()), |value| value.table(read_tls));
         let timeouts = table.get("timeouts").map_or(Some(DEFAULT_TIMEOUTS), |value| value.table(read_timeouts));
         let forward_identity = table.get("forward_identity").map_or(Some(false), |value| value.boolean());
-        for name in ["connector", "max_concurrent"] {
-            table.later(name, |_| false);
-        }
+        table.later("max_concurrent", |_| false);
         table.later("discover", |value| value.as_bool() == Some(false));
         if let Some(value) = table.get("on_disconnect")
             && value.choice(&[("abort", false), ("drain", true)]) == Some(true)
@@ -63,22 +64,98 @@ fn read_backend(
         }
 
         declared.push(Declared { name: name.clone(), dialects: dialects.clone() });
-        let url = url?;
-        if let (false, Some(setting)) = (url.https, &tls_setting) {
-            setting.wrong("goes with an https URL; this one is http, and nothing would be encrypted");
-        }
-        if let (false, false, Some(setting)) = (url.https, is_loopback(&url.host), &credential_setting) {
-            setting.place.warn("travels unencrypted: the URL is http and not on this machine");
-        }
+        let via = via?;
+        check_way(&via, tls_setting.as_ref(), credential_setting.as_ref());
         Some(Backend {
             name: name?,
-            url,
+            via,
             dialects: dialects?,
             credential: credential?,
             tls: tls?,
             timeouts: timeouts?,
             forward_identity: forward_identity?,
         })
+    })
+}
+
+/// `url` or `connector`: one of them, and not both.
+fn read_via(table: &Table<'_>, no_connectors: Option<&str>) -> Option<Via> {
+    if !table.has("connector") {
+        let url = table.require("url", "such as \"http://10.0.0.5:8000\"; or connector = \"site-a\"");
+        return url.as_ref().and_then(read_url).map(Via::Url);
+    }
+    let connector = table.get("connector")?;
+    let name = connector.parsed(IdentityName::parse);
+    if let Some(url) = table.get("url") {
+        return url.refuse("goes without connector: where the backend is, is for the connector's own config to say");
+    }
+    match no_connectors {
+        Some(why) => connector.refuse(why),
+        None => name.map(Via::Connector),
+    }
+}
+
+/// What does not go together with the way to a backend.
+fn check_way(via: &Via, tls: Option<&Value<'_>>, credential: Option<&Value<'_>>) {
+    match via {
+        Via::Url(url) => {
+            if let (false, Some(setting)) = (url.https, tls) {
+                setting.wrong("goes with an https URL; this one is http, and nothing would be encrypted");
+            }
+            if let (false, false, Some(setting)) = (url.https, is_loopback(&url.host), credential) {
+                setting.place.warn("travels unencrypted: the URL is http and not on this machine");
+            }
+        }
+        Via::Connector(_) => {
+            if let Some(setting) = credential {
+                setting.wrong("goes with a URL: a connector adds the backend's credential itself, from connector.toml");
+            }
+            if let Some(setting) = tls {
+                setting.wrong("goes with an https URL: a connector speaks to the backend itself, by connector.toml");
+            }
+        }
+    }
+}
+
+/// Most processes with one connector's certificate.
+const MAX_INSTANCES: u32 = 64;
+
+/// Reads every `[[connector]]`. Connectors that no section is about have the defaults.
+pub(super) fn read_connectors(sections: &[Value<'_>], backends: Option<&[Backend]>) -> Option<Vec<ConnectorRule>> {
+    let mut names = HashMap::new();
+    let connectors: Vec<Option<ConnectorRule>> =
+        sections.iter().map(|entry| read_connector(entry, backends, &mut names)).collect();
+    connectors.into_iter().collect()
+}
+
+fn read_connector(
+    entry: &Value<'_>,
+    backends: Option<&[Backend]>,
+    names: &mut HashMap<String, String>,
+) -> Option<ConnectorRule> {
+    entry.table(|table| {
+        let setting = table.require("name", "the name in the connector's certificate, such as \"site-a\"");
+        let name = setting.as_ref().and_then(|value| {
+            let name = value.parsed(IdentityName::parse)?;
+            value.distinct(name.as_str().to_owned(), names)?;
+            Some(name)
+        });
+        let instances = table.get("max_instances");
+        let max_instances = instances.map_or(Some(1), |value| value.number(1..=MAX_INSTANCES));
+        let name = name?;
+        if let (Some(backends), Some(setting)) = (backends, &setting) {
+            let used = || {
+                backends.iter().filter_map(|backend| match &backend.via {
+                    Via::Connector(connector) => Some(connector.as_str()),
+                    Via::Url(_) => None,
+                })
+            };
+            if !used().any(|used| used == name.as_str()) {
+                let hint = did_you_mean(name.as_str(), used());
+                setting.place.warn(format!("no [[backend]] is reached through this connector{hint}"));
+            }
+        }
+        Some(ConnectorRule { name, max_instances: max_instances? })
     })
 }
 

@@ -12,7 +12,7 @@ use crate::config::document::{Table, Value};
 use crate::config::load::{parse_as, read_text};
 use crate::config::process::{read_log, read_state_dir};
 use crate::config::suggest::did_you_mean;
-use crate::config::{Backend, BackendTls, Log, Problem, Timeouts};
+use crate::config::{Backend, BackendTls, Log, Problem, Timeouts, Via};
 use crate::domain::endpoint::{Dialect, Endpoint, Endpoints};
 use crate::domain::gateway_address::{GatewayAddress, HostName};
 
@@ -171,7 +171,7 @@ fn read_backend(entry: &Value<'_>, names: &mut HashMap<String, String>) -> Optio
         }
         let backend = Backend {
             name: name?,
-            url,
+            via: Via::Url(url),
             dialects: Dialect::ALL.to_vec(),
             credential: credential?,
             tls: tls?,

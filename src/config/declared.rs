@@ -77,7 +77,7 @@ pub fn declared(file: &Path) -> Result<Declared, Vec<Problem>> {
         // Which domains an authority owns is looked at where the whole config is checked.
         drop(read_ca(root.get("ca").as_ref(), &mut authorities));
         let identities = read_identities(&sections("identity"), &authorities);
-        let (_, backends) = read_backends(&sections("backend"));
+        let (_, backends) = read_backends(&sections("backend"), None);
         let models = read_models(&sections("model"), &backends);
         let named =
             |backend: backends::Declared| (backend.name.unwrap_or_default(), backend.dialects.unwrap_or_default());

@@ -234,7 +234,10 @@ impl<'d> Table<'d> {
 
     /// The value of a setting that may be absent.
     pub(super) fn get(&self, name: &'static str) -> Option<Value<'d>> {
-        self.known.borrow_mut().push(name);
+        let mut known = self.known.borrow_mut();
+        if !known.contains(&name) {
+            known.push(name);
+        }
         self.find(name)
     }
 

@@ -54,9 +54,8 @@ fn the_commented_defaults_are_the_defaults() {
     let key = KeyPair::generate().unwrap();
     let mut root = CertificateParams::default();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    for name in ["corp-roots.pem", "spire-bundle.pem"] {
-        write(name, root.self_signed(&key).unwrap().pem());
-    }
+    write("corp-roots.pem", root.self_signed(&key).unwrap().pem());
+    write("spire-bundle.json", include_str!("../../tests/config/valid/spire.json").to_owned());
     let list = CertificateRevocationListParams {
         this_update: date_time_ymd(2026, 1, 1),
         next_update: date_time_ymd(2096, 1, 1),

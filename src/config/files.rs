@@ -82,7 +82,11 @@ impl<'d> Value<'d> {
 
     /// The certificates of a PEM file that can serve as roots.
     pub(super) fn roots(&self) -> Option<Vec<CertificateDer<'static>>> {
-        let found = self.certificates()?;
+        self.certificates().and_then(|found| self.fit_as_roots(found))
+    }
+
+    /// These certificates, when each can serve as a root.
+    pub(super) fn fit_as_roots(&self, found: Vec<CertificateDer<'static>>) -> Option<Vec<CertificateDer<'static>>> {
         let mut store = RootCertStore::empty();
         let unfit = found.iter().position(|der| store.add(der.clone()).is_err());
         match unfit {

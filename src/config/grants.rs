@@ -15,6 +15,7 @@ use crate::domain::network::Networks;
 use crate::domain::origin::Origins;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
+use crate::domain::webhook::{Hooked, WebhookName};
 
 /// How long the keys of a grant may be told to live: a second to a hundred years.
 const KEY_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(36_500 * 86_400);
@@ -25,6 +26,8 @@ pub(super) struct PlacedGrant<'d> {
     pub(super) lines: GrantLines,
     place: Place<'d>,
     models: Option<Value<'d>>,
+    /// Where it names its webhook.
+    pub(super) webhook: Option<Value<'d>>,
 }
 
 /// Reads every `[[grant]]`.
@@ -72,8 +75,10 @@ fn read_grant<'d>(entry: &Value<'d>, owners: &mut HashMap<OwnerPath, String>) ->
             }
             Some(origins)
         });
+        let webhook_setting = table.get("webhook");
+        let webhook = read_hooked(table, webhook_setting.as_ref());
         refuse_later_settings(table);
-        let settings = ["require", "networks", "endpoints", "models", "cors_origins", "expires_at"];
+        let settings = ["require", "networks", "endpoints", "models", "cors_origins", "expires_at", "webhook"];
         let lines = settings.into_iter().filter_map(|name| Some((name, table.line_of(name)?))).collect();
         Some(PlacedGrant {
             lines: GrantLines { section: entry.place.line(), settings: lines },
@@ -87,19 +92,32 @@ fn read_grant<'d>(entry: &Value<'d>, owners: &mut HashMap<OwnerPath, String>) ->
                 expires_at: expires_at?,
                 default_key_ttl: default_key_ttl?,
                 max_key_ttl: max_key_ttl?,
+                webhook: webhook?,
             },
             place: entry.place.clone(),
             models: models_setting,
+            webhook: webhook_setting,
         })
     })
 }
 
 fn refuse_later_settings(table: &Table<'_>) {
-    for name in ["webhook", "default_max_tokens"] {
-        table.later(name, |_| false);
-    }
+    table.later("default_max_tokens", |_| false);
     table.later("limits", is_empty_list);
-    table.later("accept_fail_open", |value| value.as_bool() == Some(false));
+}
+
+/// `webhook`, and `accept_fail_open` beside it.
+fn read_hooked(table: &Table<'_>, webhook: Option<&Value<'_>>) -> Option<Option<Hooked>> {
+    let name = webhook.map(|value| value.parsed(WebhookName::parse));
+    let fail_open_setting = table.get("accept_fail_open");
+    let accept_fail_open = fail_open_setting.as_ref().map_or(Some(false), Value::boolean)?;
+    if let (None, true, Some(setting)) = (&name, accept_fail_open, &fail_open_setting) {
+        return setting.refuse("goes with webhook, on the grant that names it");
+    }
+    match name {
+        None => Some(None),
+        Some(name) => Some(Some(Hooked { name: name?, accept_fail_open })),
+    }
 }
 
 /// A setting that may be absent: `Some(None)` when it is, `None` when it is wrong.

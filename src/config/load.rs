@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use crate::config::backends::read_backends;
-use crate::config::document::{Document, Findings, NOT_AVAILABLE, Table, Value, line_at};
+use crate::config::backends::{read_backends, read_connectors};
+use crate::config::document::{Document, Findings, Table, line_at};
 use crate::config::files::read_bounded;
 use crate::config::grants::{self, read_grants};
 use crate::config::issuers::read_issuers;
@@ -14,6 +14,7 @@ use crate::config::listen::{Authority, read_admin, read_listen};
 use crate::config::models::read_models;
 use crate::config::process::{DEFAULT_STATE_DIR, read_gateway_id, read_log, read_record, read_state_dir, read_store};
 use crate::config::trust::{Authorities, read_ca, read_identities, read_trust};
+use crate::config::webhooks::{self, read_webhooks};
 use crate::config::{Config, Problem};
 
 /// Where the config is looked for when nobody names it.
@@ -158,9 +159,22 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     let issuers = read_issuers(&sections("issuer"));
     let grants = read_grants(&sections("grant"));
     let keys = read_keys(&sections("key"), grants.as_deref());
-    let (backends, declared) = read_backends(&sections("backend"));
+    let no_connectors = if !authority.built_in {
+        Some("needs a [ca]: only the built-in authority makes connectors")
+    } else if listen.as_ref().is_some_and(|listen| listen.names.connect.is_empty()) {
+        Some(
+            "needs `connect` in [listen] names: the host name that connectors dial, such as [\"connect.corp.example\"]",
+        )
+    } else {
+        None
+    };
+    let (backends, declared) = read_backends(&sections("backend"), no_connectors);
+    let connectors = read_connectors(&sections("connector"), backends.as_deref());
     let models = read_models(&sections("model"), &declared);
-    refuse_later_sections(root);
+    let (webhooks, webhook_names) = read_webhooks(root.get("webhook").as_ref());
+    if let Some(grants) = &grants {
+        webhooks::check_grants(grants, webhooks.as_deref(), &webhook_names);
+    }
 
     let (listen, identities, grants, models) = (listen?, identities?, grants?, models?);
     let placed: Vec<_> = identities.iter().zip(identity_sections.iter().map(|section| &section.place)).collect();
@@ -183,25 +197,12 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         grants: grants.into_iter().map(|placed| placed.grant).collect(),
         keys: keys?,
         backends: backends?,
+        connectors: connectors?,
         models,
+        webhooks: webhooks?.into_iter().map(|placed| placed.webhook).collect(),
         watched: Vec::new(),
         warnings: Vec::new(),
     })
-}
-
-/// `[webhook.*]`: each section is named, its inside is not looked at.
-fn refuse_later_sections(root: &Table<'_>) {
-    for name in ["webhook"] {
-        let Some(value) = root.get_later(name) else { continue };
-        let sections = if value.raw().is_array() { value.sections() } else { value.named() };
-        let is_section = |section: &Value<'_>| section.raw().is_table();
-        // In the shape that they have, each is named; in any other, the whole.
-        if !sections.is_empty() && sections.iter().all(is_section) {
-            sections.iter().for_each(|section| section.wrong(NOT_AVAILABLE));
-        } else {
-            value.wrong(NOT_AVAILABLE);
-        }
-    }
 }
 
 pub(super) fn whole(message: String) -> Problem {

@@ -4,6 +4,7 @@
 //! one, and it reports every problem at once, each with its path, its line and the known choices.
 
 mod backends;
+pub mod bundle;
 mod connector;
 mod crls;
 mod declared;
@@ -23,6 +24,7 @@ mod restart;
 mod suggest;
 mod trust;
 mod values;
+mod webhooks;
 
 pub use connector::{Connector, GatewayAt, SiteBackend, load_connector, parse_connector};
 pub use declared::{Declared, declared};
@@ -39,20 +41,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use crate::domain::endpoint::Dialect;
 use crate::domain::gateway_address::GatewayAddress;
 use crate::domain::grant::Grant;
-use crate::domain::identity::{Identity, IdentityMatch, TrustDomain};
+use crate::domain::identity::{Identity, IdentityMatch, IdentityName, TrustDomain};
 use crate::domain::key::KeyRecord;
 use crate::domain::network::Networks;
+use crate::domain::notification::Kind;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
+use crate::domain::webhook::WebhookName;
 use crate::token::issuers::Rules;
 use crate::token::keys::KeySet;
 use crate::token::location::Location;
+use crate::webhook::address::Reach;
+use crate::webhook::sign::SigningSecret;
+use crate::webhook::url::WebhookUrl;
 
 /// Everything that `doorward.toml` says, checked. Paths are absolute.
 #[derive(Debug)]
@@ -92,8 +100,12 @@ pub struct Config {
     pub keys: Vec<KeyRecord>,
     /// Private inference servers; targets refer to them by index.
     pub backends: Vec<Backend>,
+    /// What is said of connectors; names are distinct. Those that are not listed have the defaults.
+    pub connectors: Vec<ConnectorRule>,
     /// Public aliases; names are distinct.
     pub models: Vec<Model>,
+    /// Who has the last word; names are distinct.
+    pub webhooks: Vec<Webhook>,
     /// Files besides [`Self::file`] whose change asks for a reload.
     pub watched: Vec<PathBuf>,
     /// What is allowed and yet worth a word.
@@ -309,7 +321,7 @@ pub struct Backend {
     /// Its name in config, logs and records.
     pub name: String,
     /// How it is reached.
-    pub url: BackendUrl,
+    pub via: Via,
     /// API families that it speaks; never empty.
     pub dialects: Vec<Dialect>,
     /// Sent as `Authorization: Bearer`; never the caller's.
@@ -320,6 +332,25 @@ pub struct Backend {
     pub timeouts: Timeouts,
     /// True to tell the backend who is calling, in `x-doorward-*` headers.
     pub forward_identity: bool,
+}
+
+/// How a backend is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Via {
+    /// Directly.
+    Url(BackendUrl),
+    /// Through the tunnels of the connector whose certificate has this name.
+    Connector(IdentityName),
+}
+
+/// What the gateway's config says of a connector.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConnectorRule {
+    /// The name in its certificate.
+    pub name: IdentityName,
+    /// Processes that may be connected with it at once, 1 to 64. Above 1 they are replicas, and
+    /// share the requests.
+    pub max_instances: u32,
 }
 
 /// `http(s)://host[:port]` and an optional base path.
@@ -355,6 +386,109 @@ pub struct Timeouts {
     pub first_event: Duration,
     /// Between the events of a stream.
     pub idle: Duration,
+}
+
+/// A `[webhook.NAME]`. Defaults are those of the example config.
+#[derive(Debug)]
+pub struct Webhook {
+    /// Its name in grants, logs and records.
+    pub name: WebhookName,
+    /// Where it is.
+    pub url: WebhookUrl,
+    /// Which addresses that may be at.
+    pub reach: Reach,
+    /// For https.
+    pub tls: BackendTls,
+    /// What is sent is signed with each of these; never empty, the newest first.
+    pub secrets: Vec<SigningSecret>,
+    /// How long the whole exchange may take.
+    pub timeout: Duration,
+    /// How long the connection may take, TCP and TLS.
+    pub connect_timeout: Duration,
+    /// What happens when there is no answer that counts.
+    pub on_error: OnError,
+    /// With [`OnError::Stale`]: how long after its time an allow may still be relied on.
+    pub stale_max: Duration,
+    /// How long an allow is remembered at most.
+    pub cache_allow: Duration,
+    /// How long a denial is remembered at most.
+    pub cache_deny: Duration,
+    /// How many questions may be under way at once.
+    pub max_in_flight: u32,
+    /// What it is told beyond the usual.
+    pub include: Include,
+    /// In which ways it may narrow what it allows.
+    pub allow_overrides: Vec<Override>,
+    /// How often it is asked again while a reply streams; `None` when it is not.
+    pub revalidate: Option<Duration>,
+    /// What it is told of after it has happened.
+    pub events: Vec<Kind>,
+}
+
+/// What happens when a webhook has no answer that counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnError {
+    /// The request is refused.
+    Deny,
+    /// What it allowed a while ago still holds; else the request is refused.
+    Stale,
+    /// The request passes, where the grant accepts that.
+    Allow,
+}
+
+impl OnError {
+    /// The word in config.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Stale => "stale",
+            Self::Allow => "allow",
+        }
+    }
+}
+
+/// What a webhook is told beyond the usual.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Include {
+    /// These headers of the request.
+    pub headers: Vec<HeaderName>,
+    /// How long the body is.
+    pub content_length: bool,
+    /// The body itself.
+    pub body: bool,
+}
+
+/// A way in which a webhook may narrow what it allows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Override {
+    /// Fewer tokens.
+    MaxTokens,
+    /// Less time for the reply.
+    DeadlineMs,
+    /// An end of the reply.
+    ExpiresAt,
+    /// One of the backends.
+    Backend,
+    /// Labels for the record.
+    Labels,
+}
+
+impl Override {
+    /// Every way.
+    pub const ALL: [Self; 5] = [Self::MaxTokens, Self::DeadlineMs, Self::ExpiresAt, Self::Backend, Self::Labels];
+
+    /// The word in config, and in answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxTokens => "max_tokens",
+            Self::DeadlineMs => "deadline_ms",
+            Self::ExpiresAt => "expires_at",
+            Self::Backend => "backend",
+            Self::Labels => "labels",
+        }
+    }
 }
 
 /// A secret from config: cannot be printed.

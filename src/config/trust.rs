@@ -5,6 +5,9 @@
 
 use std::collections::HashMap;
 
+use rustls_pki_types::CertificateDer;
+
+use crate::config::bundle::{self, Bundle};
 use crate::config::crls::read_crls;
 use crate::config::document::{Table, Value};
 use crate::config::{IdentityEntry, IdentityField, IdentityMap, Trust};
@@ -51,9 +54,9 @@ fn read_trust_entry(
     entry.table(|table| {
         let name = table.require("name", "what logs call this authority, such as \"corp-pki\"");
         let name = name.and_then(|value| value.unique_name(names));
-        let roots = table.require("roots", "a PEM file with the root certificates");
-        let roots = roots.and_then(|value| value.roots());
+        let roots = table.require("roots", "a file with the root certificates: PEM, or a SPIFFE bundle (JSON)");
         let map = read_map(table, authorities);
+        let roots = roots.and_then(|value| read_roots(&value, map.as_ref()));
         let crls = match (table.get("crls"), &roots) {
             (None, _) => Some(Vec::new()),
             (Some(value), Some(roots)) => read_crls(&value, roots),
@@ -62,6 +65,36 @@ fn read_trust_entry(
         };
         Some(Trust { name: name?, roots: roots?, crls: crls?, map: map? })
     })
+}
+
+/// The roots of an entry, in PEM or as a SPIFFE bundle. `map` is `None` when it could not be read.
+fn read_roots(setting: &Value<'_>, map: Option<&IdentityMap>) -> Option<Vec<CertificateDer<'static>>> {
+    let (file, shown) = setting.public_file()?;
+    if !bundle::looks_like(&file) {
+        return setting.roots();
+    }
+    let domains = match map {
+        Some(IdentityMap::Field { .. }) => {
+            return setting.refuse(&format!("{shown} is a SPIFFE bundle, which goes with map = \"spiffe\""));
+        }
+        Some(IdentityMap::Spiffe { trust_domains }) => trust_domains.as_slice(),
+        None => &[],
+    };
+    let read = Bundle::parse(&file).map_err(|why| setting.wrong(format!("{shown}: {why}"))).ok()?;
+    for number in &read.without_certificate {
+        setting
+            .place
+            .warn(format!("key {number} of {shown} is meant as a root and holds no certificate: it is ignored"));
+    }
+    if let [_, ..] = domains {
+        let foreign = |named: &&String| !domains.iter().any(|domain| domain.as_str() == *named);
+        for named in read.named.iter().filter(foreign) {
+            setting
+                .place
+                .warn(format!("{shown} has a root of the trust domain {named:?}, which is not among trust_domains"));
+        }
+    }
+    setting.fit_as_roots(read.roots)
 }
 
 fn read_map(table: &Table<'_>, authorities: &mut Authorities) -> Option<IdentityMap> {

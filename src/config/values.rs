@@ -173,10 +173,15 @@ impl<'d> Value<'d> {
         if text.text.is_empty() || !text.text.bytes().all(|b| b.is_ascii_graphic()) {
             return self.refuse("must be visible ASCII without spaces or line breaks (the value is not shown)");
         }
+        self.warn_if_literal(&text);
+        Some(Secret::new(text.text))
+    }
+
+    /// Warns of a secret that stands in the file itself.
+    pub(super) fn warn_if_literal(&self, text: &Text<'_>) {
         if text.reference.is_none() {
             self.place.warn("a literal secret: whoever reads this file has it; write ${env:NAME} or ${file:PATH}");
         }
-        Some(Secret::new(text.text))
     }
 
     /// Records that `text` is not what the setting takes; what came by reference is not shown.

@@ -22,6 +22,7 @@ use crate::domain::owner::{DisabledOwners, OwnerPath};
 use crate::domain::refusal::{CredentialFault, Refusal};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::token::Vouched;
+use crate::domain::webhook::Hooked;
 
 /// Which models may be named: patterns over public aliases.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -135,6 +136,8 @@ pub struct Grant {
     pub default_key_ttl: Option<Duration>,
     /// How long a key may live at most.
     pub max_key_ttl: Option<Duration>,
+    /// Who has the last word on requests, besides the webhooks that other grants on the path name.
+    pub webhook: Option<Hooked>,
 }
 
 impl Grant {
@@ -151,6 +154,7 @@ impl Grant {
             expires_at: None,
             default_key_ttl: None,
             max_key_ttl: None,
+            webhook: None,
         }
     }
 }

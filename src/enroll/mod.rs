@@ -108,7 +108,7 @@ impl Desk {
             });
             done.await.map_err(|_| gone())?
         };
-        timeout(SIGNING, done).await.unwrap_or_else(|_| Err(Refusal::unavailable("the store takes too long")))
+        timeout(SIGNING, done).await.unwrap_or_else(|_| Err(Refusal::too_slow()))
     }
 }
 

@@ -74,6 +74,17 @@ impl Refusal {
         }
     }
 
+    /// Something of ours that takes too long, and may yet be done.
+    #[must_use]
+    pub fn too_slow() -> Self {
+        Self {
+            detail:
+                "It takes too long, and may yet be done: then a bundle is used up. Try again, or ask for a new one."
+                    .into(),
+            ..Self::unavailable("the store takes too long")
+        }
+    }
+
     /// The same refusal from an address that has had its share.
     #[must_use]
     pub fn too_many(self, wait: Duration) -> Self {

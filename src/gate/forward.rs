@@ -3,16 +3,13 @@
 //! Invariant: only a [`Claimed`], and so an admitted, request gets here; the upstream request is
 //! built anew from the endpoint table, the body's checked bytes and the header allowlist.
 
-use std::io;
-use std::sync::Arc;
-
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Request, StatusCode, Version};
 use tokio::time::{Instant, timeout_at};
 
-use crate::backend::pool::{Lease, Pool};
+use crate::backend::Upstream;
 use crate::backend::reply::Fields;
-use crate::backend::wire;
+use crate::backend::transport::{self, Passage, Ready, Transport};
 use crate::dialect::paths::upstream_path;
 use crate::dialect::relay::Mode;
 use crate::domain::refusal::Refusal;
@@ -22,6 +19,7 @@ use crate::gate::headers;
 use crate::gate::record::Record;
 use crate::gate::route::{Routed, Stop};
 use crate::gate::worker::Worker;
+use crate::overlay::protocol::passage;
 
 /// A reply whose head came and may be passed on.
 #[derive(Debug)]
@@ -36,7 +34,7 @@ pub struct Forwarded {
     pub manner: Manner,
 }
 
-/// The head of a reply, and the connection that its body comes over.
+/// The head of a reply, and what its body comes over.
 #[derive(Debug)]
 pub struct Reply {
     /// Its status.
@@ -44,7 +42,7 @@ pub struct Reply {
     /// Its headers, as the backend sent them.
     pub fields: Fields,
     /// Where its body comes from.
-    pub lease: Lease,
+    pub passage: Passage,
     /// When the first event must have come.
     pub first_event_by: Instant,
 }
@@ -99,8 +97,8 @@ pub async fn forward(
                 return Ok(Forwarded { stop: index, routed, reply, manner });
             }
             Err(Failure::Unreachable(why)) => {
-                worker.gateway.metrics.connect_failed(&stop.upstream.name);
-                unreachable = format!("{unreachable}{}: {why}; ", stop.upstream.name);
+                worker.gateway.metrics.connect_failed(stop.way.name());
+                unreachable = format!("{unreachable}{}: {why}; ", stop.way.name());
                 now = Instant::now();
             }
             Err(Failure::Final(refusal)) => return Err(refusal),
@@ -116,6 +114,16 @@ enum Failure {
     Final(Refusal),
 }
 
+impl Failure {
+    fn of(failure: transport::Failure, backend: &str) -> Self {
+        match failure {
+            transport::Failure::Unreachable(why) => Self::Unreachable(why),
+            transport::Failure::Broke(why) => Self::Final(Refusal::BackendBroke(format!("{backend}: {why}"))),
+            transport::Failure::TimedOut => Self::Final(Refusal::BackendTimeout("no reply in time")),
+        }
+    }
+}
+
 async fn attempt(
     worker: &Worker,
     routed: &Routed,
@@ -124,39 +132,41 @@ async fn attempt(
     record: &mut Record,
     now: Instant,
 ) -> Result<Reply, Failure> {
-    let upstream = &stop.upstream;
-    let pool: Arc<Pool> = worker.pools.of(upstream);
-    let unreachable = |error: io::Error| Failure::Unreachable(error.to_string());
-    let mut lease = pool.lease(upstream, now).await.map_err(unreachable)?;
-    record.forwarded_to(upstream, &stop.model);
-    let request = request(routed, stop, outgoing, record);
-    let wait =
-        if routed.admitted.request.stream { upstream.timeouts.first_event } else { upstream.timeouts.first_byte };
-    let deadline = now + wait;
-    loop {
-        match timeout_at(deadline, lease.exchange(request.clone())).await {
-            Ok(Ok((status, fields))) => return Ok(Reply { status, fields, lease, first_event_by: deadline }),
-            Ok(Err(wire::Failure::NothingSent)) if lease.is_reused() => {
-                // The backend had closed an idle connection; a new one shows whether it is there.
-                lease = pool.lease_new(upstream).await.map_err(unreachable)?;
-            }
-            Ok(Err(wire::Failure::NothingSent)) => return Err(Failure::Unreachable("closed at once".to_owned())),
-            Ok(Err(wire::Failure::Broke(why))) => {
-                return Err(Failure::Final(Refusal::BackendBroke(format!("{}: {why}", upstream.name))));
-            }
-            Err(_) => return Err(Failure::Final(Refusal::BackendTimeout("no reply in time"))),
+    let way = &stop.way;
+    let failed = |failure| Failure::of(failure, way.name());
+    let transport = Transport { pools: &worker.pools, tunnels: &worker.gateway.tunnels };
+    let ready = transport.reach(way, now).await.map_err(failed)?;
+    record.forwarded_to(way, &stop.model);
+    let timeouts = way.timeouts();
+    let deadline = now + if routed.admitted.request.stream { timeouts.first_event } else { timeouts.first_byte };
+    let replied = match ready {
+        Ready::Wire(leased) => {
+            let request = request(routed, (stop, leased.upstream), outgoing, record);
+            timeout_at(deadline, leased.send(request)).await
         }
-    }
+        Ready::Tunnel(seated) => {
+            let (head, body) = tunnel_request(routed, stop, outgoing, record)?;
+            // Boxed: requests keep room for this, and most need none.
+            timeout_at(deadline, Box::pin(seated.send(head, body))).await
+        }
+    };
+    let late = |_| Failure::Final(Refusal::BackendTimeout("no reply in time"));
+    let (status, fields, passage) = replied.map_err(late)?.map_err(failed)?;
+    Ok(Reply { status, fields, passage, first_event_by: deadline })
 }
 
 /// The request as it goes on the wire, in pieces.
-fn request(routed: &Routed, stop: &Stop, outgoing: &Outgoing<'_>, record: &Record) -> Vec<Bytes> {
+fn request(
+    routed: &Routed,
+    (stop, upstream): (&Stop, &Upstream),
+    outgoing: &Outgoing<'_>,
+    record: &Record,
+) -> Vec<Bytes> {
     let admitted = &routed.admitted;
-    let upstream = &stop.upstream;
     let target = (upstream.base_path.as_str(), upstream_path(admitted.endpoint), outgoing.query.as_deref());
     let mut pieces = admitted.request.edited(&outgoing.body.bytes, &stop.model);
     let length = pieces.iter().map(Bytes::len).sum();
-    let mut head = headers::request_head(target, outgoing.headers, upstream, record, length);
+    let mut head = headers::request_head(target, outgoing.headers, (&stop.way, upstream), record, length);
     if length <= head.capacity() - head.len() {
         // One piece costs the kernel less than several.
         pieces.drain(..).for_each(|piece| head.extend_from_slice(&piece));
@@ -165,10 +175,31 @@ fn request(routed: &Routed, stop: &Stop, outgoing: &Outgoing<'_>, record: &Recor
     pieces
 }
 
+/// The request as it goes through a tunnel: to a name and an endpoint, never to a URL.
+fn tunnel_request(
+    routed: &Routed,
+    stop: &Stop,
+    outgoing: &Outgoing<'_>,
+    record: &Record,
+) -> Result<(Request<()>, Vec<Bytes>), Failure> {
+    let admitted = &routed.admitted;
+    let name = stop.way.name();
+    let uri = passage::write(name, admitted.endpoint, outgoing.query.as_deref());
+    let uri = uri.map_err(|why| Failure::Final(Refusal::BackendBroke(format!("{name}: {why}"))))?;
+    let pieces = admitted.request.edited(&outgoing.body.bytes, &stop.model);
+    let length = pieces.iter().map(Bytes::len).sum();
+    let mut head = Request::new(());
+    *head.method_mut() = passage::method(admitted.endpoint);
+    *head.uri_mut() = uri;
+    *head.version_mut() = Version::HTTP_2;
+    *head.headers_mut() = headers::through_tunnel(outgoing.headers, &stop.way, record, length);
+    Ok((head, pieces))
+}
+
 /// Decides whether a reply's head may be passed on.
 fn judge(reply: &Reply, stop: &Stop) -> Result<Manner, Refusal> {
     let status = reply.status;
-    let broke = |why: &str| Err(Refusal::BackendBroke(format!("{}: {why}", stop.upstream.name)));
+    let broke = |why: &str| Err(Refusal::BackendBroke(format!("{}: {why}", stop.way.name())));
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         // Ours to have the right credential, not the caller's.
         return broke(&format!("the backend refused the gateway's own credential ({status})"));
@@ -186,7 +217,7 @@ fn judge(reply: &Reply, stop: &Stop) -> Result<Manner, Refusal> {
         Some(media) if media.eq_ignore_ascii_case(b"application/json") => Mode::Json,
         Some(_) | None => Mode::Opaque,
     };
-    let until_close = reply.lease.wire().ends_with_connection();
+    let until_close = reply.passage.ends_with_connection();
     if until_close && mode == Mode::Opaque {
         return broke("the reply has neither a length nor a terminator, so a truncated one would look whole");
     }

@@ -12,7 +12,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::backend::Upstream;
 use crate::backend::reply::Fields;
+use crate::backend::transport::Way;
 use crate::gate::record::Record;
+use crate::overlay::protocol::passage::request_header_passes;
 
 /// What a caller may say to a backend.
 const TO_BACKEND: [HeaderName; 7] = [
@@ -73,7 +75,7 @@ const HEAD_AND_SMALL_BODY: usize = 2048;
 pub fn request_head(
     target: (&str, &str, Option<&str>),
     from_caller: &HeaderMap,
-    upstream: &Upstream,
+    (way, upstream): (&Way, &Upstream),
     record: &Record,
     content_length: usize,
 ) -> BytesMut {
@@ -90,9 +92,42 @@ pub fn request_head(
         head.extend_from_slice(b"\r\n");
     };
     put(HOST.as_str(), upstream.host.as_bytes());
+    put(ACCEPT_ENCODING.as_str(), b"identity");
+    if let Some(credential) = &upstream.credential {
+        put(AUTHORIZATION.as_str(), credential.as_bytes());
+    }
+    to_backend(from_caller, way, record, content_length, put);
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// The headers of a request through a tunnel. What belongs to the backend alone, its host and its
+/// credential, its connector adds.
+#[must_use]
+pub fn through_tunnel(from_caller: &HeaderMap, way: &Way, record: &Record, content_length: usize) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(12);
+    to_backend(from_caller, way, record, content_length, |name, value| {
+        // They come from headers and from text that fits into one, so these are a formality.
+        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) else {
+            return;
+        };
+        if request_header_passes(&name, &value) {
+            headers.append(name, value);
+        }
+    });
+    headers
+}
+
+/// The headers that every backend gets, however it is reached.
+fn to_backend(
+    from_caller: &HeaderMap,
+    way: &Way,
+    record: &Record,
+    content_length: usize,
+    mut put: impl FnMut(&str, &[u8]),
+) {
     put(CONTENT_TYPE.as_str(), b"application/json");
     put(CONTENT_LENGTH.as_str(), content_length.to_string().as_bytes());
-    put(ACCEPT_ENCODING.as_str(), b"identity");
     let connection = || from_caller.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
     let names_some = connection().next().is_some();
     for (name, value) in from_caller {
@@ -102,17 +137,12 @@ pub fn request_head(
             put(name.as_str(), value.as_bytes());
         }
     }
-    if let Some(credential) = &upstream.credential {
-        put(AUTHORIZATION.as_str(), credential.as_bytes());
-    }
     put(X_REQUEST_ID.as_str(), record.id().as_bytes());
-    if upstream.forward_identity {
+    if way.forwards_identity() {
         for (name, value) in record.identity() {
             put(name, value.as_bytes());
         }
     }
-    head.extend_from_slice(b"\r\n");
-    head
 }
 
 /// What of a reply's head goes on to the caller. `edited` replies have another length, and one of

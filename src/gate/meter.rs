@@ -16,7 +16,7 @@ use http::{Response, StatusCode};
 use http_body::SizeHint;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::backend::pool::Lease;
+use crate::backend::transport::Passage;
 use crate::dialect::errors::Shape;
 use crate::dialect::relay::{Mode, Rewriter};
 use crate::domain::event::Outcome;
@@ -34,7 +34,7 @@ const LAST_WORDS: Duration = Duration::from_millis(20);
 /// Hands the reply on, and the record with it.
 pub fn meter(forwarded: Forwarded, shape: Shape, mut record: Record) -> Response<ReplyBody> {
     let Forwarded { routed, stop, reply, manner } = forwarded;
-    let Reply { status, fields, lease, first_event_by } = reply;
+    let Reply { status, fields, passage, first_event_by } = reply;
     let admitted = routed.admitted;
     let stop = routed.stops.get(stop);
     let alias = Some(&*admitted.request.model).filter(|alias| stop.is_none_or(|stop| *stop.model != **alias));
@@ -43,8 +43,8 @@ pub fn meter(forwarded: Forwarded, shape: Shape, mut record: Record) -> Response
     record.replied(status.as_u16(), now);
     let headers = headers::to_caller(status, &fields, &record, edited);
     let relay = Relay {
-        length: lease.wire().length().filter(|_| !edited && status != StatusCode::NO_CONTENT),
-        lease: Some(lease),
+        length: passage.length().filter(|_| !edited && status != StatusCode::NO_CONTENT),
+        passage: Some(passage),
         rewriter: Rewriter::new(manner.mode, alias, manner.until_close.then_some(admitted.endpoint)),
         out: VecDeque::new(),
         stage: Stage::Flowing,
@@ -55,7 +55,7 @@ pub fn meter(forwarded: Forwarded, shape: Shape, mut record: Record) -> Response
         until_close: manner.until_close,
         watchdog: None,
         first_event_by,
-        idle: stop.map_or(Duration::ZERO, |stop| stop.upstream.timeouts.idle),
+        idle: stop.map_or(Duration::ZERO, |stop| stop.way.timeouts().idle),
         last_chunk: now,
     };
     let mut response = Response::new(ReplyBody::Relayed(Box::new(relay)));
@@ -71,7 +71,7 @@ pub struct Relay {
     /// Pieces that are ready for the caller.
     out: VecDeque<Bytes>,
     stage: Stage,
-    lease: Option<Lease>,
+    passage: Option<Passage>,
     record: Record,
     live: LiveGuard,
     shape: Shape,
@@ -149,18 +149,18 @@ impl Relay {
             self.break_off(Outcome::Ended, &refusal);
             return Poll::Ready(());
         }
-        let Some(lease) = &mut self.lease else {
+        let Some(passage) = &mut self.passage else {
             self.complete();
             return Poll::Ready(());
         };
-        match lease.poll_body(context) {
+        match passage.poll_body(context) {
             Poll::Ready(Some(Ok(data))) => {
                 self.last_chunk = Instant::now();
                 self.rewriter.push(data, &mut self.out);
                 if self.rewriter.looks_into() {
                     self.record.worked_on_reply(self.last_chunk.elapsed());
                 }
-                if lease.wire().is_complete() {
+                if passage.is_complete() {
                     self.complete();
                 }
                 Poll::Ready(())
@@ -206,8 +206,8 @@ impl Relay {
             return;
         }
         self.out.append(&mut rest);
-        if let Some(lease) = self.lease.take() {
-            lease.give_back(self.last_chunk);
+        if let Some(passage) = self.passage.take() {
+            passage.give_back(self.last_chunk);
         }
         self.stage = Stage::Complete;
         if self.out.is_empty() {
@@ -222,7 +222,7 @@ impl Relay {
     }
 
     fn break_off(&mut self, outcome: Outcome, refusal: &Refusal) {
-        self.lease = None;
+        self.passage = None;
         // In a reply of announced length the error could fill up what is missing.
         if self.streamed && self.length.is_none() {
             self.rewriter.interrupt(self.shape.stream_event(refusal), &mut self.out);

@@ -28,14 +28,14 @@ pub mod worker;
 
 use std::collections::HashSet;
 use std::hash::RandomState;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustc_hash::FxHashMap;
 use rustls_pki_types::CertificateDer;
 
-use crate::backend::Upstream;
+use crate::backend::transport::Way;
 use crate::clock::Clock;
 use crate::config::{Config, IdentityEntry};
 use crate::domain::endpoint::Endpoint;
@@ -49,6 +49,7 @@ use crate::domain::route::{BackendIndex, Model};
 use crate::domain::timestamp::Timestamp;
 use crate::gate::callers::Callers;
 use crate::gate::roles::{RoleServers, RoleTls};
+use crate::overlay::hub::tunnels::Tunnels;
 use crate::store::snapshot::Snapshot;
 use crate::store::writer::Claims;
 use crate::telemetry::metrics::Metrics;
@@ -78,9 +79,13 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// What serves connectors and those who enroll.
     pub roles: RoleServers,
+    /// The tunnels of connectors.
+    pub tunnels: Arc<Tunnels>,
     /// Bytes of request bodies that are buffered at the moment, in all workers.
     pub buffered: AtomicU64,
     draining: AtomicBool,
+    /// Workers that have requests, or may get some.
+    busy_workers: AtomicU32,
     hurried: AtomicBool,
     /// Keys that config and store both have, and that the log was told of.
     twofold_keys: Mutex<HashSet<KeyId>>,
@@ -96,6 +101,7 @@ pub struct Parts {
     pub records: Records,
     pub metrics: Arc<Metrics>,
     pub roles: RoleServers,
+    pub tunnels: Arc<Tunnels>,
 }
 
 /// Everything that decisions read, at one moment. A request takes one view and keeps to it.
@@ -174,7 +180,10 @@ pub struct Settings {
     /// Place of each alias in [`Config::models`].
     pub models: FxHashMap<String, usize>,
     /// How each backend is reached; same order as [`Config::backends`].
-    pub upstreams: Vec<Arc<Upstream>>,
+    pub ways: Vec<Arc<Way>>,
+    /// Verifies connectors' certificates: by the built-in authority alone. `None` when they are not
+    /// served.
+    pub connectors: Option<Arc<CallerVerifier>>,
     /// Verifies callers' certificates.
     pub verifier: Arc<CallerVerifier>,
     /// TLS by role.
@@ -208,7 +217,8 @@ impl Gateway {
     /// [`Self::publish_snapshot`]: until then nobody is known.
     #[must_use]
     pub fn new(settings: Settings, parts: Parts) -> Self {
-        let Parts { clock, pepper, claims, records, metrics, roles } = parts;
+        let Parts { clock, pepper, claims, records, metrics, roles, tunnels } = parts;
+        tunnels.configure(&settings.config);
         let issuers = Issuers::default().reconfigured(&settings.config.issuers);
         let view =
             View { generation: 1, settings: Arc::new(settings), snapshot: Snapshot::default(), stale: false, issuers };
@@ -222,8 +232,10 @@ impl Gateway {
             records,
             metrics,
             roles,
+            tunnels,
             buffered: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            busy_workers: AtomicU32::new(0),
             hurried: AtomicBool::new(false),
             twofold_keys: Mutex::default(),
         }
@@ -262,6 +274,7 @@ impl Gateway {
             stale: view.stale,
             issuers: view.issuers.reconfigured(&settings.config.issuers),
         });
+        self.tunnels.configure(&settings.config);
         self.tell_twofold_keys();
     }
 
@@ -305,5 +318,21 @@ impl Gateway {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// A worker begins.
+    pub(super) fn worker_begins(&self) {
+        self.busy_workers.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A worker that drains has seen the last of its requests.
+    pub(super) fn worker_is_quiet(&self) {
+        self.busy_workers.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// True when no worker has requests any more: a tunnel is on one worker and carries requests of
+    /// all.
+    pub(super) fn all_are_quiet(&self) -> bool {
+        self.busy_workers.load(Ordering::Acquire) == 0
     }
 }

@@ -11,7 +11,7 @@ use aws_lc_rs::rand;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use crate::backend::Upstream;
+use crate::backend::transport::Way;
 use crate::config::WhenFull;
 use crate::dialect::body::Request;
 use crate::domain::endpoint::Endpoint;
@@ -47,7 +47,7 @@ pub struct Record {
     endpoint: Option<Endpoint>,
     model: Option<Arc<str>>,
     target: Option<Arc<str>>,
-    backend: Option<Arc<Upstream>>,
+    backend: Option<Arc<Way>>,
     stream: bool,
     /// For the body to arrive.
     waited: Duration,
@@ -167,7 +167,7 @@ impl Record {
     }
 
     /// Notes where the request went.
-    pub fn forwarded_to(&mut self, backend: &Arc<Upstream>, model: &Arc<str>) {
+    pub fn forwarded_to(&mut self, backend: &Arc<Way>, model: &Arc<str>) {
         self.backend = Some(Arc::clone(backend));
         self.target = Some(Arc::clone(model));
     }
@@ -269,7 +269,7 @@ impl Drop for Record {
             endpoint: self.endpoint.map(Endpoint::name),
             model: self.model.as_deref(),
             target: self.target.as_deref(),
-            backend: self.backend.as_ref().map(|backend| backend.name.as_str()),
+            backend: self.backend.as_ref().map(|backend| backend.name()),
             stream: self.stream,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,

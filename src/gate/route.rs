@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::Upstream;
+use crate::backend::transport::Way;
 use crate::domain::refusal::Refusal;
 use crate::domain::route::order;
 use crate::gate::View;
@@ -22,8 +22,8 @@ pub struct Routed {
 /// One target of a model.
 #[derive(Debug)]
 pub struct Stop {
-    /// The backend.
-    pub upstream: Arc<Upstream>,
+    /// The way to the backend.
+    pub way: Arc<Way>,
     /// The backend's own name of the model.
     pub model: Arc<str>,
 }
@@ -42,8 +42,8 @@ pub fn route(worker: &Worker, view: &View, admitted: Admitted) -> Result<Routed,
     let stops: Vec<Stop> = order(candidates, |below| worker.draw(below))
         .into_iter()
         .filter_map(|target| {
-            let upstream = settings.upstreams.get(target.backend.0)?;
-            Some(Stop { upstream: Arc::clone(upstream), model: Arc::clone(&target.model) })
+            let way = settings.ways.get(target.backend.0)?;
+            Some(Stop { way: Arc::clone(way), model: Arc::clone(&target.model) })
         })
         .collect();
     if stops.is_empty() { Err(Refusal::ModelNotFound { by: None }) } else { Ok(Routed { admitted, stops }) }

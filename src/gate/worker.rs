@@ -29,6 +29,8 @@ const LIVE_TICK: Duration = Duration::from_millis(100);
 const CONNECTION_TICKS: u32 = 10;
 /// Used keys are told of every so many ticks.
 const USED_TICKS: u32 = 5;
+/// From the end of the drain, for connectors to be told of the end.
+const FAREWELL: Duration = Duration::from_secs(2);
 const BACKLOG: i32 = 4096;
 
 /// What the requests of one thread share.
@@ -81,6 +83,7 @@ impl Worker {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = 0;
         let mut drain_ends = None;
+        let mut quiet = false;
         for count in 0u32.. {
             tick.tick().await;
             let now = Instant::now();
@@ -107,15 +110,23 @@ impl Worker {
                     ends = ends.min(now);
                     drain_ends = Some(ends);
                 }
-                if self.live.count() == 0 && self.each_connection(|_| ()) == 0 {
-                    return;
-                }
                 if now >= ends {
                     self.live.end_all(&Refusal::Overloaded("The gateway is shutting down."));
                 }
-                if now >= ends + Duration::from_secs(1) {
+                let too_late = now >= ends + Duration::from_secs(1);
+                if too_late {
                     self.each_connection(|connection| connection.give(Order::Close));
-                    return;
+                }
+                if !quiet && (too_late || (self.live.count() == 0 && self.each_connection(|_| ()) == 0)) {
+                    quiet = true;
+                    self.gateway.worker_is_quiet();
+                }
+                // A tunnel is on one worker and carries requests of all: the last one lets go of it.
+                if quiet && self.gateway.all_are_quiet() {
+                    self.gateway.tunnels.finish();
+                    if self.gateway.tunnels.is_empty() || now >= ends + FAREWELL {
+                        return;
+                    }
                 }
             }
         }
@@ -153,6 +164,7 @@ impl Workers {
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let gateway = Arc::clone(gateway);
             let admission = Arc::clone(&admission);
+            gateway.worker_begins();
             let busy = Arc::clone(&busy);
             let run = move || {
                 runtime.block_on(async move {

@@ -11,6 +11,7 @@ use crate::domain::network::Networks;
 use crate::domain::origin::Origins;
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::{Timestamp, parse_span};
+use crate::domain::webhook::{Hooked, WebhookName};
 use crate::manage::fault::{Code, Fault};
 use crate::manage::fields::{Reading, endpoints, when};
 use crate::manage::operation::{Method, Operation};
@@ -40,6 +41,10 @@ pub struct Grant {
     pub default_key_ttl: Option<String>,
     /// How long a key may live at most.
     pub max_key_ttl: Option<String>,
+    /// The webhook that has the last word.
+    pub webhook: Option<String>,
+    /// Whether requests pass when the webhook fails and has `on_error = "allow"`.
+    pub accept_fail_open: bool,
 }
 
 impl Grant {
@@ -55,6 +60,8 @@ impl Grant {
             expires_at: grant.expires_at.map(|at| at.to_string()),
             default_key_ttl: grant.default_key_ttl.map(spelled),
             max_key_ttl: grant.max_key_ttl.map(spelled),
+            webhook: grant.webhook.as_ref().map(|hooked| hooked.name.to_string()),
+            accept_fail_open: grant.webhook.as_ref().is_some_and(|hooked| hooked.accept_fail_open),
         }
     }
 }
@@ -187,6 +194,13 @@ pub struct SetGrant {
     /// How long a key may live at most, such as 90d. It counts when keys are made or changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_key_ttl: Option<String>,
+    /// The webhook that has the last word: the NAME of a [webhook.NAME] of the config.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<String>,
+    /// Whether requests pass when the webhook fails. It counts only where the webhook itself says
+    /// `on_error = "allow"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept_fail_open: Option<bool>,
 }
 
 /// A grant, and what will surprise whoever set it.
@@ -209,7 +223,7 @@ impl Operation for SetGrant {
 
     fn perform(self, manager: &mut Manager<'_>) -> Result<Self::Answer, Fault> {
         let grant = self.read(manager.now)?;
-        manager.store.set_grant(&grant)?;
+        manager.store.set_grant(&grant, manager.now)?;
         let mut warnings = Vec::new();
         let grants = manager.grants_on(&grant.owner)?;
         if manager.policy.knows_config() && grants.iter().all(|grant| grant.require.is_none()) {
@@ -256,7 +270,13 @@ impl SetGrant {
             }),
             default_key_ttl: reading.optional("default_key_ttl", self.default_key_ttl.as_deref(), ttl),
             max_key_ttl: reading.optional("max_key_ttl", self.max_key_ttl.as_deref(), ttl),
+            webhook: reading
+                .optional("webhook", self.webhook.as_deref(), WebhookName::parse)
+                .map(|name| Hooked { name, accept_fail_open: self.accept_fail_open == Some(true) }),
         };
+        if self.webhook.is_none() && self.accept_fail_open == Some(true) {
+            reading.wrong("accept_fail_open", "goes with webhook");
+        }
         if let (Some(default), Some(max)) = (grant.default_key_ttl, grant.max_key_ttl)
             && default > max
         {
@@ -295,7 +315,7 @@ impl Operation for RemoveGrant {
 
     fn perform(self, manager: &mut Manager<'_>) -> Result<Self::Answer, Fault> {
         let owner = OwnerPath::parse(&self.owner).map_err(|why| Fault::field("owner", why))?;
-        if manager.store.remove_grant(&owner)? {
+        if manager.store.remove_grant(&owner, manager.now)? {
             return Ok(RemovedGrant { owner: owner.to_string() });
         }
         let fault = Fault::new(Code::NotFound, format!("the store has no grant on {owner}"));

@@ -105,7 +105,7 @@ impl Operation for DisableOwner {
             let near = did_you_mean(owner.as_str(), known.iter().map(|row| row.owner.as_str()));
             warnings.push(format!("no key and no grant of the store belongs to {owner}{near}"));
         }
-        let newly = manager.store.set_owner_disabled(&owner, Some(manager.now))?;
+        let newly = manager.store.set_owner_disabled(&owner, true, manager.now)?;
         Ok(Switched { owner: owner.to_string(), disabled: true, newly, warnings })
     }
 }
@@ -128,7 +128,7 @@ impl Operation for EnableOwner {
 
     fn perform(self, manager: &mut Manager<'_>) -> Result<Self::Answer, Fault> {
         let owner = OwnerPath::parse(&self.owner).map_err(|why| Fault::field("owner", why))?;
-        let newly = manager.store.set_owner_disabled(&owner, None)?;
+        let newly = manager.store.set_owner_disabled(&owner, false, manager.now)?;
         let above = manager.disabled_owners()?.on_path(&owner).cloned();
         let warnings = above.map(|above| format!("{above} is switched off, and {owner} with it")).into_iter().collect();
         Ok(Switched { owner: owner.to_string(), disabled: false, newly, warnings })

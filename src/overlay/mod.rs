@@ -7,4 +7,5 @@
 pub mod agent;
 pub mod backoff;
 pub mod dial;
+pub mod hub;
 pub mod protocol;

@@ -20,6 +20,7 @@ use crate::domain::network::Networks;
 use crate::domain::origin::Origins;
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::webhook::{Hooked, WebhookName};
 use crate::store::enrollment::{EnrollmentRecord, NewEnrollment};
 use crate::store::error::StoreError;
 use crate::store::rows::{CertificateRecord, NewCertificate, OwnerRow, Reason, Serial};
@@ -53,7 +54,7 @@ pub(super) const CERTIFICATE: [&str; 8] =
 pub(super) const ENROLLMENT: [&str; 9] =
     ["id", "uri", "secret_sha256", "networks", "created_at", "expires_at", "used_at", "serial", "revoked_at"];
 /// What [`grant`] reads.
-pub(super) const GRANT: [&str; 9] = [
+pub(super) const GRANT: [&str; 11] = [
     "owner",
     "require",
     "networks",
@@ -63,6 +64,8 @@ pub(super) const GRANT: [&str; 9] = [
     "expires_at",
     "default_key_ttl",
     "max_key_ttl",
+    "webhook",
+    "accept_fail_open",
 ];
 /// What [`owner`] reads.
 const OWNER: [&str; 4] = ["path", "disabled_at", "keys", "granted"];
@@ -159,6 +162,10 @@ pub(super) fn grant(row: &Row<'_>) -> Result<Grant, StoreError> {
         expires_at: read.maybe_time("expires_at")?,
         default_key_ttl: read.maybe_span("default_key_ttl")?,
         max_key_ttl: read.maybe_span("max_key_ttl")?,
+        webhook: match read.maybe("webhook", WebhookName::parse)? {
+            None => None,
+            Some(name) => Some(Hooked { name, accept_fail_open: read.with("accept_fail_open", Ok)? }),
+        },
     })
 }
 

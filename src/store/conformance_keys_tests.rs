@@ -35,7 +35,7 @@ fn a_taken_name_is_refused_and_changes_nothing() {
     let taken = |error: StoreError| error.to_string() == "a key with the external id crm:1 exists already";
     assert!(store.create_key(&named(new_key(3), "crm:1")).is_err_and(taken));
     let rename = KeyChange { external_id: Some(ExternalId::parse("crm:1").ok()), ..KeyChange::default() };
-    assert!(store.update_key(&new_key(2).id, &rename).is_err_and(taken));
+    assert!(store.update_key(&new_key(2).id, &rename, at(8000)).is_err_and(taken));
     assert_eq!(store.key(&other.id).unwrap().unwrap(), named(new_key(1), "crm:1"));
     assert_eq!(store.list_keys().unwrap().len(), 2);
     assert_eq!(revision(&store), before);
@@ -47,9 +47,9 @@ fn a_change_is_kept_and_leaves_the_rest() {
     let mut store = fixture.open();
     let key = full_key(1);
     store.create_key(&key).unwrap();
-    assert_eq!(store.update_key(&new_key(9).id, &KeyChange::default()).unwrap(), Updated::Unknown);
+    assert_eq!(store.update_key(&new_key(9).id, &KeyChange::default(), at(8000)).unwrap(), Updated::Unknown);
     let before = revision(&store);
-    assert_eq!(store.update_key(&key.id, &KeyChange::default()).unwrap(), Updated::Unchanged(key.clone()));
+    assert_eq!(store.update_key(&key.id, &KeyChange::default(), at(8000)).unwrap(), Updated::Unchanged(key.clone()));
     assert_eq!(revision(&store), before, "what changes nothing is no change");
     let change = KeyChange {
         networks: Some(None),
@@ -60,7 +60,7 @@ fn a_change_is_kept_and_leaves_the_rest() {
         ..KeyChange::default()
     };
     let expected = change.applied_to(&key);
-    assert_eq!(store.update_key(&key.id, &change).unwrap(), Updated::Changed(expected.clone()));
+    assert_eq!(store.update_key(&key.id, &change, at(8000)).unwrap(), Updated::Changed(expected.clone()));
     assert_eq!(fixture.open().key(&key.id).unwrap().unwrap(), expected);
     let clear = KeyChange {
         labels: Some(Labels::default()),
@@ -69,7 +69,7 @@ fn a_change_is_kept_and_leaves_the_rest() {
         not_before: Some(None),
         ..KeyChange::default()
     };
-    store.update_key(&key.id, &clear).unwrap();
+    store.update_key(&key.id, &clear, at(8000)).unwrap();
     assert_eq!(fixture.open().key(&key.id).unwrap().unwrap(), clear.applied_to(&expected));
 }
 
@@ -138,13 +138,13 @@ fn revoking_a_key_is_for_good_and_keeps_the_first_time() {
 fn a_deleted_key_is_gone_with_its_use_and_may_come_back() {
     let fixture = Fixture::new();
     let mut store = fixture.open();
-    assert!(!store.delete_key(&new_key(1).id).unwrap());
+    assert!(!store.delete_key(&new_key(1).id, at(8000)).unwrap());
     store.create_key(&named(new_key(1), "crm:1")).unwrap();
     store.touch_keys(&[(new_key(1).id, at(5))]).unwrap();
     let reader = fixture.open();
     let seen = revision(&reader);
-    assert!(store.delete_key(&new_key(1).id).unwrap());
-    assert!(!store.delete_key(&new_key(1).id).unwrap());
+    assert!(store.delete_key(&new_key(1).id, at(8000)).unwrap());
+    assert!(!store.delete_key(&new_key(1).id, at(8000)).unwrap());
     assert!(reader.key(&new_key(1).id).unwrap().is_none());
     assert!(reader.last_used().unwrap().is_empty());
     let changes = reader.changes_since(seen).unwrap();

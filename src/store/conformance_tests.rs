@@ -13,6 +13,7 @@ use crate::domain::identity::{Identity, Role};
 use crate::domain::key::{Binding, ExternalId, KeyDetails, KeyDigest, Labels, Narrowing, NewKey, Note, Uses};
 use crate::domain::network::Networks;
 use crate::domain::origin::Origins;
+use crate::domain::webhook::{Hooked, WebhookName};
 
 pub(super) struct Fixture(pub(super) TempDir);
 
@@ -89,6 +90,7 @@ pub(super) fn full_grant(path: &str) -> Grant {
         expires_at: Some(at(9000)),
         default_key_ttl: Some(Duration::from_millis(1500)),
         max_key_ttl: Some(Duration::from_secs(86_400)),
+        webhook: Some(Hooked { name: WebhookName::parse("iam").unwrap(), accept_fail_open: true }),
         ..Grant::new(owner(path))
     }
 }
@@ -121,26 +123,26 @@ fn a_grant_comes_back_as_it_was_set() {
     let fixture = Fixture::new();
     let mut store = fixture.open();
     let (full, empty) = (full_grant("acme/research"), Grant::new(owner("acme")));
-    assert!(store.set_grant(&full).unwrap());
-    assert!(store.set_grant(&empty).unwrap());
+    assert!(store.set_grant(&full, at(8000)).unwrap());
+    assert!(store.set_grant(&empty, at(8000)).unwrap());
     assert_eq!(fixture.open().list_grants().unwrap(), [empty.clone(), full.clone()]);
     let before = revision(&store);
-    assert!(!store.set_grant(&full).unwrap());
+    assert!(!store.set_grant(&full, at(8000)).unwrap());
     assert_eq!(revision(&store), before, "what changes nothing is no change");
 
     let narrower = Grant { models: Some(Models::parse(&["llama-3"]).unwrap()), ..full };
-    assert!(store.set_grant(&narrower).unwrap());
+    assert!(store.set_grant(&narrower, at(8000)).unwrap());
     assert_eq!(fixture.open().grant(&narrower.owner).unwrap(), Some(narrower.clone()));
     let reader = fixture.open();
     let changes = reader.changes_since(before).unwrap();
     assert_eq!((changes.grants, changes.deleted_grants), (vec![narrower.clone()], vec![]));
 
     let before = revision(&store);
-    assert!(store.remove_grant(&narrower.owner).unwrap());
-    assert!(!store.remove_grant(&narrower.owner).unwrap());
+    assert!(store.remove_grant(&narrower.owner, at(8000)).unwrap());
+    assert!(!store.remove_grant(&narrower.owner, at(8000)).unwrap());
     assert_eq!(reader.grant(&narrower.owner).unwrap(), None);
     assert_eq!(reader.changes_since(before).unwrap().deleted_grants, std::slice::from_ref(&narrower.owner));
-    store.set_grant(&narrower).unwrap();
+    store.set_grant(&narrower, at(8000)).unwrap();
     let changes = reader.changes_since(before).unwrap();
     assert_eq!((changes.grants.len(), changes.deleted_grants.len()), (1, 0));
 }
@@ -151,21 +153,21 @@ fn an_owner_is_switched_off_and_on() {
     let mut store = fixture.open();
     store.create_key(&new_key(1)).unwrap();
     store.create_key(&new_key(2)).unwrap();
-    store.set_grant(&full_grant("acme")).unwrap();
+    store.set_grant(&full_grant("acme"), at(8000)).unwrap();
     let (research, nobody) = (owner("acme/research"), owner("nobody"));
-    assert!(!store.set_owner_disabled(&research, None).unwrap());
-    assert!(store.set_owner_disabled(&research, Some(at(5))).unwrap());
-    assert!(store.set_owner_disabled(&nobody, Some(at(6))).unwrap());
+    assert!(!store.set_owner_disabled(&research, false, at(8000)).unwrap());
+    assert!(store.set_owner_disabled(&research, true, at(5)).unwrap());
+    assert!(store.set_owner_disabled(&nobody, true, at(6)).unwrap());
     let before = revision(&store);
-    assert!(!store.set_owner_disabled(&research, Some(at(7))).unwrap(), "the first time stays");
+    assert!(!store.set_owner_disabled(&research, true, at(7)).unwrap(), "the first time stays");
     assert_eq!(revision(&store), before);
     let row = |path: &str, disabled_at, keys, granted| OwnerRow { owner: owner(path), disabled_at, keys, granted };
     assert_eq!(
         fixture.open().list_owners().unwrap(),
         [row("acme", None, 0, true), row("acme/research", Some(at(5)), 2, false), row("nobody", Some(at(6)), 0, false)]
     );
-    assert!(store.set_owner_disabled(&research, None).unwrap());
-    assert!(store.set_owner_disabled(&nobody, None).unwrap());
+    assert!(store.set_owner_disabled(&research, false, at(8000)).unwrap());
+    assert!(store.set_owner_disabled(&nobody, false, at(8000)).unwrap());
     assert_eq!(store.list_owners().unwrap(), [row("acme", None, 0, true), row("acme/research", None, 2, false)]);
     let mut changed = fixture.open().changes_since(before).unwrap().owners;
     changed.sort();
@@ -287,7 +289,7 @@ fn every_change_moves_the_revision() {
     };
     store.create_key(&new_key(1)).unwrap();
     moved(&store, "create_key");
-    store.update_key(&new_key(1).id, &KeyChange { disabled: Some(true), ..KeyChange::default() }).unwrap();
+    store.update_key(&new_key(1).id, &KeyChange { disabled: Some(true), ..KeyChange::default() }, at(8000)).unwrap();
     moved(&store, "update_key");
     let (id, digest) = (new_key(2).id, new_key(2).digest);
     let to = Rotation { id, digest, expires_at: None, overlap: Duration::ZERO, now: at(1) };
@@ -297,15 +299,15 @@ fn every_change_moves_the_revision() {
     moved(&store, "import_keys");
     store.revoke_key(&new_key(1).id, at(1)).unwrap();
     moved(&store, "revoke_key");
-    store.delete_key(&new_key(1).id).unwrap();
+    store.delete_key(&new_key(1).id, at(8000)).unwrap();
     moved(&store, "delete_key");
-    store.set_grant(&full_grant("acme")).unwrap();
+    store.set_grant(&full_grant("acme"), at(8000)).unwrap();
     moved(&store, "set_grant");
-    store.remove_grant(&owner("acme")).unwrap();
+    store.remove_grant(&owner("acme"), at(8000)).unwrap();
     moved(&store, "remove_grant");
-    store.set_owner_disabled(&owner("acme"), Some(at(1))).unwrap();
+    store.set_owner_disabled(&owner("acme"), true, at(1)).unwrap();
     moved(&store, "disable");
-    store.set_owner_disabled(&owner("acme"), None).unwrap();
+    store.set_owner_disabled(&owner("acme"), false, at(8000)).unwrap();
     moved(&store, "enable");
     store.record_certificate(&new_certificate(1, Role::Client, "a")).unwrap();
     moved(&store, "record_certificate");

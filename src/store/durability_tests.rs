@@ -1,5 +1,6 @@
 //! What happens to the embedded engine when processes die, race, or the disk lets them down.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::{fs, io, thread};
 
 use super::*;
 use crate::clock::Clock;
+use crate::domain::notification::Kind;
 use crate::store::conformance_tests::{Fixture, at, new_key, uses};
 
 /// Set for a child process: where its store is, and the number of its first key.
@@ -52,6 +54,40 @@ fn child_process_changes_keys() {
         }
         store.revoke_key(&key.id, at(5)).unwrap();
         tell("revoke", number);
+    }
+}
+
+/// A change and the news of it are both there, or neither is.
+#[test]
+fn kill_9_loses_no_notification_and_makes_none_up() {
+    let fixture = Fixture::new();
+    let told = Subscription { webhook: "iam".to_owned(), kinds: vec![Kind::KeyCreated] };
+    fixture.open().set_subscriptions(&[told]).unwrap();
+    for (round, after) in [1usize, 2, 7, 60].into_iter().enumerate() {
+        let mut child = spawn(CHILD_TEST, fixture.dir(), round as u64 * 1_000_000);
+        let mut acknowledged = 0;
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            acknowledged += usize::from(line.unwrap().contains("ack "));
+            if acknowledged == after {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        let mut store = fixture.open();
+        let keys: Vec<_> = store.list_keys().unwrap().iter().map(|key| key.id.to_string()).collect();
+        assert!(keys.len() >= acknowledged);
+        let mut news = Vec::new();
+        while let Some(first) = store.first_notification("iam").unwrap() {
+            store.finish_notification("iam", first.number, End::Delivered).unwrap();
+            let data: serde_json::Value = serde_json::from_str(&first.data).unwrap();
+            news.push(data["key_id"].as_str().unwrap().to_owned());
+        }
+        let made: HashSet<_> = news.iter().collect();
+        assert_eq!(made.len(), news.len());
+        assert_eq!(made, keys.iter().collect::<HashSet<_>>());
+        for key in store.list_keys().unwrap() {
+            assert!(store.delete_key(&key.id, at(9)).unwrap());
+        }
     }
 }
 

@@ -136,7 +136,7 @@ pub enum StoreError {
 
 impl StoreError {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the kinds of io::Error are open-ended")]
-    pub(super) fn file(path: &Path, source: io::Error) -> Self {
+    pub(crate) fn file(path: &Path, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,

@@ -13,10 +13,12 @@ use crate::store::error::StoreError;
 /// "DWRD": tells our files from other SQLite databases.
 const APPLICATION_ID: i64 = 0x4457_5244;
 
-const MIGRATIONS: [(&str, &str); 3] = [
+const MIGRATIONS: [(&str, &str); 5] = [
     ("0001_initial", include_str!("migrations/0001_initial.sql")),
     ("0002_policy", include_str!("migrations/0002_policy.sql")),
     ("0003_enrollment", include_str!("migrations/0003_enrollment.sql")),
+    ("0004_notifications", include_str!("migrations/0004_notifications.sql")),
+    ("0005_webhooks", include_str!("migrations/0005_webhooks.sql")),
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (
@@ -159,9 +161,13 @@ mod tests {
     #[test]
     fn published_migrations_are_frozen() {
         let sums: Vec<_> = MIGRATIONS.iter().map(|(name, sql)| format!("{name} {}", &checksum(sql)[..16])).collect();
-        assert_eq!(
-            sums,
-            ["0001_initial 5d937c3aa255bc27", "0002_policy a3bf174d6b446aad", "0003_enrollment 2823a6d2b5940355"]
-        );
+        let frozen = [
+            "0001_initial 5d937c3aa255bc27",
+            "0002_policy a3bf174d6b446aad",
+            "0003_enrollment 2823a6d2b5940355",
+            "0004_notifications c4da8a2f624bbf18",
+            "0005_webhooks 5c8feb4a87909508",
+        ];
+        assert_eq!(sums, frozen);
     }
 }

@@ -10,6 +10,7 @@ pub mod enrollment;
 pub mod error;
 mod migrate;
 pub mod pepper;
+pub mod queue;
 pub mod rows;
 pub mod snapshot;
 pub mod sqlite;
@@ -23,10 +24,12 @@ use crate::domain::audit::{Actor, Event};
 use crate::domain::grant::Grant;
 use crate::domain::identity::{IdentityName, Role, TrustDomain};
 use crate::domain::key::{KeyChange, KeyId, KeyRecord};
+use crate::domain::notification::Notification;
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
 use crate::store::enrollment::{EnrollmentRecord, NewEnrollment, Renewed};
 use crate::store::error::StoreError;
+use crate::store::queue::{End, QueueState, Queued, Retry, Subscription};
 use crate::store::rows::{
     CertificateRecord, Claimed, Imported, KeyImport, NameRevoked, NewCertificate, OwnerRow, Reason, Revoked, Rotated,
     Rotation, Serial, Updated,
@@ -79,9 +82,9 @@ impl Store {
     }
 
     /// Changes a key, durably.
-    pub fn update_key(&mut self, id: &KeyId, change: &KeyChange) -> Result<Updated, StoreError> {
+    pub fn update_key(&mut self, id: &KeyId, change: &KeyChange, now: Timestamp) -> Result<Updated, StoreError> {
         let Self::Sqlite(engine) = self;
-        engine.update_key(id, change)
+        engine.update_key(id, change, now)
     }
 
     /// Puts a new key in the place of an old one, durably.
@@ -97,9 +100,9 @@ impl Store {
     }
 
     /// Forgets a key, durably. False when there was none.
-    pub fn delete_key(&mut self, id: &KeyId) -> Result<bool, StoreError> {
+    pub fn delete_key(&mut self, id: &KeyId, now: Timestamp) -> Result<bool, StoreError> {
         let Self::Sqlite(engine) = self;
-        engine.delete_key(id)
+        engine.delete_key(id, now)
     }
 
     /// Stores many keys, durably, and says of each what became of it.
@@ -139,9 +142,9 @@ impl Store {
     }
 
     /// Puts a grant on its node, durably. False when nothing changes.
-    pub fn set_grant(&mut self, grant: &Grant) -> Result<bool, StoreError> {
+    pub fn set_grant(&mut self, grant: &Grant, now: Timestamp) -> Result<bool, StoreError> {
         let Self::Sqlite(engine) = self;
-        engine.set_grant(grant)
+        engine.set_grant(grant, now)
     }
 
     /// Every grant of the store, by node.
@@ -157,15 +160,20 @@ impl Store {
     }
 
     /// Takes the store's grant of a node away, durably. False when there was none.
-    pub fn remove_grant(&mut self, owner: &OwnerPath) -> Result<bool, StoreError> {
+    pub fn remove_grant(&mut self, owner: &OwnerPath, now: Timestamp) -> Result<bool, StoreError> {
         let Self::Sqlite(engine) = self;
-        engine.remove_grant(owner)
+        engine.remove_grant(owner, now)
     }
 
-    /// Switches an owner off (since a time) or on again (`None`), durably. False when it was so.
-    pub fn set_owner_disabled(&mut self, owner: &OwnerPath, since: Option<Timestamp>) -> Result<bool, StoreError> {
+    /// Switches an owner off or on again, durably. False when it was so.
+    pub fn set_owner_disabled(
+        &mut self,
+        owner: &OwnerPath,
+        disabled: bool,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         let Self::Sqlite(engine) = self;
-        engine.set_owner_disabled(owner, since)
+        engine.set_owner_disabled(owner, disabled, now)
     }
 
     /// Every owner that has a key or a grant in the store or is switched off, by path.
@@ -332,6 +340,42 @@ impl Store {
         engine.faults()
     }
 
+    /// Says who is told of what from now on.
+    pub fn set_subscriptions(&mut self, subscriptions: &[Subscription]) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.set_subscriptions(subscriptions)
+    }
+
+    /// Puts something into the queues of those who are told of it, durably.
+    pub fn notify(&mut self, notification: &Notification) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.notify(notification)
+    }
+
+    /// The oldest notification that a webhook has not taken yet.
+    pub fn first_notification(&self, webhook: &str) -> Result<Option<Queued>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.first_notification(webhook)
+    }
+
+    /// Takes a notification out of its queue, durably: it was delivered, or given up.
+    pub fn finish_notification(&mut self, webhook: &str, number: i64, end: End) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.finish_notification(webhook, number, end)
+    }
+
+    /// Notes that an attempt failed, durably, and when the next one is due.
+    pub fn postpone_notification(&mut self, webhook: &str, retry: Retry) -> Result<(), StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.postpone_notification(webhook, retry)
+    }
+
+    /// How full each queue is, by webhook.
+    pub fn notification_queues(&self) -> Result<Vec<QueueState>, StoreError> {
+        let Self::Sqlite(engine) = self;
+        engine.notification_queues()
+    }
+
     /// A number that changes when another connection commits.
     pub fn data_version(&self) -> Result<i64, StoreError> {
         let Self::Sqlite(engine) = self;
@@ -343,6 +387,8 @@ impl Store {
 mod conformance_enrollment_tests;
 #[cfg(test)]
 mod conformance_keys_tests;
+#[cfg(test)]
+mod conformance_queue_tests;
 #[cfg(test)]
 mod conformance_tests;
 #[cfg(test)]

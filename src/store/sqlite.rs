@@ -10,6 +10,7 @@ mod counters;
 mod enrollments;
 mod events;
 mod keys;
+mod notifications;
 mod owners;
 mod upkeep;
 

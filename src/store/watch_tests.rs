@@ -234,7 +234,7 @@ fn a_reader_that_missed_forgotten_deletions_starts_over() {
     let fixture = Fixture::new();
     let mut store = fixture.open();
     store.create_key(&new_key(1)).unwrap();
-    store.set_grant(&full_grant("acme")).unwrap();
+    store.set_grant(&full_grant("acme"), at(8000)).unwrap();
     let mut view = unread(&fixture);
     view.look().unwrap();
     let raw = rusqlite::Connection::open(sqlite::path(fixture.dir())).unwrap();
@@ -244,7 +244,7 @@ fn a_reader_that_missed_forgotten_deletions_starts_over() {
          INSERT INTO deletions SELECT 'grant', 'gone/' || i, (SELECT revision FROM meta) - 10000 + i FROM n",
     )
     .unwrap();
-    store.delete_key(&new_key(1).id).unwrap();
+    store.delete_key(&new_key(1).id, at(8000)).unwrap();
     let kept: i64 = raw.query_row("SELECT count(*) FROM deletions", [], |row| row.get(0)).unwrap();
     assert_eq!(kept, 10_000);
     assert!(view.look().unwrap());
@@ -326,7 +326,7 @@ proptest! {
                 Step::Update(number, off, left) => {
                     let change =
                         KeyChange { disabled: Some(off), uses: Some(left.and_then(uses)), ..KeyChange::default() };
-                    store.update_key(&new_key(number).id, &change).unwrap();
+                    store.update_key(&new_key(number).id, &change, at(8000)).unwrap();
                 }
                 Step::Rotate(from, to) => {
                     let (id, digest) = (new_key(to).id, new_key(to).digest);
@@ -338,7 +338,7 @@ proptest! {
                 }
                 Step::Revoke(number) => drop(store.revoke_key(&new_key(number).id, at(7))),
                 Step::Delete(number) => {
-                    store.delete_key(&new_key(number).id).unwrap();
+                    store.delete_key(&new_key(number).id, at(8000)).unwrap();
                     deleted.insert(new_key(number).id);
                 }
                 Step::Claim(numbers) => {
@@ -350,11 +350,11 @@ proptest! {
                 Step::SetGrant(node, full) => {
                     let grant = full_grant(NODES[usize::from(node)]);
                     let grant = if full { grant } else { Grant::new(grant.owner) };
-                    store.set_grant(&grant).unwrap();
+                    store.set_grant(&grant, at(8000)).unwrap();
                 }
-                Step::RemoveGrant(node) => drop(store.remove_grant(&owner(NODES[usize::from(node)])).unwrap()),
+                Step::RemoveGrant(node) => drop(store.remove_grant(&owner(NODES[usize::from(node)]), at(8000)).unwrap()),
                 Step::Owner(node, off) => {
-                    store.set_owner_disabled(&owner(NODES[usize::from(node)]), off.then_some(at(4))).unwrap();
+                    store.set_owner_disabled(&owner(NODES[usize::from(node)]), off, at(4)).unwrap();
                 }
                 Step::Record(number, whose) => {
                     drop(store.record_certificate(&new_certificate(number, Role::Client, who(whose).as_str())));
@@ -420,7 +420,7 @@ fn a_hundred_thousand_keys_are_within_their_bounds() {
     let mut spans = Vec::new();
     for number in 0..200 {
         let change = KeyChange { disabled: Some(true), ..KeyChange::default() };
-        store.update_key(&new_key(number * 499).id, &change).unwrap();
+        store.update_key(&new_key(number * 499).id, &change, at(8000)).unwrap();
         let begun = Instant::now();
         let held = view.snapshot.clone();
         assert!(view.look().unwrap());

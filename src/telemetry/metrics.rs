@@ -39,11 +39,64 @@ pub struct Metrics {
     store_readable: Gauge,
     shared_address: Gauge,
     certificates: Family<CertificateLabels, Gauge>,
+    notifications: Family<DeliveryLabels, Counter>,
+    notifications_waiting: Family<WebhookLabels, Gauge<u64, AtomicU64>>,
+    notifications_dropped: Family<WebhookLabels, Gauge<u64, AtomicU64>>,
+    tunnels: Gauge,
+    tunnel_streams: Family<ConnectorLabels, Gauge>,
+    tunnel_ends: Family<TunnelEndLabels, Counter>,
+    tunnels_refused: Family<HandshakeLabels, Counter>,
+    tunnel_sent: Family<ConnectorLabels, Counter>,
+    tunnel_received: Family<ConnectorLabels, Counter>,
+    tunnel_round_trips: Histogram,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ConnectorLabels {
+    connector: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct TunnelEndLabels {
+    connector: String,
+    reason: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct CertificateLabels {
     role: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct WebhookLabels {
+    webhook: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct DeliveryLabels {
+    webhook: String,
+    result: &'static str,
+}
+
+/// What came of telling a webhook something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Delivery {
+    /// The webhook has taken it.
+    Delivered,
+    /// It has not; it is told again.
+    Failed,
+    /// It is not told any more.
+    GivenUp,
+}
+
+impl Delivery {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::GivenUp => "given_up",
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -176,6 +229,35 @@ impl Default for Metrics {
             Unit::Seconds,
             certificates.clone(),
         );
+        let notifications =
+            registered(&mut registry, "notifications", "Attempts to tell a webhook of an event, by what came of them");
+        let notifications_waiting =
+            registered(&mut registry, "notifications_waiting", "Notifications that a webhook has not taken yet");
+        let notifications_dropped = registered(
+            &mut registry,
+            "notifications_dropped",
+            "Notifications that were lost because the queue of a webhook was full",
+        );
+        let tunnels = registered(&mut registry, "tunnels", "Open tunnels of connectors");
+        let tunnel_streams =
+            registered(&mut registry, "tunnel_streams", "Requests that are under way over a connector's tunnels");
+        let tunnel_ends = registered(&mut registry, "tunnel_ends", "Tunnels that have ended, by reason");
+        let tunnels_refused =
+            registered(&mut registry, "tunnels_refused", "Connections of connectors that were not let in");
+        let tunnel_sent = registered(
+            &mut registry,
+            "tunnel_sent_bytes",
+            "Bytes of requests that were sent over a connector's tunnels",
+        );
+        let tunnel_received =
+            registered(&mut registry, "tunnel_received_bytes", "Bytes of replies that came over a connector's tunnels");
+        let tunnel_round_trips = Histogram::new(exponential_buckets(0.000_1, 4.0, 9));
+        registry.register_with_unit(
+            "tunnel_round_trip",
+            "From a PING to its answer, over the tunnels of connectors",
+            Unit::Seconds,
+            tunnel_round_trips.clone(),
+        );
         Self {
             registry,
             requests,
@@ -196,6 +278,16 @@ impl Default for Metrics {
             store_readable,
             certificates,
             shared_address,
+            notifications,
+            notifications_waiting,
+            notifications_dropped,
+            tunnels,
+            tunnel_streams,
+            tunnel_ends,
+            tunnels_refused,
+            tunnel_sent,
+            tunnel_received,
+            tunnel_round_trips,
         }
     }
 }
@@ -254,6 +346,36 @@ impl Metrics {
         self.connects.get_or_create(&BackendLabels { backend: backend.to_owned() }).inc();
     }
 
+    /// A connector has registered. Its tunnel is open until the guard is dropped.
+    #[must_use]
+    pub fn tunnel_opens(&self) -> OpenConnection {
+        self.tunnels.inc();
+        OpenConnection(self.tunnels.clone())
+    }
+
+    /// What is counted of a tunnel. `connector` is a name of the built-in authority's giving.
+    #[must_use]
+    pub fn tunnel(&self, connector: &str) -> TunnelMetrics {
+        let labels = ConnectorLabels { connector: connector.to_owned() };
+        TunnelMetrics {
+            streams: self.tunnel_streams.get_or_create(&labels).clone(),
+            sent: self.tunnel_sent.get_or_create(&labels).clone(),
+            received: self.tunnel_received.get_or_create(&labels).clone(),
+            round_trips: self.tunnel_round_trips.clone(),
+        }
+    }
+
+    /// A tunnel has ended.
+    pub fn tunnel_ended(&self, connector: &str, reason: &'static str) {
+        let labels = TunnelEndLabels { connector: connector.to_owned(), reason };
+        self.tunnel_ends.get_or_create(&labels).inc();
+    }
+
+    /// A connector's connection was not let in.
+    pub fn tunnel_refused(&self, reason: &'static str) {
+        self.tunnels_refused.get_or_create(&HandshakeLabels { reason }).inc();
+    }
+
     /// A connection was lost to a defect.
     pub fn panicked(&self) {
         self.panics.inc();
@@ -284,6 +406,24 @@ impl Metrics {
         self.key_fetches.get_or_create(&IssuerLabels { issuer: issuer.to_owned(), result }).inc();
     }
 
+    /// A webhook was told something, or was not.
+    pub fn notified(&self, webhook: &str, delivery: Delivery) {
+        let labels = DeliveryLabels { webhook: webhook.to_owned(), result: delivery.as_str() };
+        self.notifications.get_or_create(&labels).inc();
+    }
+
+    /// How many notifications wait for each webhook, and how many were ever lost. Webhooks that are
+    /// not named are told nothing.
+    pub fn notifications_wait<'w>(&self, queues: impl Iterator<Item = (&'w str, u64, u64)>) {
+        self.notifications_waiting.clear();
+        self.notifications_dropped.clear();
+        for (webhook, waiting, dropped) in queues {
+            let labels = WebhookLabels { webhook: webhook.to_owned() };
+            self.notifications_waiting.get_or_create(&labels).set(waiting);
+            self.notifications_dropped.get_or_create(&labels).set(dropped);
+        }
+    }
+
     /// Writes all figures in the text format that Prometheus scrapes.
     #[must_use]
     pub fn scrape(&self, figures: Figures) -> String {
@@ -310,6 +450,39 @@ pub struct Figures {
     pub keys: usize,
     /// Different callers came, all from one address.
     pub callers_share_an_address: bool,
+}
+
+/// What is counted of one tunnel.
+#[derive(Debug)]
+pub struct TunnelMetrics {
+    streams: Gauge,
+    sent: Counter,
+    received: Counter,
+    round_trips: Histogram,
+}
+
+impl TunnelMetrics {
+    /// A request goes over it. It is under way until the guard is dropped.
+    #[must_use]
+    pub fn stream_opens(&self) -> OpenConnection {
+        self.streams.inc();
+        OpenConnection(self.streams.clone())
+    }
+
+    /// Bytes of a request's body went out.
+    pub fn sent(&self, bytes: usize) {
+        self.sent.inc_by(bytes as u64);
+    }
+
+    /// Bytes of a reply's body came in.
+    pub fn received(&self, bytes: usize) {
+        self.received.inc_by(bytes as u64);
+    }
+
+    /// A PING was answered after this span.
+    pub fn round_trip(&self, span: Duration) {
+        self.round_trips.observe(span.as_secs_f64());
+    }
 }
 
 /// An open connection, as far as counting goes.

@@ -166,6 +166,8 @@ fn check_usage(certificate: &X509Certificate<'_>, built_in: bool) -> Result<(), 
     match key_usage {
         Some(usage) if !usage.value.digital_signature() => return Err(PeerFault::Usage("no digitalSignature")),
         Some(usage) if usage.value.key_cert_sign() => return Err(PeerFault::Usage("it may sign certificates")),
+        // X.509-SVID, 5.2.
+        Some(usage) if usage.value.crl_sign() => return Err(PeerFault::Usage("it may sign lists of what is revoked")),
         None if built_in => return Err(PeerFault::Usage("no key usage")),
         Some(_) | None => {}
     }
@@ -175,6 +177,13 @@ fn check_usage(certificate: &X509Certificate<'_>, built_in: bool) -> Result<(), 
         None if built_in => Err(PeerFault::Usage("no extended key usage")),
         Some(_) | None => Ok(()),
     }
+}
+
+/// False when the certificate's key usage says that it issues none (RFC 5280, 6.1.4 n). webpki does
+/// not look at that: it must never see such a one as an issuer. What is malformed is left to it.
+pub(crate) fn may_issue(certificate: &CertificateDer<'_>) -> bool {
+    let Ok(certificate) = parse(certificate) else { return true };
+    certificate.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
 }
 
 /// The subject alternative names.

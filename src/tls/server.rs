@@ -49,6 +49,21 @@ pub fn api_config(
     Ok(config)
 }
 
+/// TLS for the `connect` names: TLS 1.3 and `alpn` only, connectors verified by `verifier`.
+///
+/// # Errors
+///
+/// As [`api_config`].
+pub fn connect_config(
+    verifier: Arc<CallerVerifier>,
+    certificate: Arc<dyn ResolvesServerCert>,
+    alpn: &[u8],
+) -> Result<ServerConfig, String> {
+    let mut config = api_config(verifier, certificate, false)?;
+    config.alpn_protocols = vec![alpn.to_vec()];
+    Ok(config)
+}
+
 /// TLS for names that are nobody's: every handshake ends in an alert. Without it the connection
 /// would just be dropped, which clients report as a network fault and try again.
 ///

@@ -165,10 +165,12 @@ impl CallerVerifier {
         now: Timestamp,
     ) -> Result<Verified, Error> {
         let mut fault = None;
+        // Those that may not sign are left out, as strays are.
+        let issuers: Vec<_> = intermediates.iter().filter(|sent| peer::may_issue(sent)).cloned().collect();
         for entry in &self.entries {
-            match entry.verify(leaf, intermediates, now) {
+            match entry.verify(leaf, &issuers, now) {
                 // Whatever the names in it say: the root decides whose certificate it is.
-                Ok(root) => return entry.identify(leaf, intermediates, root, now),
+                Ok(root) => return entry.identify(leaf, &issuers, root, now),
                 // "Expired" says more than "not one of mine".
                 Err(unknown @ Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
                     fault.get_or_insert(unknown);

@@ -224,3 +224,74 @@ fn a_rotation_that_is_killed_leaves_an_authority_that_works() {
     assert!(run(dir, &["ca", "rotate", "--issuer"]).status.success());
     assert!(!staging.exists());
 }
+
+/// The config says how the gateway is reached, and certificates and bundles say it on.
+#[test]
+fn certificates_name_their_list_and_bundles_their_gateway() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    authority(dir);
+    let config = "state_dir = \"state\"\n[listen]\naddress = \"0.0.0.0:8443\"\nclient_auth = \"optional\"\n\
+                  advertise = [\"gw.corp.example:443\"]\n\
+                  names = { api = [\"llm.corp.example\"], enroll = [\"enroll.corp.example\"] }\n\
+                  certificate = { chain = \"missing.crt\", key = \"${env:MISSING}\" }\n";
+    fs::write(dir.join("doorward.toml"), config).unwrap();
+    let with = |arguments: &[&str]| run_with(dir, &[arguments, &["--config", "doorward.toml"]].concat());
+    let issued = with(&["cert", "issue", "alice", "--out", "certs"]);
+    assert!(issued.status.success(), "{}", stderr(&issued));
+    let text = stdout(&openssl(dir, "x509 -in certs/alice.crt -noout -text"));
+    let (_, points) = text.split_once("X509v3 CRL Distribution Points").unwrap();
+    assert!(points.contains("URI:https://enroll.corp.example/.doorward/v1/crl\n"), "{points}");
+    openssl(&dir.join("certs"), "verify -x509_strict -purpose sslclient -CAfile ca.crt -untrusted alice.crt alice.crt");
+
+    let made = with(&["enroll", "create", "bob", "--role", "client", "--network", "10.0.0.0/8", "--output", "json"]);
+    assert_eq!(stderr(&made), "", "a document and nothing beside it");
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    let fields: Vec<_> = made.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(fields, ["bundle", "expires_at", "id"]);
+    let bundle = doorward::ca::bundle::Bundle::parse(made["bundle"].as_str().unwrap()).unwrap();
+    assert_eq!(
+        (bundle.addresses[0].to_string().as_str(), bundle.enroll.as_str()),
+        ("gw.corp.example:443", "enroll.corp.example")
+    );
+    let root =
+        stdout(&openssl(dir, "x509 -in certs/ca.crt -noout -fingerprint -sha256")).replace(':', "").to_lowercase();
+    assert!(root.trim().ends_with(&bundle.pin.to_string()), "{root}");
+    let id = made["id"].as_str().unwrap();
+    let listed = stdout(&with(&["enroll", "list"]));
+    assert!(listed.contains(id) && listed.contains("open") && listed.contains("10.0.0.0/8"), "{listed}");
+    let shown = with(&["enroll", "create", "carol", "--role", "client", "--address", "10.0.0.1:8443"]);
+    assert!(stdout(&shown).starts_with("dwe1.") && stdout(&shown).lines().count() == 1, "{}", stdout(&shown));
+    assert!(!stderr(&shown).contains("dwe1."), "{}", stderr(&shown));
+
+    assert_eq!(stdout(&with(&["enroll", "revoke", id])), format!("{id} is revoked\n"));
+    assert_eq!(stdout(&with(&["enroll", "revoke", id])), format!("{id} was used or revoked before\n"));
+    let revoked = stdout(&with(&["cert", "revoke", "--name", "carol"]));
+    assert_eq!(revoked, "carol is revoked; 0 certificates ended, and 1 bundle that nobody had used\n");
+    for (arguments, code, says) in [
+        (&["enroll", "create", "carol", "--role", "client"][..], 1, "carol is revoked"),
+        (&["enroll", "create", "ops", "--role", "operator"], 2, "operators are not enrolled"),
+        (&["enroll", "create", "site", "--role", "connector"], 1, "no name for connectors"),
+        (&["enroll", "create", "dave", "--role", "client", "--ttl", "25h"], 2, "must be 1m to 24h"),
+        (&["enroll", "create", "dave", "--role", "client", "--network", "10.0.0.1/8"], 2, "--network"),
+        (&["enroll", "create", "dave", "--role", "client", "--address", "gw"], 2, "HOST:PORT"),
+        (&["enroll", "create", "dave"], 2, "--role"),
+        (&["enroll", "revoke", "ffffffffffffffff"], 1, "no enrollment bundle has the id"),
+        (&["enroll", "revoke", "x"], 2, "16 lower-case"),
+    ] {
+        let refused = with(arguments);
+        assert_eq!(refused.status.code(), Some(code), "{arguments:?}: {}", stderr(&refused));
+        assert!(stderr(&refused).contains(says), "{arguments:?}: {}", stderr(&refused));
+    }
+    // Without names or addresses: what to do is said.
+    for (from, to, says) in [
+        (", enroll = [\"enroll.corp.example\"]", "", "add one to names in [listen]"),
+        ("advertise = [\"gw.corp.example:443\"]", "", "--address HOST:PORT"),
+    ] {
+        fs::write(dir.join("doorward.toml"), config.replace(from, to)).unwrap();
+        let refused = with(&["enroll", "create", "dave", "--role", "client"]);
+        assert!(!refused.status.success() && stderr(&refused).contains(says), "{}", stderr(&refused));
+    }
+    let stateless = run(dir, &["enroll", "create", "dave", "--role", "client"]);
+    assert!(stderr(&stateless).contains("--config FILE"), "{}", stderr(&stateless));
+}

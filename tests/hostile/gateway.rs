@@ -17,10 +17,13 @@ use doorward::domain::identity::{IdentityName, Role, TrustDomain};
 use doorward::domain::key::{KeyId, KeyRecord, Pepper};
 use doorward::domain::owner::OwnerPath;
 use doorward::gate::connection::Patience;
+use doorward::overlay::hub::Pace;
 use doorward::store::{Store, pepper};
 use doorward::telemetry::metrics::Figures;
+use rustls::client::ResolvesClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -51,7 +54,7 @@ pub struct Gateway {
     pub key: String,
     /// May chat with [`OPEN`] and nothing else.
     pub narrow: String,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// What differs between gateways.
@@ -86,10 +89,15 @@ impl Gateway {
         let file = dir.path().join("doorward.toml");
         fs::write(&file, config_text("optional", setup.listen, backend.port())).unwrap();
         let config = config::load(&file, &|_| None).unwrap();
-        let options =
-            Options { workers: setup.workers, clock: Clock::System, patience: setup.patience, environment: |_| None };
+        let options = Options {
+            workers: setup.workers,
+            clock: Clock::System,
+            patience: setup.patience,
+            pace: Pace::default(),
+            environment: |_| None,
+        };
         let server = Server::start(config, options).await.unwrap();
-        Self { server, backend, store, pepper, file, authority, key, narrow, _dir: dir }
+        Self { server, backend, store, pepper, file, authority, key, narrow, dir }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -119,6 +127,23 @@ impl Gateway {
         };
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         Arc::new(config)
+    }
+
+    /// TLS towards the gateway with any certificates at all, and the key to sign with.
+    pub fn tls_presenting(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        key: &PrivateKeyDer<'static>,
+    ) -> Arc<ClientConfig> {
+        let mut config = (*self.tls(&[b"http/1.1"], false)).clone();
+        let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(key).unwrap();
+        config.client_auth_cert_resolver = Arc::new(Presenting(Arc::new(CertifiedKey::new(chain, signer))));
+        Arc::new(config)
+    }
+
+    /// The directory of the authority, keys and all.
+    pub fn authority_directory(&self) -> PathBuf {
+        directory(&self.dir.path().join("state"))
     }
 
     /// Another key, in force when this returns.
@@ -172,6 +197,20 @@ impl Gateway {
         self.until("nothing is buffered", || buffered() == 0).await;
         self.until("the backend has no connections", || self.backend.open() == 0).await;
         assert_eq!(self.figure("doorward_panics_total"), 0);
+    }
+}
+
+/// Presents its certificates whatever they are, to whoever asks.
+#[derive(Debug)]
+struct Presenting(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Presenting {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 

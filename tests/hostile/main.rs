@@ -18,6 +18,7 @@ mod gateway;
 
 mod aborted;
 mod bodies;
+mod certificates;
 mod floods;
 mod framing;
 mod heads;

@@ -108,12 +108,12 @@ async fn a_grant_in_the_store_is_in_force_beside_the_configs() {
     line.chat(&chat("llama")).await.assert_served();
     let narrow = Grant { models: Some(Models::parse(&["same"]).unwrap()), ..Grant::new(owner("acme")) };
     let before = world.generation();
-    assert!(world.store().set_grant(&narrow).unwrap());
+    assert!(world.store().set_grant(&narrow, world.clock.now()).unwrap());
     world.changed_since(before).await;
     line.chat(&chat("llama")).await.assert_refused(&world, 404, "model_not_found").await;
     line.chat(&chat("same")).await.assert_served();
     let before = world.generation();
-    assert!(world.store().remove_grant(&narrow.owner).unwrap());
+    assert!(world.store().remove_grant(&narrow.owner, world.clock.now()).unwrap());
     world.changed_since(before).await;
     line.chat(&chat("llama")).await.assert_served();
 
@@ -127,7 +127,7 @@ async fn a_grant_in_the_store_is_in_force_beside_the_configs() {
         ..Grant::new(owner("other"))
     };
     let before = world.generation();
-    world.store().set_grant(&open).unwrap();
+    world.store().set_grant(&open, world.clock.now()).unwrap();
     world.changed_since(before).await;
     stranger.chat(&chat("llama")).await.assert_served();
 }
@@ -152,7 +152,7 @@ async fn promise_02_a_disabled_owner_is_refused_at_once_and_its_streams_end() {
     }
     let (mut spared, mut spared_exchange) = live(&mut world.caller().key(&other).h1().await, &stub).await;
     let people = owner("acme/people");
-    assert!(world.store().set_owner_disabled(&people, Some(world.clock.now())).unwrap());
+    assert!(world.store().set_owner_disabled(&people, true, world.clock.now()).unwrap());
     for (flow, exchange) in flows {
         let id = flow.request_id();
         let ((text, broke), _) = tokio::join!(flow.end(), exchange.closed());
@@ -168,7 +168,7 @@ async fn promise_02_a_disabled_owner_is_refused_at_once_and_its_streams_end() {
     spared_exchange.end().await;
     assert_eq!(spared.end().await.1, None);
     let before = world.generation();
-    assert!(world.store().set_owner_disabled(&people, None).unwrap());
+    assert!(world.store().set_owner_disabled(&people, false, world.clock.now()).unwrap());
     world.changed_since(before).await;
     let (flow, exchange) = live(&mut callers[0].h1().await, &stub).await;
     exchange.end().await;

@@ -32,10 +32,12 @@ const OTHER_PARTS: &[&str] = &[
     "crate::config",
     "crate::gate",
     "crate::manage",
+    "crate::notify",
     "crate::store",
     "crate::telemetry",
     "crate::tls",
     "crate::token",
+    "crate::webhook",
 ];
 
 /// A file or folder under `src`, and what nothing in it may mention.
@@ -59,6 +61,40 @@ const RULES: &[(&str, &[&[&str]])] = &[
     ("token/location.rs", &[IMPURE, OTHER_PARTS]),
     ("token/proven.rs", &[IMPURE, OTHER_PARTS]),
     ("token/issuers.rs", &[IMPURE]),
+    (
+        "webhook",
+        &[&[
+            "crate::gate",
+            "crate::admin",
+            "crate::manage",
+            "crate::cli",
+            "crate::store",
+            "crate::backend",
+            "crate::ca",
+            "reqwest",
+            "rusqlite",
+        ]],
+    ),
+    ("webhook/address.rs", &[IMPURE, OTHER_PARTS_BUT_WEBHOOK]),
+    ("webhook/base64.rs", &[IMPURE, OTHER_PARTS, &["crate::domain"]]),
+    ("webhook/sign.rs", &[IMPURE, OTHER_PARTS_BUT_WEBHOOK]),
+    ("webhook/url.rs", &[IMPURE, OTHER_PARTS]),
+    (
+        "notify",
+        &[&[
+            "crate::gate",
+            "crate::admin",
+            "crate::manage",
+            "crate::cli",
+            "crate::ca",
+            "crate::webhook::client",
+            "crate::webhook::hook",
+            "rusqlite",
+            "reqwest",
+        ]],
+    ),
+    ("notify/schedule.rs", &[IMPURE, OTHER_PARTS]),
+    ("notify/message.rs", &[IMPURE]),
     (
         "gate",
         &[&[
@@ -145,6 +181,21 @@ const OTHER_PARTS_BUT_TOKEN: &[&str] = &[
     "crate::store",
     "crate::telemetry",
     "crate::tls",
+];
+
+const OTHER_PARTS_BUT_WEBHOOK: &[&str] = &[
+    "crate::admin",
+    "crate::backend",
+    "crate::ca",
+    "crate::cli",
+    "crate::clock",
+    "crate::config",
+    "crate::gate",
+    "crate::manage",
+    "crate::store",
+    "crate::telemetry",
+    "crate::tls",
+    "crate::token",
 ];
 
 const OTHER_PARTS_BUT_CLOCK: &[&str] =

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use doorward::ca::bundle::Bundle;
-use doorward::ca::exchange::{CRL, ENROLL, EnrollRequest, Granted, RENEW, ROOTS};
+use doorward::ca::exchange::{CRL, Code, ENROLL, EnrollRequest, Granted, RENEW, ROOTS};
 use doorward::clock::Clock;
 use doorward::domain::identity::Role;
 use doorward::gate::connection::Patience;
@@ -495,6 +495,17 @@ async fn a_rotation_reaches_holders_by_renewal() {
     // A bundle from before works after it.
     let asker = Asker::new();
     asker.leaf(&world.visitor().post(ENROLL, &asker.request(&before)).await);
+}
+
+/// Every code of the desk is documented, with its status.
+#[test]
+fn codes_are_documented() {
+    let documentation = include_str!("../../docs/errors.md");
+    let (_, desk) = documentation.split_once("At the [`enroll` name]").unwrap();
+    for code in Code::ALL {
+        let said = format!("`{}` ({})", code.as_str(), code.status());
+        assert!(desk.contains(&said), "docs/errors.md does not say {said}");
+    }
 }
 
 /// With the root's key elsewhere and the issuer's here.

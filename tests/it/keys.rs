@@ -31,13 +31,13 @@ async fn becomes(line: &mut Line, expected: u16) {
 
 impl World {
     fn change_key(&self, id: &KeyId, change: &KeyChange) {
-        assert!(matches!(self.store().update_key(id, change).unwrap(), Updated::Changed(_)));
+        assert!(matches!(self.store().update_key(id, change, self.clock.now()).unwrap(), Updated::Changed(_)));
     }
 
     fn disable_owner(&self, owner: &str, disabled: bool) {
         let owner = OwnerPath::parse(owner).unwrap();
         let since = disabled.then(|| self.clock.now());
-        assert!(self.store().set_owner_disabled(&owner, since).unwrap());
+        assert!(self.store().set_owner_disabled(&owner, since.is_some(), self.clock.now()).unwrap());
     }
 
     /// Rotates a key as `doorward key rotate` does; the new one is in force.

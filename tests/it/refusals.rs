@@ -64,7 +64,7 @@ async fn invalid_credentials() {
     let of_disabled = world.key("acme/off/x").await;
     let before = world.generation();
     let off = OwnerPath::parse("acme/off").unwrap();
-    assert!(world.store().set_owner_disabled(&off, Some(world.clock.now())).unwrap());
+    assert!(world.store().set_owner_disabled(&off, true, world.clock.now()).unwrap());
     world.changed_since(before).await;
     let elsewhere = World::open(&stub).await.key("acme/x").await;
     let with = |text: &str| world.caller().header("authorization", &format!("Bearer {text}"));

@@ -233,7 +233,7 @@ async fn the_last_use_is_not_cut_short() {
     // More uses are in force like any other change.
     let more = KeyChange { uses: Some(Some(Uses { left: 1, refund_on_failure: false })), ..KeyChange::default() };
     let before = world.generation();
-    assert!(matches!(world.store().update_key(&key.id, &more).unwrap(), Updated::Changed(_)));
+    assert!(matches!(world.store().update_key(&key.id, &more, world.clock.now()).unwrap(), Updated::Changed(_)));
     world.changed_since(before).await;
     drop(live(&mut caller.h1().await, &stub).await);
 }

@@ -306,9 +306,9 @@ targets = [{{ backend = "silent", model = "silent" }}]
         self.note(response)
 
     def entries(self):
-        """The records of requests; what was done with certificates is noted beside them."""
-        lines = (json.loads(line) for line in self.records.read_text().splitlines())
-        return [line for line in lines if "outcome" in line]
+        """The records of requests; lines with an event tell what was done with certificates."""
+        lines = [json.loads(line) for line in self.records.read_text().splitlines()]
+        return [line for line in lines if "event" not in line]
 
     def entry(self, request_id):
         """The one record of a request, which is there within a second of its end."""

@@ -90,7 +90,7 @@ impl Operation for UpdateKey {
             let expires_at = expiry_allowed(asked, manager.now, &grants).map_err(|why| not_allowed(&why))?;
             change.expires_at = Some(expires_at);
         }
-        let record = match manager.store.update_key(&id, &change)? {
+        let record = match manager.store.update_key(&id, &change, manager.now)? {
             Updated::Changed(record) | Updated::Unchanged(record) => record,
             Updated::Unknown => return Err(unknown(&id, manager.policy)),
         };
@@ -295,7 +295,7 @@ impl Operation for DeleteKey {
     fn perform(self, manager: &mut Manager<'_>) -> Result<Self::Answer, Fault> {
         let id = read_id(&self.id)?;
         only_in_store(&id, manager.policy)?;
-        if manager.store.delete_key(&id)? {
+        if manager.store.delete_key(&id, manager.now)? {
             Ok(DeletedKey { id: id.to_string() })
         } else {
             Err(unknown(&id, manager.policy))

@@ -98,6 +98,7 @@ async fn converse(
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut lines = Lines::default();
+    let mut announced = false;
     loop {
         tokio::select! {
             data = poll_fn(|context| stream.receive.poll_data(context)) => {
@@ -120,7 +121,15 @@ async fn converse(
                 match order {
                     _ if changed.is_err() => return Ok(()),
                     Order::Stay => {}
-                    Order::Drain => say(&mut stream.send, &FromConnector::Drain {}).await?,
+                    // Where nothing was under way, the end comes before the drain could be said.
+                    Order::Drain | Order::End if !announced => {
+                        say(&mut stream.send, &FromConnector::Drain {}).await?;
+                        announced = true;
+                        if order == Order::End {
+                            return Ok(());
+                        }
+                    }
+                    Order::Drain => {}
                     Order::End => return Ok(()),
                 }
             }

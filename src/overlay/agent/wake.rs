@@ -22,34 +22,35 @@ pub(super) async fn watch(clock: Clock, woken: watch::Sender<u64>) {
     loop {
         tick.tick().await;
         let (wall_now, steady_now) = (clock.now(), Instant::now());
-        let ahead = wall_now.since(wall).saturating_sub(steady_now.saturating_duration_since(steady));
-        if ahead > SLACK {
-            tracing::info!(seconds = ahead.as_secs(), "the machine has slept, or its clock was set");
+        let steady_span = steady_now.saturating_duration_since(steady);
+        if let Some(slept) = slept(wall_now.since(wall), steady_span) {
+            tracing::info!(seconds = slept.as_secs(), "the machine has slept, or its clock was set");
             woken.send_modify(|times| *times = times.wrapping_add(1));
         }
         (wall, steady) = (wall_now, steady_now);
     }
 }
 
+/// For how long the machine has slept, when it has: by the wall clock `wall` went by, by the steady
+/// one `steady`.
+fn slept(wall: Duration, steady: Duration) -> Option<Duration> {
+    let ahead = wall.saturating_sub(steady);
+    (ahead > SLACK).then_some(ahead)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::timestamp::Timestamp;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_night_is_noticed_and_a_second_is_not() {
-        let clock = Clock::manual(Timestamp::from_seconds(1_000));
-        let (woken, mut wake) = watch::channel(0);
-        let task = tokio::spawn(watch(clock.clone(), woken));
-        // Both clocks move alike.
-        for _ in 0..5 {
-            tokio::time::advance(LOOK).await;
-            clock.advance(LOOK);
-        }
-        assert!(!wake.has_changed().unwrap());
-        clock.advance(Duration::from_secs(8 * 3600));
-        wake.changed().await.unwrap();
-        assert_eq!(*wake.borrow(), 1);
-        task.abort();
+    #[test]
+    fn a_night_is_noticed_and_a_second_is_not() {
+        let seconds = Duration::from_secs;
+        assert_eq!(slept(seconds(2), seconds(2)), None);
+        assert_eq!(slept(seconds(3), seconds(2)), None);
+        // A process that was not scheduled for long: both clocks saw it.
+        assert_eq!(slept(seconds(600), seconds(600)), None);
+        assert_eq!(slept(seconds(8 * 3600), seconds(2)), Some(seconds(8 * 3600 - 2)));
+        // A clock that was set back.
+        assert_eq!(slept(seconds(0), seconds(2)), None);
     }
 }

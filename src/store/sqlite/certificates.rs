@@ -4,6 +4,7 @@ use rusqlite::{Connection, Transaction, params};
 
 use crate::domain::audit::{Deed, Event};
 use crate::domain::identity::{Identity, IdentityName, Role, TrustDomain};
+use crate::domain::notification::{Data, Kind};
 use crate::domain::timestamp::Timestamp;
 use crate::store::codec;
 use crate::store::error::StoreError;
@@ -11,7 +12,7 @@ use crate::store::rows::{CertificateRecord, NameRevoked, NewCertificate, Reason,
 use crate::store::snapshot::DenySet;
 use crate::store::sqlite::enrollments::event;
 use crate::store::sqlite::events::note;
-use crate::store::sqlite::{Sqlite, all, new_row, next_revision};
+use crate::store::sqlite::{Sqlite, all, new_row, next_revision, notifications};
 
 impl Sqlite {
     /// Stores an issued certificate. It is durable when this returns, so sign, record, hand out.
@@ -24,7 +25,9 @@ impl Sqlite {
     pub fn record_certificate(&mut self, certificate: &NewCertificate) -> Result<(), StoreError> {
         self.noting(|transaction, actor| {
             record(transaction, certificate)?;
-            note(transaction, actor, &event_of(certificate, Deed::CertificateIssued))
+            note(transaction, actor, &event_of(certificate, Deed::CertificateIssued))?;
+            let data = || told(certificate, None);
+            notifications::queue(transaction, Kind::CertificateIssued, certificate.issued_at, data)
         })
     }
 
@@ -100,6 +103,7 @@ impl Sqlite {
             )?;
             let event = Event { ts: now, detail: Some(reason.as_str()), ..event_of(&found, Deed::CertificateRevoked) };
             note(transaction, actor, &event)?;
+            notifications::queue(transaction, Kind::CertificateRevoked, now, || told(&found, Some(reason)))?;
             Ok(Revoked::Revoked)
         })
     }
@@ -143,6 +147,14 @@ impl Sqlite {
                 let NameRevoked { certificates, bundles, .. } = done;
                 let what = format!("{name} of {domain}: {reason}; {certificates} certificates, {bundles} bundles");
                 note(transaction, actor, &Event { detail: Some(&what), ..event(now, Deed::NameRevoked) })?;
+            }
+            if done.newly || done.certificates > 0 {
+                notifications::queue(transaction, Kind::CertificateRevoked, now, || Data::Name {
+                    trust_domain: domain.to_string(),
+                    name: name.to_string(),
+                    certificates: done.certificates,
+                    reason,
+                })?;
             }
             Ok(done)
         })
@@ -188,6 +200,16 @@ impl Sqlite {
     /// When the store cannot be read.
     pub fn denied(&self) -> Result<DenySet, StoreError> {
         denied(&self.connection)
+    }
+}
+
+/// What webhooks are told of a certificate.
+pub(super) fn told(certificate: &NewCertificate, reason: Option<Reason>) -> Data {
+    Data::Certificate {
+        serial: certificate.serial.to_string(),
+        identity: certificate.identity.to_string(),
+        not_after: certificate.not_after.to_string(),
+        reason: reason.map(Reason::as_str),
     }
 }
 

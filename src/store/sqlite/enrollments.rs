@@ -7,6 +7,7 @@
 use rusqlite::{OptionalExtension, params};
 
 use crate::domain::audit::{Deed, Event};
+use crate::domain::notification::Kind;
 use crate::domain::timestamp::Timestamp;
 use crate::store::codec;
 use crate::store::enrollment::{EnrollmentRecord, NewEnrollment, Renewed};
@@ -14,7 +15,7 @@ use crate::store::error::StoreError;
 use crate::store::rows::{CertificateRecord, NewCertificate, Revoked, Serial};
 use crate::store::sqlite::certificates::{self, is_subject_revoked, record};
 use crate::store::sqlite::events::note;
-use crate::store::sqlite::{Sqlite, all, new_row, next_revision};
+use crate::store::sqlite::{Sqlite, all, new_row, next_revision, notifications};
 
 impl Sqlite {
     /// Stores a bundle, durably. Bundles that ended before `forget` go: their certificates tell of
@@ -132,6 +133,8 @@ impl Sqlite {
             }
             let event = Event { bundle: Some(id), ..certificates::event_of(&certificate, Deed::CertificateIssued) };
             note(transaction, actor, &event)?;
+            let data = || certificates::told(&certificate, None);
+            notifications::queue(transaction, Kind::CertificateIssued, now, data)?;
             Ok(signed)
         })
     }
@@ -162,6 +165,8 @@ impl Sqlite {
             let event =
                 Event { detail: Some(&before), ..certificates::event_of(&certificate, Deed::CertificateRenewed) };
             note(transaction, actor, &event)?;
+            let data = || certificates::told(&certificate, None);
+            notifications::queue(transaction, Kind::CertificateRenewed, certificate.issued_at, data)?;
             Ok(Renewed::Renewed(signed))
         })
     }

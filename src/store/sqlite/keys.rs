@@ -5,11 +5,12 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Transaction, ffi, params};
 
 use crate::domain::key::{KeyChange, KeyDetails, KeyId, KeyRecord, KeyState, Uses};
+use crate::domain::notification::{Data, Kind};
 use crate::domain::timestamp::Timestamp;
 use crate::store::codec::{self, Lists};
 use crate::store::error::StoreError;
 use crate::store::rows::{Imported, KeyImport, Revoked, Rotated, Rotation, Updated};
-use crate::store::sqlite::{Sqlite, all, next_revision, note_deletion};
+use crate::store::sqlite::{Sqlite, all, next_revision, note_deletion, notifications};
 
 /// For [`codec::KEY`] and the revision.
 const KEY_VALUES: &str = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20";
@@ -21,7 +22,10 @@ impl Sqlite {
     ///
     /// [`StoreError::Exists`] when the id or the external id is taken.
     pub fn create_key(&mut self, key: &KeyRecord) -> Result<(), StoreError> {
-        self.write(|transaction| insert(transaction, key, next_revision(transaction)?))
+        self.write(|transaction| {
+            insert(transaction, key, next_revision(transaction)?)?;
+            notifications::queue(transaction, Kind::KeyCreated, key.created_at, || Data::key(key))
+        })
     }
 
     /// Every key, oldest first, revoked ones included.
@@ -68,7 +72,7 @@ impl Sqlite {
     /// # Errors
     ///
     /// [`StoreError::Exists`] when the new external id is taken.
-    pub fn update_key(&mut self, id: &KeyId, change: &KeyChange) -> Result<Updated, StoreError> {
+    pub fn update_key(&mut self, id: &KeyId, change: &KeyChange, now: Timestamp) -> Result<Updated, StoreError> {
         self.write(|transaction| {
             let Some(old) = by(transaction, "id", id.as_str())? else { return Ok(Updated::Unknown) };
             let new = change.applied_to(&old);
@@ -76,6 +80,7 @@ impl Sqlite {
                 return Ok(Updated::Unchanged(new));
             }
             update(transaction, &new, next_revision(transaction)?)?;
+            notifications::queue(transaction, Kind::KeyUpdated, now, || Data::key(&new))?;
             Ok(Updated::Changed(new))
         })
     }
@@ -117,6 +122,7 @@ impl Sqlite {
             let revision = next_revision(transaction)?;
             update(transaction, &ending, revision)?;
             insert(transaction, &new, revision)?;
+            notifications::queue(transaction, Kind::KeyRotated, to.now, || Data::key(&new))?;
             Ok(Rotated::Rotated { new: Box::new(new), old: Box::new(ending) })
         })
     }
@@ -135,10 +141,12 @@ impl Sqlite {
                 None => Ok(Revoked::Unknown),
                 Some(Some(_)) => Ok(Revoked::AlreadyRevoked),
                 Some(None) => {
+                    let data = told(transaction, id);
                     transaction.execute(
                         "UPDATE keys SET revoked_at = ?2, revision = ?3 WHERE id = ?1",
                         params![id.as_str(), now.as_millis(), next_revision(transaction)?],
                     )?;
+                    notifications::queue(transaction, Kind::KeyRevoked, now, || data)?;
                     Ok(Revoked::Revoked)
                 }
             }
@@ -150,12 +158,14 @@ impl Sqlite {
     /// # Errors
     ///
     /// When the store cannot be written.
-    pub fn delete_key(&mut self, id: &KeyId) -> Result<bool, StoreError> {
+    pub fn delete_key(&mut self, id: &KeyId, now: Timestamp) -> Result<bool, StoreError> {
         self.write(|transaction| {
+            let data = told(transaction, id);
             if transaction.execute("DELETE FROM keys WHERE id = ?1", [id.as_str()])? == 0 {
                 return Ok(false);
             }
             note_deletion(transaction, "key", id.as_str(), next_revision(transaction)?)?;
+            notifications::queue(transaction, Kind::KeyDeleted, now, || data)?;
             Ok(true)
         })
     }
@@ -181,6 +191,8 @@ impl Sqlite {
                             None => *revision.insert(next_revision(transaction)?),
                         };
                         insert(transaction, &new.record, at)?;
+                        let record = &new.record;
+                        notifications::queue(transaction, Kind::KeyCreated, record.created_at, || Data::key(record))?;
                         Imported::Created(new.record.id)
                     }
                 };
@@ -204,6 +216,14 @@ pub(super) fn since(connection: &Connection, revision: i64) -> Result<Vec<Arc<Ke
 fn by(connection: &Connection, column: &str, value: &str) -> Result<Option<KeyRecord>, StoreError> {
     let sql = format!("SELECT {} FROM keys WHERE {column} = ?1", columns());
     Ok(all(connection, &sql, &[&value], |row| codec::key(row, &Lists::default()))?.pop())
+}
+
+/// What webhooks are told of a key. One whose row cannot be read can be revoked and deleted too.
+fn told(connection: &Connection, id: &KeyId) -> Data {
+    match by(connection, "id", id.as_str()) {
+        Ok(Some(record)) => Data::key(&record),
+        Ok(None) | Err(_) => Data::key_of_id(id),
+    }
 }
 
 /// The key that an import means.

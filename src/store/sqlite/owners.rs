@@ -3,12 +3,13 @@
 use rusqlite::{Connection, params};
 
 use crate::domain::grant::Grant;
+use crate::domain::notification::{Data, Kind};
 use crate::domain::owner::OwnerPath;
 use crate::domain::timestamp::Timestamp;
 use crate::store::codec;
 use crate::store::error::StoreError;
 use crate::store::rows::OwnerRow;
-use crate::store::sqlite::{Sqlite, all, next_revision, note_deletion};
+use crate::store::sqlite::{Sqlite, all, next_revision, note_deletion, notifications};
 
 impl Sqlite {
     /// Puts a grant on its node, in the place of the one that was there. False when nothing
@@ -17,14 +18,14 @@ impl Sqlite {
     /// # Errors
     ///
     /// When the store cannot be written.
-    pub fn set_grant(&mut self, grant: &Grant) -> Result<bool, StoreError> {
+    pub fn set_grant(&mut self, grant: &Grant, now: Timestamp) -> Result<bool, StoreError> {
         self.write(|transaction| {
             if grant_on(transaction, &grant.owner)?.as_ref() == Some(grant) {
                 return Ok(false);
             }
             transaction.execute(
                 &format!(
-                    "INSERT OR REPLACE INTO grants ({}, revision) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                    "INSERT OR REPLACE INTO grants ({}, revision) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
                     columns()
                 ),
                 params![
@@ -37,10 +38,13 @@ impl Sqlite {
                     grant.expires_at.map(Timestamp::as_millis),
                     grant.default_key_ttl.map(codec::millis),
                     grant.max_key_ttl.map(codec::millis),
+                    grant.webhook.as_ref().map(|hooked| hooked.name.as_str()),
+                    grant.webhook.as_ref().is_some_and(|hooked| hooked.accept_fail_open),
                     next_revision(transaction)?
                 ],
             )?;
             transaction.execute("DELETE FROM deletions WHERE kind = 'grant' AND name = ?1", [grant.owner.as_str()])?;
+            notifications::queue(transaction, Kind::GrantSet, now, || Data::owner(&grant.owner))?;
             Ok(true)
         })
     }
@@ -69,12 +73,13 @@ impl Sqlite {
     /// # Errors
     ///
     /// When the store cannot be written.
-    pub fn remove_grant(&mut self, owner: &OwnerPath) -> Result<bool, StoreError> {
+    pub fn remove_grant(&mut self, owner: &OwnerPath, now: Timestamp) -> Result<bool, StoreError> {
         self.write(|transaction| {
             if transaction.execute("DELETE FROM grants WHERE owner = ?1", [owner.as_str()])? == 0 {
                 return Ok(false);
             }
             note_deletion(transaction, "grant", owner.as_str(), next_revision(transaction)?)?;
+            notifications::queue(transaction, Kind::GrantDeleted, now, || Data::owner(owner))?;
             Ok(true)
         })
     }
@@ -86,17 +91,24 @@ impl Sqlite {
     /// # Errors
     ///
     /// When the store cannot be written.
-    pub fn set_owner_disabled(&mut self, owner: &OwnerPath, since: Option<Timestamp>) -> Result<bool, StoreError> {
+    pub fn set_owner_disabled(
+        &mut self,
+        owner: &OwnerPath,
+        disabled: bool,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         self.write(|transaction| {
             let sql = "SELECT EXISTS (SELECT 1 FROM owners WHERE path = ?1 AND disabled_at IS NOT NULL)";
-            let disabled: bool = transaction.query_row(sql, [owner.as_str()], |row| row.get(0))?;
-            if disabled == since.is_some() {
+            let was: bool = transaction.query_row(sql, [owner.as_str()], |row| row.get(0))?;
+            if was == disabled {
                 return Ok(false);
             }
             transaction.execute(
                 "INSERT OR REPLACE INTO owners (path, disabled_at, revision) VALUES (?1, ?2, ?3)",
-                params![owner.as_str(), since.map(Timestamp::as_millis), next_revision(transaction)?],
+                params![owner.as_str(), disabled.then_some(now.as_millis()), next_revision(transaction)?],
             )?;
+            let kind = if disabled { Kind::OwnerDisabled } else { Kind::OwnerEnabled };
+            notifications::queue(transaction, kind, now, || Data::owner(owner))?;
             Ok(true)
         })
     }

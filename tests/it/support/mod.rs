@@ -5,16 +5,22 @@
 
 mod caller;
 mod client;
+mod hand_gateway;
+mod hook;
 mod issuer;
 mod process;
+mod site;
 mod stub;
 mod tool;
 mod world;
 
 pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole, full};
 pub(crate) use client::{ChannelBody, RawLine};
+pub(crate) use hand_gateway::{HandGateway, RealConnector, Tunnel, unread};
+pub(crate) use hook::{Answer, Hook, Message, Play, status};
 pub(crate) use issuer::{AUDIENCE, DISCOVERY, IssuerServer, KEYS, Reply, Signer, base64url, claims, jwks, rsa_key};
 pub(crate) use process::Process;
+pub(crate) use site::{Asked, Site, dialler, register, reset_of};
 pub(crate) use stub::{Exchange, Stub, TlsFiles, chunk, dead_port, json_reply};
 pub(crate) use tool::{DialSetup, Tool};
 pub(crate) use world::{Issued, Key, OPEN, Prepared, Setup, World};

@@ -153,6 +153,13 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tls: Option<TlsAccep
 async fn serve(mut wire: Box<dyn Wire>, shared: &Arc<Shared>, connection: usize) {
     let mut buffer = Vec::new();
     while let Some(seen) = read_request(&mut wire, &mut buffer, shared, connection).await {
+        // A connector's question how the backend is: nobody's request.
+        if seen.line() == "GET /health HTTP/1.1" {
+            if wire.write_all(&json_reply("{}")).await.is_err() {
+                return;
+            }
+            continue;
+        }
         shared.seen.lock().unwrap().push(seen.clone());
         if let Some(script) = shared.script {
             if wire.write_all(&script(&seen)).await.is_err() {

@@ -22,6 +22,7 @@ use doorward::domain::network::Networks;
 use doorward::domain::owner::OwnerPath;
 use doorward::domain::timestamp::Timestamp;
 use doorward::gate::connection::Patience;
+use doorward::overlay::hub::Pace;
 use doorward::store::rows::{Reason, Revoked, Serial};
 use doorward::store::{Store, pepper};
 use rustls_pki_types::pem::PemObject;
@@ -53,6 +54,8 @@ pub(crate) struct Setup {
     pub(crate) more: String,
     pub(crate) clock: Clock,
     pub(crate) patience: Patience,
+    /// How long tunnels may do what.
+    pub(crate) pace: Pace,
     pub(crate) workers: usize,
     /// Files to write beside the config before it is read.
     pub(crate) files: Vec<(String, String)>,
@@ -85,6 +88,7 @@ impl Setup {
             more: String::new(),
             clock: Clock::System,
             patience: Patience::default(),
+            pace: Pace::default(),
             workers: 1,
             files: Vec::new(),
         }
@@ -163,9 +167,9 @@ trust_domain = "{DOMAIN}"
     /// Starts it.
     pub(crate) async fn start(self) -> World {
         let prepared = self.write();
-        let Self { clock, patience, workers, .. } = self;
+        let Self { clock, patience, pace, workers, .. } = self;
         let config = config::load(&prepared.file, &|_| None).unwrap_or_else(|problems| panic!("{problems:#?}"));
-        let options = Options { workers, clock, patience, environment: |_| None };
+        let options = Options { workers, clock, patience, pace, environment: |_| None };
         let server = Server::start(config, options).await.unwrap();
         World { server, prepared }
     }
@@ -282,6 +286,13 @@ impl Prepared {
         let out = tempfile::tempdir_in(self.dir.path()).unwrap();
         let name = IdentityName::parse(name).unwrap();
         self.issue(authority, (Role::Client, &name, None), out.path())
+    }
+
+    /// A connector's identity, in a directory of its own.
+    pub(crate) fn connector(&self, name: &str) -> (PathBuf, Issued) {
+        let out = tempfile::tempdir_in(self.dir.path()).unwrap().keep();
+        let issued = self.issue(&self.authority, (Role::Connector, &IdentityName::parse(name).unwrap(), None), &out);
+        (out, issued)
     }
 
     /// As [`Self::certificate`], with its files.
@@ -429,9 +440,23 @@ impl World {
     pub(crate) async fn restart(self, workers: usize) -> Self {
         let (server, prepared) = self.into_parts();
         server.shut_down().await;
+        Self::resume_with(prepared, workers).await
+    }
+
+    /// A gateway with the files of one that was shut down.
+    pub(crate) async fn resume(prepared: Prepared) -> Self {
+        Self::resume_with(prepared, 1).await
+    }
+
+    async fn resume_with(prepared: Prepared, workers: usize) -> Self {
         let config = config::load(&prepared.file, &|_| None).unwrap_or_else(|problems| panic!("{problems:#?}"));
-        let options =
-            Options { workers, clock: prepared.clock.clone(), patience: Patience::default(), environment: |_| None };
+        let options = Options {
+            workers,
+            clock: prepared.clock.clone(),
+            patience: Patience::default(),
+            pace: Pace::default(),
+            environment: |_| None,
+        };
         Self { server: Server::start(config, options).await.unwrap(), prepared }
     }
 
@@ -439,7 +464,7 @@ impl World {
     pub(crate) async fn again(prepared: Prepared) -> Self {
         let config = config::load(&prepared.file, &|_| None).unwrap_or_else(|problems| panic!("{problems:#?}"));
         let (clock, patience) = (prepared.clock.clone(), Patience::default());
-        let options = Options { workers: 1, clock, patience, environment: |_| None };
+        let options = Options { workers: 1, clock, patience, pace: Pace::default(), environment: |_| None };
         Self { server: Server::start(config, options).await.unwrap(), prepared }
     }
 

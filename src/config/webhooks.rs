@@ -1,0 +1,257 @@
+//! `[webhook.NAME]`: who has the last word, and what happens when there is none.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::HeaderName;
+use toml::de::DeValue;
+
+use crate::config::backends::read_tls;
+use crate::config::document::{Place, Table, Value};
+use crate::config::grants::{PlacedGrant, optional};
+use crate::config::listen::is_empty_list;
+use crate::config::suggest::did_you_mean;
+use crate::config::{BackendTls, Include, OnError, Override, Webhook};
+use crate::domain::network::Networks;
+use crate::domain::notification::Kind;
+use crate::domain::webhook::WebhookName;
+use crate::webhook::address::Reach;
+use crate::webhook::sign::SigningSecret;
+use crate::webhook::url::WebhookUrl;
+
+/// Most secrets of one webhook: a rotation needs two.
+const MAX_SECRETS: usize = 4;
+/// Most headers that a webhook is told.
+const MAX_HEADERS: usize = 16;
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Headers whose values are credentials: no webhook is told these.
+const CREDENTIALS: [&str; 6] = ["authorization", "proxy-authorization", "x-api-key", "api-key", "cookie", "set-cookie"];
+
+/// A webhook with the place of its section.
+pub(super) struct PlacedWebhook<'d> {
+    pub(super) webhook: Webhook,
+    place: Place<'d>,
+}
+
+/// Reads every `[webhook.NAME]`. The second list has the names of those too that cannot be used, so
+/// that a mistake in a webhook is not reported again at each grant.
+pub(super) fn read_webhooks<'d>(value: Option<&Value<'d>>) -> (Option<Vec<PlacedWebhook<'d>>>, Vec<String>) {
+    let Some(value) = value else { return (Some(Vec::new()), Vec::new()) };
+    let Some(sections) = value.raw().as_table() else {
+        if value.raw().is_array() {
+            value.wrong("a webhook has its name in its heading: write [webhook.NAME]");
+        } else {
+            value.mistyped::<()>("a table: write [webhook.NAME]");
+        }
+        return (None, Vec::new());
+    };
+    let names: Vec<String> = sections.keys().map(|name| name.get_ref().to_string()).collect();
+    let read = value.named().into_iter().zip(&names).map(|(section, name)| read_webhook(&section, name));
+    let read: Vec<Option<PlacedWebhook<'d>>> = read.collect();
+    (read.into_iter().collect(), names)
+}
+
+fn read_webhook<'d>(section: &Value<'d>, name: &str) -> Option<PlacedWebhook<'d>> {
+    if !section.raw().is_table() {
+        section.wrong(format!("is no section: a webhook is written [webhook.{name}], with url and secrets"));
+        return None;
+    }
+    let name = WebhookName::parse(name).map_err(|why| section.wrong(why)).ok();
+    section.table(|table| {
+        let url_setting = table.require("url", "such as \"https://iam.corp.example/doorward\"");
+        let url = url_setting.as_ref().and_then(|value| value.parsed(WebhookUrl::parse));
+        let tls = read_tls(table);
+        let secrets = table.require("secrets", "a list of \"whsec_…\" (Standard Webhooks), the newest first");
+        let secrets = secrets.and_then(|value| read_secrets(&value));
+        let span = |name, default, least, most| table.get(name).map_or(Some(default), |v| v.span(least..=most));
+        let timeout = span("timeout", SECOND, Duration::from_millis(50), 10 * SECOND);
+        let connect = span("connect_timeout", Duration::from_millis(300), Duration::from_millis(10), 10 * SECOND);
+        let words = [OnError::Deny, OnError::Stale, OnError::Allow].map(|on_error| (on_error.as_str(), on_error));
+        let on_error = table.get("on_error").map_or(Some(OnError::Deny), |value| value.choice(&words));
+        let stale_max = span("stale_max", 300 * SECOND, SECOND, DAY);
+        if let (Some(setting), Some(OnError::Deny | OnError::Allow)) = (table.get("stale_max"), on_error) {
+            setting.place.warn("has no effect: it goes with on_error = \"stale\"");
+        }
+        let cache_allow = span("cache_allow", 30 * SECOND, Duration::ZERO, 300 * SECOND);
+        let cache_deny = span("cache_deny", 5 * SECOND, Duration::ZERO, 60 * SECOND);
+        let max_in_flight = table.get("max_in_flight").map_or(Some(256), |value| value.number(1..=10_000));
+        let include = table.get("include").map_or_else(|| Some(Include::default()), |value| read_include(&value));
+        let allow_networks =
+            optional(table.get("allow_networks").filter(|value| !is_empty_list(value.raw())), read_networks);
+        let overrides = table.get("allow_overrides").map_or(Some(Vec::new()), |value| read_overrides(&value));
+        let revalidate = optional(table.get("revalidate"), read_revalidate).map(Option::flatten);
+        let events = table.get("events").map_or(Some(Vec::new()), |value| read_events(&value));
+        table.later("proxy", |_| false);
+
+        let (url, allow_networks) = (url?, allow_networks?);
+        check_url(table, &url, allow_networks.as_ref(), tls.as_ref());
+        let webhook = Webhook {
+            name: name?,
+            reach: Reach::new(&url, allow_networks),
+            url,
+            tls: tls?,
+            secrets: secrets?,
+            timeout: timeout?,
+            connect_timeout: connect?,
+            on_error: on_error?,
+            stale_max: stale_max?,
+            cache_allow: cache_allow?,
+            cache_deny: cache_deny?,
+            max_in_flight: max_in_flight?,
+            include: include?,
+            allow_overrides: overrides?,
+            revalidate: revalidate?,
+            events: events?,
+        };
+        Some(PlacedWebhook { webhook, place: section.place.clone() })
+    })
+}
+
+/// What only several settings together can get wrong.
+fn check_url(table: &Table<'_>, url: &WebhookUrl, allow: Option<&Networks>, tls: Option<&BackendTls>) {
+    if !url.https && tls.is_some() {
+        for name in ["ca_file", "client_certificate", "client_key"] {
+            if let Some(setting) = table.get(name) {
+                setting.wrong("goes with an https URL; this one is http, and nothing would be encrypted");
+            }
+        }
+    }
+    let Ok(address) = url.host.parse::<IpAddr>() else { return };
+    if let (Err(why), Some(setting)) = (Reach::new(url, allow.cloned()).check(address), table.get("url")) {
+        setting.wrong(format!("{address} is {why}: list its network in allow_networks if that is meant"));
+    }
+}
+
+fn read_secrets(value: &Value<'_>) -> Option<Vec<SigningSecret>> {
+    let secrets = value.each("without a secret nobody could tell who asks", |entry| {
+        let text = entry.text()?;
+        let secret = SigningSecret::parse(&text.text).map_err(|why| entry.misfit(&text, &why)).ok()?;
+        entry.warn_if_literal(&text);
+        Some(secret)
+    })?;
+    if secrets.len() > MAX_SECRETS {
+        return value.refuse(&format!("has {} secrets, {MAX_SECRETS} are enough to rotate", secrets.len()));
+    }
+    let twice = |(index, secret): (usize, &SigningSecret)| secrets.iter().skip(index + 1).any(|other| other == secret);
+    if secrets.iter().enumerate().any(twice) {
+        return value.refuse("has one secret twice");
+    }
+    Some(secrets)
+}
+
+fn read_include(value: &Value<'_>) -> Option<Include> {
+    let entries = value.entries()?;
+    let mut include = Include::default();
+    let mut whole = true;
+    for entry in &entries {
+        let Some(word) = entry.text() else {
+            whole = false;
+            continue;
+        };
+        let read = match word.text.as_str() {
+            "body" => {
+                include.body = true;
+                entry.place.warn("prompts are sent to the webhook, and no decision is cached");
+                Ok(())
+            }
+            "content_length" => {
+                include.content_length = true;
+                Ok(())
+            }
+            other => read_header(other).map(|name| {
+                if !include.headers.contains(&name) {
+                    include.headers.push(name);
+                }
+            }),
+        };
+        if let Err(why) = read {
+            entry.misfit(&word, &why);
+            whole = false;
+        }
+    }
+    if include.headers.len() > MAX_HEADERS {
+        return value.refuse(&format!("names {} headers; at most {MAX_HEADERS} are sent", include.headers.len()));
+    }
+    whole.then_some(include)
+}
+
+fn read_header(word: &str) -> Result<HeaderName, String> {
+    let Some(name) = word.strip_prefix("headers:") else {
+        let hint = did_you_mean(word, ["body", "content_length", "headers:x-project"]);
+        return Err(format!("{word:?} is not one of \"headers:NAME\", \"content_length\", \"body\"{hint}"));
+    };
+    if CREDENTIALS.iter().any(|credential| name.eq_ignore_ascii_case(credential)) {
+        return Err(format!("{name} carries credentials, and webhooks are never told these"));
+    }
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is not the name of a header"))
+}
+
+fn read_networks(value: &Value<'_>) -> Option<Networks> {
+    let networks = value.list(Networks::parse)?;
+    if networks == Networks::Any {
+        return value.refuse("\"*\" would let whoever answers for the name lead anywhere; list the networks");
+    }
+    Some(networks)
+}
+
+fn read_overrides(value: &Value<'_>) -> Option<Vec<Override>> {
+    let words = Override::ALL.map(|kind| (kind.as_str(), kind));
+    let entries = value.entries()?;
+    let read: Vec<Option<Override>> = entries.iter().map(|entry| entry.choice(&words)).collect();
+    read.into_iter().collect()
+}
+
+fn read_events(value: &Value<'_>) -> Option<Vec<Kind>> {
+    let parse = |text: &str| {
+        Kind::parse(text).map_err(|why| format!("{why}{}", did_you_mean(text, Kind::ALL.map(Kind::as_str))))
+    };
+    let entries = value.entries()?;
+    let read: Vec<Option<Kind>> = entries.iter().map(|entry| entry.parsed(parse)).collect();
+    read.into_iter().collect()
+}
+
+fn read_revalidate(value: &Value<'_>) -> Option<Option<Duration>> {
+    if matches!(value.raw(), DeValue::String(text) if text.as_ref() == "off") {
+        return Some(None);
+    }
+    value.span(30 * SECOND..=DAY).map(Some)
+}
+
+/// Checks what grants say of webhooks: each names one that is there, and what happens when it fails
+/// is what both mean.
+pub(super) fn check_grants(grants: &[PlacedGrant<'_>], webhooks: Option<&[PlacedWebhook<'_>]>, names: &[String]) {
+    let by_name: BTreeMap<&str, &PlacedWebhook<'_>> =
+        webhooks.unwrap_or_default().iter().map(|placed| (placed.webhook.name.as_str(), placed)).collect();
+    let mut accepted: Vec<&str> = Vec::new();
+    for placed in grants {
+        let (Some(hooked), Some(setting)) = (&placed.grant.webhook, &placed.webhook) else { continue };
+        let name = hooked.name.as_str();
+        if !names.iter().any(|known| known == name) {
+            let hint = did_you_mean(name, names.iter().map(String::as_str));
+            let known =
+                if names.is_empty() { "there is none".to_owned() } else { format!("known: {}", names.join(", ")) };
+            setting.wrong(format!("no [webhook.{name}] is there{hint} ({known})"));
+            continue;
+        }
+        let Some(webhook) = by_name.get(name) else { continue };
+        if hooked.accept_fail_open {
+            accepted.push(name);
+            if webhook.webhook.on_error != OnError::Allow {
+                setting.place.warn(format!(
+                    "accept_fail_open has no effect: webhook {name} has on_error = {:?}",
+                    webhook.webhook.on_error.as_str()
+                ));
+            }
+        }
+    }
+    for (name, placed) in by_name {
+        if placed.webhook.on_error == OnError::Allow && !accepted.contains(&name) {
+            placed.place.warn(
+                "on_error = \"allow\" is one word of two: no grant here says accept_fail_open = true, and where none does a failure refuses",
+            );
+        }
+    }
+}

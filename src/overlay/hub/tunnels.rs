@@ -1,0 +1,357 @@
+//! All tunnels, and which of them lead to a backend: what the request path asks.
+//!
+//! Invariant: a name leads to a tunnel only if its connector has offered it *and* the config gives
+//! it to the connector that the certificate names (promise 8). Which names those are is worked out
+//! when a tunnel enters and after every reload, never from a request.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::{Config, Via};
+use crate::overlay::hub::Pace;
+use crate::overlay::hub::entry::{Link, Verdict, decide};
+use crate::overlay::hub::stream::Mailbox;
+use crate::overlay::hub::tunnel::{End, OpenOffer, Tunnel};
+use crate::overlay::protocol::{State, Word};
+use crate::telemetry::metrics::OpenConnection;
+
+/// Requests that wait for a seat, over all backends. More are turned away at once.
+const MAX_WAITING: u32 = 1024;
+
+/// The tunnels of a gateway.
+#[derive(Debug)]
+pub struct Tunnels {
+    pace: Pace,
+    numbers: AtomicU64,
+    inside: Mutex<Inside>,
+    routes: ArcSwap<Routes>,
+    /// Somebody gave a seat back, or a tunnel entered.
+    freed: Notify,
+    waiting: AtomicU32,
+}
+
+#[derive(Default, Debug)]
+struct Inside {
+    rules: Rules,
+    open: Vec<Arc<Tunnel>>,
+}
+
+/// What the config says of connectors.
+#[derive(Default, Debug)]
+struct Rules {
+    /// By backend, the connector that it is given to.
+    given: FxHashMap<Box<str>, Box<str>>,
+    /// By connector, how many processes it may be; 1 when it is not here.
+    instances: FxHashMap<Box<str>, u32>,
+}
+
+/// By backend, the tunnels that lead to it.
+type Routes = FxHashMap<Box<str>, Vec<Lane>>;
+
+/// One way to one backend.
+#[derive(Clone, Debug)]
+struct Lane {
+    tunnel: Arc<Tunnel>,
+    offer: Arc<OpenOffer>,
+}
+
+/// Why there is no seat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NoSeat {
+    /// Its connector is not connected, or does not offer it.
+    #[error("no connector is connected that serves it")]
+    NotConnected,
+    /// It is known to be down.
+    #[error("its connector says that it is down")]
+    Down,
+    /// As many requests are under way as there may be.
+    #[error("all places of its connector are taken")]
+    Full,
+}
+
+/// What became of a tunnel that wants to enter.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// It is in; the link in whose place it is has to go.
+    Entered(Option<Arc<Tunnel>>),
+    /// Links of other processes have all the places.
+    Full(Vec<Arc<Tunnel>>),
+}
+
+impl Default for Tunnels {
+    fn default() -> Self {
+        Self::new(Pace::default())
+    }
+}
+
+impl Tunnels {
+    /// None yet.
+    #[must_use]
+    pub fn new(pace: Pace) -> Self {
+        Self {
+            pace,
+            numbers: AtomicU64::new(1),
+            inside: Mutex::default(),
+            routes: ArcSwap::default(),
+            freed: Notify::new(),
+            waiting: AtomicU32::new(0),
+        }
+    }
+
+    /// How long is waited for what.
+    #[must_use]
+    pub const fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    /// All that are open, in the order in which they came.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Tunnel>> {
+        self.lock().open.clone()
+    }
+
+    /// True when none is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().open.is_empty()
+    }
+
+    /// Puts what a config says in force. What it takes away from a connector is out of reach when
+    /// this returns.
+    pub fn configure(&self, config: &Config) {
+        let given = config.backends.iter().filter_map(|backend| match &backend.via {
+            Via::Connector(connector) => Some((backend.name.as_str().into(), connector.as_str().into())),
+            Via::Url(_) => None,
+        });
+        let instances = config.connectors.iter().map(|it| (it.name.as_str().into(), it.max_instances));
+        let mut inside = self.lock();
+        inside.rules = Rules { given: given.collect(), instances: instances.collect() };
+        self.publish(&inside);
+        inside.open.iter().for_each(|tunnel| tunnel.rename());
+    }
+
+    /// The names that requests may come for over `tunnel`: offered, and given to its connector.
+    #[must_use]
+    pub fn accepted(&self, tunnel: &Tunnel) -> Vec<Box<str>> {
+        let inside = self.lock();
+        tunnel
+            .offers()
+            .iter()
+            .map(|offer| &offer.name)
+            .filter(|name| inside.rules.give(name, tunnel))
+            .cloned()
+            .collect()
+    }
+
+    /// A seat for one request to `backend`: on the tunnel with the fewest requests. Waits for
+    /// `patience` when all are taken.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub async fn seat(self: &Arc<Self>, backend: &str, patience: Duration) -> Result<Seat, NoSeat> {
+        match self.try_seat(backend) {
+            Err(NoSeat::Full) => {}
+            decided => return decided,
+        }
+        let _waiting = Waiting::enter(&self.waiting).ok_or(NoSeat::Full)?;
+        let until = Instant::now() + patience;
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            // What is given back from here on is heard of.
+            freed.as_mut().enable();
+            match self.try_seat(backend) {
+                Err(NoSeat::Full) => {}
+                decided => return decided,
+            }
+            if timeout_at(until, freed).await.is_err() {
+                return Err(NoSeat::Full);
+            }
+        }
+    }
+
+    fn try_seat(self: &Arc<Self>, backend: &str) -> Result<Seat, NoSeat> {
+        let routes = self.routes.load();
+        let lanes = routes.get(backend).map(Vec::as_slice).unwrap_or_default();
+        let mut lanes = lanes.iter().filter(|lane| lane.tunnel.takes_requests()).peekable();
+        if lanes.peek().is_none() {
+            return Err(NoSeat::NotConnected);
+        }
+        let mut lanes: Vec<_> = lanes.filter(|lane| lane.offer.health() == State::Up).collect();
+        if lanes.is_empty() {
+            return Err(NoSeat::Down);
+        }
+        // Fewest in the process first, then on the link. The sort keeps the order of equals.
+        lanes.sort_by_key(|lane| (lane.offer.places.taken(), lane.tunnel.places.taken()));
+        lanes.iter().find_map(|lane| Seat::take(self, lane)).ok_or(NoSeat::Full)
+    }
+
+    /// A number that no other tunnel has.
+    pub(super) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The offers of a process that is connected already, to be shared by all its links.
+    pub(super) fn offers_of(&self, connector: &str, instance: &str) -> Vec<Arc<OpenOffer>> {
+        let inside = self.lock();
+        let same = |tunnel: &&Arc<Tunnel>| *tunnel.holder.name == *connector && *tunnel.instance == *instance;
+        inside.open.iter().filter(same).flat_map(|tunnel| tunnel.offers().iter().cloned()).collect()
+    }
+
+    /// Lets a tunnel in, if the clone rule allows it. Links that are leaving do not count: a new
+    /// process may come before the old one has finished.
+    pub(super) fn enter(&self, tunnel: &Arc<Tunnel>) -> Entry {
+        let mut inside = self.lock();
+        let staying = |other: &&Arc<Tunnel>| other.holder.name == tunnel.holder.name && other.takes_requests();
+        let same: Vec<Arc<Tunnel>> = inside.open.iter().filter(staying).cloned().collect();
+        let links: Vec<Link<'_>> = same.iter().map(|tunnel| tunnel.link()).collect();
+        let most = inside.rules.instances.get(&*tunnel.holder.name).copied().unwrap_or(1);
+        let replaced = match decide(&links, tunnel.link(), most) {
+            Verdict::Enter => None,
+            Verdict::Replace(position) => same.get(position).cloned(),
+            Verdict::Full => return Entry::Full(same),
+        };
+        inside.open.push(Arc::clone(tunnel));
+        self.publish(&inside);
+        Entry::Entered(replaced)
+    }
+
+    /// Takes a tunnel out. Nothing happens when it is out already.
+    pub(super) fn remove(&self, tunnel: &Tunnel) {
+        let mut inside = self.lock();
+        inside.open.retain(|other| other.number != tunnel.number);
+        self.publish(&inside);
+    }
+
+    /// Every request of the gateway is over: tunnels that drain may end.
+    pub fn finish(&self) {
+        self.all().iter().for_each(|tunnel| tunnel.finish());
+    }
+
+    /// The tunnels of one connector.
+    #[must_use]
+    pub fn of(&self, connector: &str) -> Vec<Arc<Tunnel>> {
+        self.lock().open.iter().filter(|tunnel| *tunnel.holder.name == *connector).cloned().collect()
+    }
+
+    /// Ends the tunnels of a connector: at once, or after the requests under way. Gives how many
+    /// there were.
+    pub fn end(&self, connector: &str, at_once: bool) -> usize {
+        let tunnels = self.of(connector);
+        for tunnel in &tunnels {
+            if at_once {
+                tunnel.close(End::Kicked);
+            } else {
+                tunnel.leaves();
+                tunnel.drain(Word::OPERATOR, self.pace.drain);
+            }
+        }
+        tunnels.len()
+    }
+
+    fn publish(&self, inside: &Inside) {
+        let mut routes = Routes::default();
+        for tunnel in &inside.open {
+            for offer in tunnel.offers().iter().filter(|offer| inside.rules.give(&offer.name, tunnel)) {
+                let lane = Lane { tunnel: Arc::clone(tunnel), offer: Arc::clone(offer) };
+                routes.entry(offer.name.clone()).or_default().push(lane);
+            }
+        }
+        self.routes.store(Arc::new(routes));
+        self.freed.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rules {
+    /// True when the backend is given to the connector of `tunnel`.
+    fn give(&self, backend: &str, tunnel: &Tunnel) -> bool {
+        self.given.get(backend).is_some_and(|connector| **connector == *tunnel.holder.name)
+    }
+}
+
+/// Counts a request that waits.
+struct Waiting<'w>(&'w AtomicU32);
+
+impl<'w> Waiting<'w> {
+    fn enter(waiting: &'w AtomicU32) -> Option<Self> {
+        let guard = Self(waiting);
+        if waiting.fetch_add(1, Ordering::Relaxed) < MAX_WAITING { Some(guard) } else { None }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A place for one request on one tunnel, given back when it is dropped.
+#[derive(Debug)]
+pub struct Seat {
+    tunnels: Arc<Tunnels>,
+    lane: Lane,
+}
+
+impl Seat {
+    fn take(tunnels: &Arc<Tunnels>, lane: &Lane) -> Option<Self> {
+        if !lane.tunnel.places.take() {
+            return None;
+        }
+        if !lane.offer.places.take() {
+            lane.tunnel.places.give_back();
+            return None;
+        }
+        Some(Self { tunnels: Arc::clone(tunnels), lane: lane.clone() })
+    }
+
+    /// The tunnel.
+    #[must_use]
+    pub fn tunnel(&self) -> &Tunnel {
+        &self.lane.tunnel
+    }
+
+    /// Enters the request that takes the seat. `None` when the tunnel was cut.
+    pub(super) fn enter(self, mailbox: &Arc<Mailbox>) -> Option<Entered> {
+        let place = self.lane.tunnel.enter(mailbox)?;
+        let counted = self.lane.tunnel.counted.stream_opens();
+        Some(Entered { seat: self, place, _counted: counted })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.lane.offer.places.give_back();
+        self.lane.tunnel.places.give_back();
+        self.tunnels.freed.notify_waiters();
+    }
+}
+
+/// A request that is under way over a tunnel.
+#[derive(Debug)]
+pub(super) struct Entered {
+    seat: Seat,
+    place: usize,
+    _counted: OpenConnection,
+}
+
+impl Entered {
+    pub(super) fn tunnel(&self) -> &Tunnel {
+        self.seat.tunnel()
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.seat.tunnel().leave(self.place);
+    }
+}

@@ -1,0 +1,252 @@
+"""Webhooks: the example receiver as a process of its own, and the Standard Webhooks libraries of PyPI and npm."""
+
+import base64
+import datetime
+import http.server
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+import standardwebhooks
+import yaml
+
+from world import REPO, Caller, World, chat, free_port, poll
+
+RECEIVER = REPO / "scripts" / "examples" / "webhook-receiver"
+RULES = {
+    "rules": [
+        {
+            "match": {"caller.owner": "acme/hooked/stranger"},
+            "decision": "deny", "status": 404, "public_message": "Ask the help desk.", "reason": "suspended",
+        },
+        {"match": {"caller.owner": "acme/hooked/*"}, "decision": "allow", "ttl_s": 0},
+    ],
+    "default": {"decision": "deny", "status": 403},
+}  # fmt: skip
+
+
+def whsec():
+    return "whsec_" + base64.b64encode(os.urandom(32)).decode()
+
+
+class Capture(http.server.ThreadingHTTPServer):
+    """Takes every message and keeps it as it came."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), CaptureHandler)
+        self.messages = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class CaptureHandler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"])).decode()
+        self.server.messages.append(({name.lower(): value for name, value in self.headers.items()}, body))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+class Hooked(World):
+    """A gateway of its own, with the example receiver behind it."""
+
+    def __init__(self, directory, models):
+        super().__init__(directory)
+        self.chat_port, self.embeddings_port, self.ollama_port = (
+            models.chat_port, models.embeddings_port, models.ollama_port,
+        )  # fmt: skip
+        self.receiver_port, self.capture = free_port(), Capture()
+        self.rules, self.events = directory / "rules.yaml", directory / "events.jsonl"
+        self.rules.write_text(yaml.safe_dump(RULES))
+        self.secrets_of_iam = [whsec(), whsec()]
+        (directory / "secrets.txt").write_text(self.secrets_of_iam[0])
+        self.secrets += self.secrets_of_iam
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+             "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
+             "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", "iam.key", "-out", "iam.crt"],
+            cwd=directory, check=True, capture_output=True,
+        )  # fmt: skip
+        self.receiver = None
+
+    def configuration(self):
+        secrets = json.dumps(self.secrets_of_iam)
+        events = json.dumps([f"doorward.event.{kind}" for kind in ("key.created", "key.revoked", "certificate.issued")])
+        return super().configuration() + f"""
+[[grant]]
+owner   = "acme/hooked"
+webhook = "iam"
+
+[webhook.iam]
+url     = "https://localhost:{self.receiver_port}/doorward"
+ca_file = "iam.crt"
+secrets = {secrets}
+timeout = "2s"
+events  = {events}
+
+[webhook.capture]
+url     = "http://127.0.0.1:{self.capture.server_port}/doorward"
+secrets = {secrets}
+events  = ["doorward.event.key.created"]
+"""
+
+    def start_receiver(self, *options):
+        self.receiver = self.start(
+            "receiver", sys.executable, RECEIVER / "receiver.py", "--listen", f"127.0.0.1:{self.receiver_port}",
+            "--certificate", "iam.crt", "--key", "iam.key", "--secrets", "secrets.txt", "--events", self.events,
+            *(options or ["--rules", self.rules]),
+        )  # fmt: skip
+        log = self.directory / "receiver.log"
+        poll(10, "the receiver listens", lambda: self.alive() and "listening" in log.read_text())
+
+    def kill(self, process):
+        """Ends a process with SIGKILL."""
+        self.processes = [(name, other) for name, other in self.processes if other is not process]
+        process.kill()
+        process.wait(5)
+
+    def serve(self):
+        self.gateway = self.start(
+            "gateway", os.environ["DOORWARD_BIN"], "serve", "--config", self.config, LLAMA_KEY="unused"
+        )
+        poll(30, "the gateway is ready", lambda: self.get(self.admin("/readyz"))[0] == 200)
+
+    def told(self):
+        if not self.events.exists():
+            return []
+        return [json.loads(line) for line in self.events.read_text().splitlines()]
+
+    def told_of(self, kind, key):
+        return [e for e in self.told() if e["type"] == f"doorward.event.{kind}" and e["data"]["key_id"] == key.id]
+
+
+@pytest.fixture(scope="module")
+def hooked(world, tmp_path_factory):
+    hooked = Hooked(tmp_path_factory.mktemp("hooked"), world)
+    try:
+        hooked.config.write_text(hooked.configuration())
+        hooked.cli("ca", "init", "--trust-domain", "sdk.example")
+        hooked.certificate("app-first")  # and ca.crt
+        hooked.start_receiver()
+        hooked.serve()
+        yield hooked
+        hooked.alive()
+    finally:
+        hooked.stop()
+        hooked.capture.shutdown()
+
+
+def test_what_the_command_line_does_reaches_the_receiver(hooked):
+    key = hooked.key("acme/apps/one")
+    hooked.cli("key", "revoke", key.id)
+    poll(5, "both are told", lambda: hooked.told_of("key.revoked", key))
+    (created,), (revoked,) = hooked.told_of("key.created", key), hooked.told_of("key.revoked", key)
+    assert created["data"]["owner"] == "acme/apps/one"
+    assert created["gateway"] == {"id": "sdk"} and created["id"] != revoked["id"]
+    assert hooked.told().index(created) < hooked.told().index(revoked)
+
+
+def verified_by_npm(cases):
+    lines = "".join(
+        json.dumps({"secret": secret, "headers": headers, "body": body}) + "\n" for secret, headers, body in cases
+    )
+    done = subprocess.run(
+        ["node", pathlib.Path(__file__).parent / "verify.mjs"], input=lines, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    return [line == "good" for line in done.stdout.splitlines()]
+
+
+def verified_by_pypi(cases):
+    def good(secret, headers, body):
+        try:
+            return standardwebhooks.Webhook(secret).verify(body, headers) == json.loads(body)
+        except standardwebhooks.WebhookVerificationError:
+            return False
+
+    return [good(*case) for case in cases]
+
+
+@pytest.mark.parametrize("verified", [verified_by_pypi, verified_by_npm])
+def test_signatures_are_good_for_both_libraries_and_bad_when_anything_differs(hooked, verified):
+    """Both secrets of a rotation verify. An old message, an other body, id or time does not."""
+    before = len(hooked.capture.messages)
+    hooked.key("acme/apps/one")
+    poll(5, "the message", lambda: len(hooked.capture.messages) > before)
+    headers, body = hooked.capture.messages[before]
+    one, two = hooked.secrets_of_iam
+    late = {**headers, "webhook-timestamp": str(int(headers["webhook-timestamp"]) - 1)}
+    named = {**headers, "webhook-id": headers["webhook-id"][:-1] + "x"}
+    cases = [
+        (one, headers, body), (two, headers, body),
+        (whsec(), headers, body), (one, headers, body.replace("created", "revoked")), (one, late, body),
+        (one, named, body), (two, {**headers, "webhook-signature": headers["webhook-signature"][::-1]}, body),
+    ]  # fmt: skip
+    assert verified(cases) == [True, True] + [False] * 5
+
+
+@pytest.mark.parametrize("verified", [verified_by_pypi, verified_by_npm])
+def test_a_replay_outside_of_the_tolerance_is_refused(verified):
+    """What was signed six minutes ago is signed rightly, and old."""
+    secret, body = whsec(), '{"type":"doorward.event.key.created"}'
+    cases = []
+    for age in (0, 360):
+        at = datetime.datetime.fromtimestamp(int(time.time()) - age, datetime.timezone.utc)
+        headers = {
+            "webhook-id": "evt_1",
+            "webhook-timestamp": str(int(at.timestamp())),
+            "webhook-signature": standardwebhooks.Webhook(secret).sign("evt_1", at, body),
+        }
+        cases.append((secret, headers, body))
+    assert verified(cases) == [True, False]
+
+
+def test_kill_9_loses_nothing_while_the_receiver_is_down(hooked):
+    """Keys of before the kill, of while nothing runs, and of after: each is told, in order, and counts once."""
+    hooked.kill(hooked.receiver)
+    keys = [hooked.key("acme/apps/two") for _ in range(3)]
+    hooked.kill(hooked.gateway)
+    keys += [hooked.key("acme/apps/two") for _ in range(3)]
+    hooked.serve()
+    keys += [hooked.key("acme/apps/two") for _ in range(3)]
+    hooked.start_receiver()
+    poll(20, "all are told", lambda: hooked.told_of("key.created", keys[-1]))
+    ids = [key.id for key in keys]
+    assert [e["data"]["key_id"] for e in hooked.told() if e["data"].get("key_id") in ids] == ids
+    assert len({e["id"] for e in hooked.told()}) == len(hooked.told())
+
+
+def test_a_receiver_with_another_secret_is_told_nothing(hooked):
+    """It answers 401; what waits is told once it has a secret that signs: the second does too."""
+    hooked.kill(hooked.receiver)
+    (hooked.directory / "secrets.txt").write_text(whsec())
+    hooked.start_receiver()
+    key = hooked.key("acme/apps/three")
+    log = hooked.directory / "receiver.log"
+    poll(5, "the message is refused", lambda: "No matching signature" in log.read_text())
+    hooked.kill(hooked.receiver)
+    (hooked.directory / "secrets.txt").write_text(hooked.secrets_of_iam[1])
+    hooked.start_receiver()
+    poll(20, "it is told", lambda: hooked.told_of("key.created", key))
+    (hooked.directory / "secrets.txt").write_text(hooked.secrets_of_iam[0])
+
+
+def test_no_secret_is_in_what_is_told_or_logged(hooked):
+    text = hooked.events.read_text() + "".join(str(message) for message in hooked.capture.messages)
+    text += (hooked.directory / "gateway.log").read_text() + (hooked.directory / "receiver.log").read_text()
+    assert hooked.told()
+    for secret in hooked.secrets:
+        assert secret not in text and secret.rpartition("_")[2] not in text
