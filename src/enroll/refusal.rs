@@ -71,7 +71,10 @@ impl Refusal {
         Self {
             why: "100 certificates of this identity are good at the moment".into(),
             retry_after: Some(Duration::from_secs(120)),
-            ..Self::new(Code::Unavailable, "Too many certificates of this name are good at the moment. Renew less often.")
+            ..Self::new(
+                Code::Unavailable,
+                "Too many certificates of this name are good at the moment. Renew less often.",
+            )
         }
     }
 
