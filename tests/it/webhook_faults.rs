@@ -109,10 +109,10 @@ pub(crate) async fn ask(callers: &mut [Line]) -> Vec<Whole> {
 
 /// What a caller gets in a mode while its webhook fails, and what the record says of it.
 pub(crate) async fn check(world: &World, answer: &Whole, mode: &str, remembered: bool, fault: &str) {
-    let said = |decision: &str, source: Value| json!([{"name": mode, "decision": decision, "source": source}]);
+    let said = |decision: &str, source: &Value| json!([{"name": mode, "decision": decision, "source": source}]);
     let expected = match mode {
-        "open" => Some(said("allow", json!("fail_open"))),
-        "stale" if remembered => Some(said("allow", json!("stale"))),
+        "open" => Some(said("allow", &json!("fail_open"))),
+        "stale" if remembered => Some(said("allow", &json!("stale"))),
         _ => None,
     };
     let record = match expected {
@@ -127,7 +127,7 @@ pub(crate) async fn check(world: &World, answer: &Whole, mode: &str, remembered:
             assert_eq!(answer.status, 503, "{fault} in mode {mode}: {}", answer.text());
             let record = answer.assert_refused(world, 503, "authorization_unavailable").await;
             assert_eq!(answer.header("retry-after"), Some("5"), "{fault}");
-            assert_eq!(record["webhooks"], said("error", Value::Null), "{fault} in mode {mode}");
+            assert_eq!(record["webhooks"], said("error", &Value::Null), "{fault} in mode {mode}");
             record
         }
     };
