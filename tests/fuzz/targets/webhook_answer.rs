@@ -13,12 +13,14 @@ fuzz_target!(|input: (&[u8], &[u8])| {
     let (whole, members) = input;
     // As it is, and as the members of an answer: a fuzzer does not find the id by itself.
     let framed = [b"{\"version\":1,\"request_id\":\"", ID.as_bytes(), b"\",", members, b"}"].concat();
-    for body in [whole, &framed] {
+    for body in [whole, framed.as_slice()] {
         if body.len() > MAX_BYTES {
             continue;
         }
         let Ok(decision) = read(body, ID, &Override::ALL, &CANDIDATES) else { continue };
-        assert!(decision.reason.as_ref().is_none_or(|reason| reason.len() <= 256 && !reason.chars().any(char::is_control)));
+        assert!(
+            decision.reason.as_ref().is_none_or(|reason| reason.len() <= 256 && !reason.chars().any(char::is_control))
+        );
         // Every reader that takes it at all reads the same decision.
         let value: serde_json::Value = serde_json::from_slice(body).unwrap();
         assert_eq!(value["request_id"], ID);
