@@ -16,7 +16,7 @@
 //! | [`tls`] | rustls configurations; from a certificate to an identity | HTTP |
 //! | [`gate`] | the request path, from accept to record | SQL, [`ca`], [`admin`], [`cli`] |
 //! | [`backend`] | connections to direct backends; the one way to every backend | callers |
-//! | [`overlay`] | tunnels: backends that dial out to the gateway | the store, the authority |
+//! | [`overlay`] | tunnels: backends that dial out to the gateway; `dial`, a port for tools without certificates | the store, the authority |
 //! | [`store`] | keys, owners, grants, certificates, revocations; the snapshot that the gate reads, the writer that counts uses | HTTP, decisions |
 //! | [`token`] | tokens of issuers: reading, keys, proofs; keeping keys fresh | the gate |
 //! | [`notify`] | telling webhooks what has happened: queued in the store, signed, tried again | the gate, and what is asked of webhooks |

@@ -75,7 +75,10 @@ pub enum PlanFault {
         longest: Duration,
     },
     /// The issuer ends too soon to certify anything.
-    #[error("the issuing certificate ends at {0}: too soon to issue anything; a new one is needed")]
+    #[error(
+        "the issuing certificate ends at {0}: too soon to issue anything; make a new one (doorward ca rotate --issuer), \
+         or check this machine's clock"
+    )]
     IssuerEnds(Timestamp),
     /// The issuer is not valid yet: a clock is wrong.
     #[error("the issuing certificate begins at {0}: check this machine's clock")]

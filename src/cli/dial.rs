@@ -1,6 +1,8 @@
 //! `doorward dial`: a port of this machine for tools that cannot present a certificate.
 
+use std::fs::DirBuilder;
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -231,7 +233,10 @@ fn token_of(wanted: &DialToken, state_dir: &Path) -> Result<Option<LocalToken>, 
         DialToken::Off => Ok(None),
         DialToken::Given(token) => Ok(Some(LocalToken::given(token.reveal()))),
         DialToken::Kept => {
-            std::fs::create_dir_all(state_dir)
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(state_dir)
                 .map_err(|error| Failure::new(format!("{}: {error}", state_dir.display())))?;
             LocalToken::kept(state_dir).map(Some).map_err(Failure::new)
         }

@@ -123,7 +123,7 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
         Verb::Connector(verb) => verb.run(out),
         Verb::Owner(verb) => verb.run(out, err),
         Verb::Store(verb) => verb.run(out, err),
-        Verb::Webhook(verb) => verb.run(out),
+        Verb::Webhook(verb) => verb.run(out, err),
         Verb::Explain(verb) => verb.run(out),
         Verb::Completions(verb) => verb.run(out),
     };

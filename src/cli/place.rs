@@ -34,6 +34,18 @@ impl Place {
         config::state_dir(&file).map_err(|problems| Failure::Config { file: file.display().to_string(), problems })
     }
 
+    /// The config file, which must be there.
+    ///
+    /// # Errors
+    ///
+    /// When there is none; the failure says where it was looked for.
+    pub fn existing_config_file(&self) -> Result<PathBuf, Failure> {
+        match &self.state {
+            Some(dir) => find(Some(&dir.join("doorward.toml"))),
+            None => find(self.config.as_deref()),
+        }
+    }
+
     /// The config file, when there is one.
     #[must_use]
     pub fn config_file(&self) -> Option<PathBuf> {

@@ -1,5 +1,7 @@
 //! `doorward webhook`
 
+mod sample;
+
 use std::io::Write;
 
 use clap::{Args, Subcommand};
@@ -15,6 +17,8 @@ use crate::manage::webhooks::InvalidateWebhooks;
 pub enum Webhook {
     /// Have the running gateway forget what webhooks decided, so that they are asked anew
     Invalidate(Invalidate),
+    /// Ask a webhook about a caller that there is not, and print what it would decide
+    Test(sample::Test),
 }
 
 /// Has decisions forgotten.
@@ -49,10 +53,11 @@ impl Webhook {
     ///
     /// # Errors
     ///
-    /// When no gateway runs, or it cannot be reached.
-    pub fn run(self, out: &mut impl Write) -> Result<(), Failure> {
+    /// When no gateway runs, or it cannot be reached; what [`sample::Test::run`] says.
+    pub fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
         match self {
             Self::Invalidate(verb) => verb.run(out),
+            Self::Test(verb) => verb.run(out, err),
         }
     }
 }

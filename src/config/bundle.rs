@@ -124,10 +124,11 @@ fn check(der: &[u8], key: &Map<String, Value>) -> Result<Option<String>, String>
     }
     let names = certificate.subject_alternative_name().map_err(|_| "has its alternative names twice")?;
     let names = names.map_or(&[][..], |names| names.value.general_names.as_slice());
-    Ok(names.iter().find_map(|name| match name {
-        GeneralName::URI(uri) => uri.strip_prefix("spiffe://").map(str::to_owned),
-        _ => None,
-    }))
+    let named = names.iter().find_map(|name| {
+        let GeneralName::URI(uri) = name else { return None };
+        uri.strip_prefix("spiffe://").map(str::to_owned)
+    });
+    Ok(named)
 }
 
 /// True when the values of a JWK (RFC 7518, section 6; RFC 8037) are the certificate's public key.
@@ -149,7 +150,7 @@ fn describes(key: &Map<String, Value>, certificate: &X509Certificate<'_>) -> boo
 
 /// Base64 with padding (RFC 4648, section 4), as `x5c` has it; one value has one spelling.
 fn base64(text: &str) -> Option<Vec<u8>> {
-    if text.len() % 4 != 0 || text.contains(['-', '_']) {
+    if !text.len().is_multiple_of(4) || text.contains(['-', '_']) {
         return None;
     }
     let bare = text.strip_suffix("==").or_else(|| text.strip_suffix('=')).unwrap_or(text);

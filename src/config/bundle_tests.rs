@@ -22,7 +22,7 @@ fn url(bytes: &[u8]) -> String {
 
 fn padded(bytes: &[u8]) -> String {
     let mut text = encode(bytes, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/");
-    while text.len() % 4 != 0 {
+    while !text.len().is_multiple_of(4) {
         text.push('=');
     }
     text

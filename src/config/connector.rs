@@ -39,8 +39,6 @@ pub struct Connector {
     pub drain: Duration,
     /// What is served; names are distinct. Never empty.
     pub backends: Vec<SiteBackend>,
-    /// Files besides the config that it depends on.
-    pub watched: Vec<PathBuf>,
     /// What is allowed and yet worth a word.
     pub warnings: Vec<Problem>,
 }
@@ -90,7 +88,7 @@ pub fn parse_connector(
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Connector, Vec<Problem>> {
     let (connector, findings) = parse_as(text, file, environment, |root, _| read(root))?;
-    Ok(Connector { watched: findings.watched, warnings: findings.warnings, ..connector })
+    Ok(Connector { warnings: findings.warnings, ..connector })
 }
 
 fn read(root: &Table<'_>) -> Option<Connector> {
@@ -123,7 +121,6 @@ fn read(root: &Table<'_>) -> Option<Connector> {
         log: log?,
         drain: drain?,
         backends: backends.filter(|backends| !backends.is_empty())?,
-        watched: Vec::new(),
         warnings: Vec::new(),
     })
 }

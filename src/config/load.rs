@@ -157,7 +157,8 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     }
 
     let issuers = read_issuers(&sections("issuer"));
-    let grants = read_grants(&sections("grant"));
+    let grant_sections = sections("grant");
+    let grants = read_grants(&grant_sections);
     let keys = read_keys(&sections("key"), grants.as_deref());
     let no_connectors = if !authority.built_in {
         Some("needs a [ca]: only the built-in authority makes connectors")
@@ -172,8 +173,9 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
     let connectors = read_connectors(&sections("connector"), backends.as_deref());
     let models = read_models(&sections("model"), &declared);
     let (webhooks, webhook_names) = read_webhooks(root.get("webhook").as_ref());
-    if let Some(grants) = &grants {
-        webhooks::check_grants(grants, webhooks.as_deref(), &webhook_names);
+    webhooks::check_names(&grant_sections, &webhook_names);
+    if let (Some(grants), Some(webhooks)) = (&grants, &webhooks) {
+        webhooks::doubt(grants, webhooks);
     }
 
     let (listen, identities, grants, models) = (listen?, identities?, grants?, models?);

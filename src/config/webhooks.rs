@@ -1,6 +1,5 @@
 //! `[webhook.NAME]`: who has the last word, and what happens when there is none.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -25,6 +24,7 @@ const MAX_SECRETS: usize = 4;
 /// Most headers that a webhook is told.
 const MAX_HEADERS: usize = 16;
 const SECOND: Duration = Duration::from_secs(1);
+const STALE_MAX: Duration = Duration::from_secs(300);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Headers whose values are credentials: no webhook is told these.
@@ -77,8 +77,9 @@ fn read_webhook<'d>(section: &Value<'d>, name: &str) -> Option<PlacedWebhook<'d>
         let connect = span("connect_timeout", Duration::from_millis(300), Duration::from_millis(10), 10 * SECOND);
         let words = [OnError::Deny, OnError::Stale, OnError::Allow].map(|on_error| (on_error.as_str(), on_error));
         let on_error = table.get("on_error").map_or(Some(OnError::Deny), |value| value.choice(&words));
-        let stale_max = span("stale_max", 300 * SECOND, SECOND, DAY);
-        if let (Some(setting), Some(OnError::Deny | OnError::Allow)) = (table.get("stale_max"), on_error) {
+        let stale_max = span("stale_max", STALE_MAX, SECOND, DAY);
+        let said = stale_max != Some(STALE_MAX);
+        if let (Some(setting), Some(OnError::Deny | OnError::Allow), true) = (table.get("stale_max"), on_error, said) {
             setting.place.warn("has no effect: it goes with on_error = \"stale\"");
         }
         let cache_allow = span("cache_allow", 30 * SECOND, Duration::ZERO, 300 * SECOND);
@@ -215,7 +216,14 @@ fn read_events(value: &Value<'_>) -> Option<Vec<Kind>> {
         Kind::parse(text).map_err(|why| format!("{why}{}", did_you_mean(text, Kind::ALL.map(Kind::as_str))))
     };
     let entries = value.entries()?;
-    let read: Vec<Option<Kind>> = entries.iter().map(|entry| entry.parsed(parse)).collect();
+    let read = |entry: &Value<'_>| {
+        let kind = entry.parsed(parse)?;
+        if kind.is_reserved() {
+            entry.place.warn("is not sent in this version");
+        }
+        Some(kind)
+    };
+    let read: Vec<Option<Kind>> = entries.iter().map(read).collect();
     read.into_iter().collect()
 }
 
@@ -226,35 +234,42 @@ fn read_revalidate(value: &Value<'_>) -> Option<Option<Duration>> {
     value.span(30 * SECOND..=DAY).map(Some)
 }
 
-/// Checks what grants say of webhooks: each names one that is there, and what happens when it fails
-/// is what both mean.
-pub(super) fn check_grants(grants: &[PlacedGrant<'_>], webhooks: Option<&[PlacedWebhook<'_>]>, names: &[String]) {
-    let by_name: BTreeMap<&str, &PlacedWebhook<'_>> =
-        webhooks.unwrap_or_default().iter().map(|placed| (placed.webhook.name.as_str(), placed)).collect();
-    let mut accepted: Vec<&str> = Vec::new();
-    for placed in grants {
-        let (Some(hooked), Some(setting)) = (&placed.grant.webhook, &placed.webhook) else { continue };
-        let name = hooked.name.as_str();
+/// Checks that every webhook that a grant names is there: of grants that cannot be read otherwise too.
+pub(super) fn check_names(grants: &[Value<'_>], names: &[String]) {
+    for setting in grants.iter().filter_map(|grant| setting_of(grant, "webhook")) {
+        let Some(name) = setting.raw().as_str().filter(|name| WebhookName::parse(name).is_ok()) else { continue };
         if !names.iter().any(|known| known == name) {
             let hint = did_you_mean(name, names.iter().map(String::as_str));
             let known =
                 if names.is_empty() { "there is none".to_owned() } else { format!("known: {}", names.join(", ")) };
             setting.wrong(format!("no [webhook.{name}] is there{hint} ({known})"));
-            continue;
-        }
-        let Some(webhook) = by_name.get(name) else { continue };
-        if hooked.accept_fail_open {
-            accepted.push(name);
-            if webhook.webhook.on_error != OnError::Allow {
-                setting.place.warn(format!(
-                    "accept_fail_open has no effect: webhook {name} has on_error = {:?}",
-                    webhook.webhook.on_error.as_str()
-                ));
-            }
         }
     }
-    for (name, placed) in by_name {
-        if placed.webhook.on_error == OnError::Allow && !accepted.contains(&name) {
+}
+
+/// A setting of a section that may be no table.
+fn setting_of<'d>(section: &Value<'d>, name: &str) -> Option<Value<'d>> {
+    let keys = section.raw().as_table()?.keys();
+    keys.zip(section.named()).find(|(key, _)| key.get_ref() == name).map(|(_, value)| value)
+}
+
+/// Warns where what happens when a webhook fails is not what both it and a grant say.
+pub(super) fn doubt(grants: &[PlacedGrant<'_>], webhooks: &[PlacedWebhook<'_>]) {
+    let mut accepted: Vec<&str> = Vec::new();
+    for placed in grants {
+        let (Some(hooked), Some(setting)) = (&placed.grant.webhook, &placed.webhook) else { continue };
+        let named = webhooks.iter().find(|placed| placed.webhook.name == hooked.name);
+        let Some(on_error) = named.map(|placed| placed.webhook.on_error).filter(|_| hooked.accept_fail_open) else {
+            continue;
+        };
+        accepted.push(hooked.name.as_str());
+        if on_error != OnError::Allow {
+            let (name, on_error) = (&hooked.name, on_error.as_str());
+            setting.place.warn(format!("accept_fail_open has no effect: webhook {name} has on_error = {on_error:?}"));
+        }
+    }
+    for placed in webhooks {
+        if placed.webhook.on_error == OnError::Allow && !accepted.contains(&placed.webhook.name.as_str()) {
             placed.place.warn(
                 "on_error = \"allow\" is one word of two: no grant here says accept_fail_open = true, and where none does a failure refuses",
             );

@@ -39,6 +39,8 @@ const STREAM_OPTIONS: Field = Field {
 const MAX_TOKENS: Field = Field { name: "max_tokens", kind: Kind::Cap { least: 0 } };
 const MAX_COMPLETION_TOKENS: Field = Field { name: "max_completion_tokens", kind: Kind::Cap { least: 0 } };
 const MAX_OUTPUT_TOKENS: Field = Field { name: "max_output_tokens", kind: Kind::Cap { least: 0 } };
+/// What llama.cpp reads before OpenAI's own keys: a cap there that is not this one is none. -1 is no end.
+const N_PREDICT: Field = Field { name: "n_predict", kind: Kind::Cap { least: -2 } };
 /// Ollama documents -1 (no end) and -2 (until the context is full).
 const OPTIONS: Field =
     Field { name: "options", kind: Kind::Object(&[Field { name: "num_predict", kind: Kind::Cap { least: -2 } }]) };
@@ -49,8 +51,10 @@ const NAME: Field = Field { name: "name", kind: Kind::String };
 /// no body.
 const fn fields(endpoint: Endpoint) -> Option<&'static [Field]> {
     match endpoint {
-        Endpoint::OpenAiChatCompletions => Some(&[MODEL, STREAM, STREAM_OPTIONS, MAX_TOKENS, MAX_COMPLETION_TOKENS]),
-        Endpoint::OpenAiCompletions => Some(&[MODEL, STREAM, STREAM_OPTIONS, MAX_TOKENS]),
+        Endpoint::OpenAiChatCompletions => {
+            Some(&[MODEL, STREAM, STREAM_OPTIONS, MAX_TOKENS, MAX_COMPLETION_TOKENS, N_PREDICT])
+        }
+        Endpoint::OpenAiCompletions => Some(&[MODEL, STREAM, STREAM_OPTIONS, MAX_TOKENS, N_PREDICT]),
         Endpoint::OpenAiResponses => Some(&[MODEL, STREAM, MAX_OUTPUT_TOKENS]),
         Endpoint::OpenAiImages => Some(&[MODEL, STREAM]),
         Endpoint::AnthropicMessages => Some(&[MODEL, STREAM, MAX_TOKENS]),

@@ -13,6 +13,9 @@ use crate::domain::endpoint::Endpoint;
 const OPTIONS: &str = "options";
 /// What Ollama calls it, inside of `options`.
 const NUM_PREDICT: &str = "num_predict";
+/// What llama.cpp calls it, and prefers to OpenAI's own keys. Others do not know it, so it is lowered where
+/// it is and written nowhere else.
+const N_PREDICT: &str = "n_predict";
 
 /// Where a body's caps are: the values of at most three keys, `null` ones included.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -50,8 +53,10 @@ const fn keys(endpoint: Endpoint) -> &'static [&'static str] {
 impl Caps {
     /// Notes where the value of a reserved key is, if it is one of a cap's.
     pub(super) fn note(&mut self, field: &'static str, at: Range<usize>) {
-        let known =
-            matches!(field, "max_tokens" | "max_completion_tokens" | "max_output_tokens" | NUM_PREDICT | OPTIONS);
+        let known = matches!(
+            field,
+            "max_tokens" | "max_completion_tokens" | "max_output_tokens" | NUM_PREDICT | N_PREDICT | OPTIONS
+        );
         if let (true, Some(free)) = (known, self.0.iter_mut().find(|place| place.is_none())) {
             *free = Some((field, at));
         }
@@ -75,6 +80,9 @@ impl Caps {
         let begin = body.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);
         if matches!(endpoint, Endpoint::OllamaChat | Endpoint::OllamaGenerate) {
             edits.push(self.lowered_option(body, begin, most));
+        }
+        if let Some(at) = self.place(N_PREDICT) {
+            edits.push(Some((at.clone(), number(lower(body, at, most)))));
         }
         for &key in keys(endpoint) {
             edits.push(match self.place(key) {

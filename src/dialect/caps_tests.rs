@@ -34,6 +34,24 @@ fn both_keys_of_a_chat_are_lowered() {
     );
 }
 
+/// llama.cpp reads its own key first: a cap that is not written there is none.
+#[test]
+fn a_key_of_llama_cpp_is_no_way_around() {
+    check(
+        CHAT,
+        r#"{"n_predict":-1,"model":"m","max_tokens":5,"max_completion_tokens":5}"#,
+        r#"{"n_predict":256,"model":"own","max_tokens":5,"max_completion_tokens":5}"#,
+    );
+    check(
+        Endpoint::OpenAiCompletions,
+        r#"{"model":"m","n_predict":7,"max_tokens":null}"#,
+        r#"{"model":"own","n_predict":7,"max_tokens":256}"#,
+    );
+    let most = |body: &str| read(CHAT, body.as_bytes()).unwrap().max_tokens(body.as_bytes());
+    assert_eq!(most(r#"{"model":"m","max_tokens":5,"n_predict":900}"#), Some(900));
+    assert_eq!(most(r#"{"model":"m","max_tokens":5,"n_predict":-1}"#), None);
+}
+
 #[test]
 fn other_endpoints_have_keys_of_their_own() {
     check(Endpoint::OpenAiCompletions, r#"{"model":"m"}"#, r#"{"max_tokens":256,"model":"own"}"#);

@@ -92,6 +92,12 @@ impl Kind {
         }
     }
 
+    /// True for what has its name and is not told yet.
+    #[must_use]
+    pub const fn is_reserved(self) -> bool {
+        matches!(self, Self::ConnectorUp | Self::ConnectorDown)
+    }
+
     /// Reads the name of a kind.
     ///
     /// # Errors

@@ -183,13 +183,19 @@ async fn handshake(worker: &Worker, socket: TcpStream, source: Source) -> Result
     Ok(Handshake { role, stream, peer, place })
 }
 
-/// As [`failure`]. Why a certificate was refused is said, though not to everybody's log.
+/// As [`failure`]. Why a certificate was refused, theirs or ours, is said, though not to everybody's log.
 fn refused(address: IpAddr, error: &io::Error) -> HandshakeFailure {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    if let Some(why @ rustls::Error::InvalidCertificate(_)) = inner {
-        tracing::debug!(%address, why = explain(why), "refused a certificate");
+    let failure = failure(error);
+    match (failure, error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())) {
+        (HandshakeFailure::Certificate, Some(why)) => {
+            tracing::debug!(%address, why = explain(why), "refused a certificate");
+        }
+        (HandshakeFailure::RefusedByPeer, Some(why)) => {
+            tracing::debug!(%address, %why, "a client refused this gateway: does it have the roots, and a right clock?");
+        }
+        (_, _) => {}
     }
-    failure(error)
+    failure
 }
 
 /// Sorts a failed handshake into the few kinds that an operator can act on.

@@ -144,7 +144,7 @@ impl Subject {
             max_tokens: self.max_tokens,
             headers: &headers,
             content_length: webhook.include.content_length.then_some(self.content_length),
-            body: self.body.as_ref().filter(|_| webhook.include.body).map(|body| text(body)),
+            body: self.body.as_ref().filter(|_| webhook.include.body).map(text),
             candidates: &candidates,
         };
         let token_of = |vouched: &Vouched| {

@@ -116,7 +116,8 @@ impl Post {
 
     async fn connect(&self) -> Result<Stream, String> {
         let patience = self.patience.connect;
-        match timeout(patience, self.dial()).await {
+        // Boxed: nearly all messages of a burst find a connection that is open.
+        match timeout(patience, Box::pin(self.dial())).await {
             Ok(dialled) => dialled,
             Err(_) => Err(format!("no connection within {patience:?}")),
         }

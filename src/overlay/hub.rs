@@ -11,6 +11,7 @@
 
 mod control;
 pub mod entry;
+mod mailbox;
 pub mod places;
 mod pulse;
 pub mod serve;

@@ -45,13 +45,40 @@ pub struct Metrics {
     notifications: Family<DeliveryLabels, Counter>,
     notifications_waiting: Family<WebhookLabels, Gauge<u64, AtomicU64>>,
     notifications_dropped: Family<WebhookLabels, Gauge<u64, AtomicU64>>,
-    tunnels: Gauge,
-    tunnel_streams: Family<ConnectorLabels, Gauge>,
-    tunnel_ends: Family<TunnelEndLabels, Counter>,
-    tunnels_refused: Family<HandshakeLabels, Counter>,
-    tunnel_sent: Family<ConnectorLabels, Counter>,
-    tunnel_received: Family<ConnectorLabels, Counter>,
-    tunnel_round_trips: Histogram,
+    tunnels: AllTunnels,
+}
+
+/// What is counted of all tunnels.
+#[derive(Debug)]
+struct AllTunnels {
+    open: Gauge,
+    streams: Family<ConnectorLabels, Gauge>,
+    ends: Family<TunnelEndLabels, Counter>,
+    refused: Family<HandshakeLabels, Counter>,
+    sent: Family<ConnectorLabels, Counter>,
+    received: Family<ConnectorLabels, Counter>,
+    round_trips: Histogram,
+}
+
+impl AllTunnels {
+    fn registered(registry: &mut Registry) -> Self {
+        let round_trips = Histogram::new(exponential_buckets(0.000_1, 4.0, 9));
+        registry.register_with_unit(
+            "tunnel_round_trip",
+            "From a PING to its answer, over the tunnels of connectors",
+            Unit::Seconds,
+            round_trips.clone(),
+        );
+        Self {
+            open: registered(registry, "tunnels", "Open tunnels of connectors"),
+            streams: registered(registry, "tunnel_streams", "Requests that are under way over a connector's tunnels"),
+            ends: registered(registry, "tunnel_ends", "Tunnels that have ended, by reason"),
+            refused: registered(registry, "tunnels_refused", "Connections of connectors that were not let in"),
+            sent: registered(registry, "tunnel_sent_bytes", "Bytes of requests sent over a connector's tunnels"),
+            received: registered(registry, "tunnel_received_bytes", "Bytes of replies from a connector's tunnels"),
+            round_trips,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -241,26 +268,7 @@ impl Default for Metrics {
             "notifications_dropped",
             "Notifications that were lost because the queue of a webhook was full",
         );
-        let tunnels = registered(&mut registry, "tunnels", "Open tunnels of connectors");
-        let tunnel_streams =
-            registered(&mut registry, "tunnel_streams", "Requests that are under way over a connector's tunnels");
-        let tunnel_ends = registered(&mut registry, "tunnel_ends", "Tunnels that have ended, by reason");
-        let tunnels_refused =
-            registered(&mut registry, "tunnels_refused", "Connections of connectors that were not let in");
-        let tunnel_sent = registered(
-            &mut registry,
-            "tunnel_sent_bytes",
-            "Bytes of requests that were sent over a connector's tunnels",
-        );
-        let tunnel_received =
-            registered(&mut registry, "tunnel_received_bytes", "Bytes of replies that came over a connector's tunnels");
-        let tunnel_round_trips = Histogram::new(exponential_buckets(0.000_1, 4.0, 9));
-        registry.register_with_unit(
-            "tunnel_round_trip",
-            "From a PING to its answer, over the tunnels of connectors",
-            Unit::Seconds,
-            tunnel_round_trips.clone(),
-        );
+        let tunnels = AllTunnels::registered(&mut registry);
         let webhooks = WebhookMetrics::register(&mut registry);
         Self {
             registry,
@@ -287,12 +295,6 @@ impl Default for Metrics {
             notifications_waiting,
             notifications_dropped,
             tunnels,
-            tunnel_streams,
-            tunnel_ends,
-            tunnels_refused,
-            tunnel_sent,
-            tunnel_received,
-            tunnel_round_trips,
         }
     }
 }
@@ -354,8 +356,8 @@ impl Metrics {
     /// A connector has registered. Its tunnel is open until the guard is dropped.
     #[must_use]
     pub fn tunnel_opens(&self) -> OpenConnection {
-        self.tunnels.inc();
-        OpenConnection(self.tunnels.clone())
+        self.tunnels.open.inc();
+        OpenConnection(self.tunnels.open.clone())
     }
 
     /// What is counted of a tunnel. `connector` is a name in the config, or "other".
@@ -363,22 +365,22 @@ impl Metrics {
     pub fn tunnel(&self, connector: &str) -> TunnelMetrics {
         let labels = ConnectorLabels { connector: connector.to_owned() };
         TunnelMetrics {
-            streams: self.tunnel_streams.get_or_create(&labels).clone(),
-            sent: self.tunnel_sent.get_or_create(&labels).clone(),
-            received: self.tunnel_received.get_or_create(&labels).clone(),
-            round_trips: self.tunnel_round_trips.clone(),
+            streams: self.tunnels.streams.get_or_create(&labels).clone(),
+            sent: self.tunnels.sent.get_or_create(&labels).clone(),
+            received: self.tunnels.received.get_or_create(&labels).clone(),
+            round_trips: self.tunnels.round_trips.clone(),
         }
     }
 
     /// A tunnel has ended.
     pub fn tunnel_ended(&self, connector: &str, reason: &'static str) {
         let labels = TunnelEndLabels { connector: connector.to_owned(), reason };
-        self.tunnel_ends.get_or_create(&labels).inc();
+        self.tunnels.ends.get_or_create(&labels).inc();
     }
 
     /// A connector's connection was not let in.
     pub fn tunnel_refused(&self, reason: &'static str) {
-        self.tunnels_refused.get_or_create(&HandshakeLabels { reason }).inc();
+        self.tunnels.refused.get_or_create(&HandshakeLabels { reason }).inc();
     }
 
     /// A connection was lost to a defect.

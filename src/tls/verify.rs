@@ -4,19 +4,20 @@
 //! as long as the leaf, every issuer that was sent and that root are valid. A certificate that is
 //! not good ends the handshake; it never makes an anonymous caller.
 
-use std::collections::HashMap;
+mod cache;
+mod fault;
+
 use std::fmt;
-use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_lc_rs::digest::{Context, SHA256};
+use cache::{Cache, Verified, key_of};
+pub use fault::explain;
+use fault::{out_of, refused, unix_time};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 
 use crate::clock::Clock;
@@ -33,9 +34,6 @@ const MAX_CHAIN_BYTES: usize = 32 * 1024;
 /// which means "any": half a list would make clients hold back a good certificate.
 const MAX_HINTS: usize = 64;
 const MAX_HINT_BYTES: usize = 8 * 1024;
-/// Verified chains that are remembered, in each of two generations.
-const GENERATION: usize = 2048;
-
 /// Verifies callers, and knows who they are.
 pub struct CallerVerifier {
     mandatory: bool,
@@ -59,13 +57,6 @@ struct Root {
     verifier: Arc<dyn ClientCertVerifier>,
     /// Where lists of revoked certificates are: refuses those that no list speaks of.
     covered: Option<Arc<dyn ClientCertVerifier>>,
-    validity: Validity,
-}
-
-/// A chain that was verified, and when that holds.
-#[derive(Clone)]
-struct Verified {
-    peer: Arc<PeerCertificate>,
     validity: Validity,
 }
 
@@ -335,96 +326,6 @@ impl fmt::Debug for CallerVerifier {
         let authorities: Vec<_> = self.entries.iter().map(|entry| &entry.authority).collect();
         f.debug_struct("CallerVerifier").field("mandatory", &self.mandatory).field("authorities", &authorities).finish()
     }
-}
-
-/// Verified chains. Two generations: when the young one is full it becomes the old one, so what
-/// is in use stays and what is not leaves, without any bookkeeping per entry.
-#[derive(Default)]
-struct Cache {
-    young: HashMap<[u8; 32], Verified>,
-    old: HashMap<[u8; 32], Verified>,
-}
-
-impl Cache {
-    fn get(&mut self, key: &[u8; 32], now: Timestamp) -> Option<Arc<PeerCertificate>> {
-        let young = self.young.get(key);
-        let found = young.or_else(|| self.old.get(key)).filter(|verified| verified.validity.contains(now))?.clone();
-        let peer = Arc::clone(&found.peer);
-        if young.is_none() {
-            self.insert(*key, found);
-        }
-        Some(peer)
-    }
-
-    fn insert(&mut self, key: [u8; 32], verified: Verified) {
-        if self.young.len() >= GENERATION {
-            self.old = mem::take(&mut self.young);
-        }
-        self.young.insert(key, verified);
-    }
-}
-
-fn key_of(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    for certificate in std::iter::once(leaf).chain(intermediates) {
-        // With the length, so that moving bytes between certificates makes another chain.
-        context.update(&certificate.len().to_be_bytes());
-        context.update(certificate);
-    }
-    let mut key = [0; 32];
-    key.copy_from_slice(context.finish().as_ref());
-    key
-}
-
-fn unix_time(now: Timestamp) -> UnixTime {
-    UnixTime::since_unix_epoch(now.since(Timestamp::from_seconds(0)))
-}
-
-fn out_of(validity: Validity, now: Timestamp) -> Error {
-    let (time, unix) = (unix_time(now), unix_time);
-    if now < validity.not_before {
-        CertificateError::NotValidYetContext { time, not_before: unix(validity.not_before) }.into()
-    } else {
-        CertificateError::ExpiredContext { time, not_after: unix(validity.not_after) }.into()
-    }
-}
-
-/// Why a certificate was refused, for people on this side.
-#[must_use]
-pub fn explain(error: &Error) -> String {
-    if let Error::InvalidCertificate(CertificateError::Other(OtherError(why))) = error {
-        return why.to_string();
-    }
-    if *error == Error::InvalidCertificate(CertificateError::UnknownIssuer) {
-        return "no authority that is trusted has issued it, or its issuer is not beside it".to_owned();
-    }
-    out_of_time(error).unwrap_or_else(|| error.to_string())
-}
-
-/// What is wrong with its time, in words, when that is what is wrong: of a certificate in the chain.
-fn out_of_time(error: &Error) -> Option<String> {
-    let Error::InvalidCertificate(fault) = error else { return None };
-    let at = |time: UnixTime| Timestamp::from_seconds(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
-    // The alert for both is the same, and a clock is behind the one more often than not.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is open-ended")]
-    match fault {
-        CertificateError::NotValidYetContext { time, not_before } => Some(format!(
-            "it, or its issuer, begins at {}, and here it is {}: check the clocks of both machines",
-            at(*not_before),
-            at(*time)
-        )),
-        CertificateError::ExpiredContext { time, not_after } => Some(format!(
-            "it, or its issuer, ended at {}, and here it is {}: it needs a new one, or a clock is wrong",
-            at(*not_after),
-            at(*time)
-        )),
-        _ => None,
-    }
-}
-
-/// The client hears `certificate_unknown`; the reason is in the error for the log.
-fn refused(fault: impl std::error::Error + Send + Sync + 'static) -> Error {
-    CertificateError::Other(OtherError(Arc::new(fault))).into()
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use rcgen::{CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
-use rustls::{AlertDescription, HandshakeKind, ProtocolVersion};
+use rustls::{AlertDescription, HandshakeKind, OtherError, ProtocolVersion};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 
+use super::cache::GENERATION;
 use super::*;
 use crate::config::IdentityField;
 use crate::domain::identity::Role;
@@ -178,6 +179,43 @@ fn alerts_are_specific() {
         params.custom_extensions = vec![extension];
         assert!(world.verifier.identify(&world.ca.sign(&params).chain).is_none(), "{oid:?}");
     }
+}
+
+/// webpki does not look at what an issuer's key is for (RFC 5280, 6.1.4 n).
+#[test]
+fn an_issuer_whose_key_is_not_for_signing_is_none() {
+    let ca = Ca::new("Built-in");
+    let between = |usages: &[KeyUsagePurpose]| ca.intermediate("Between", |params| params.key_usages = usages.to_vec());
+    let [good, silent, bad] =
+        [between(&[KeyUsagePurpose::KeyCertSign]), between(&[]), between(&[KeyUsagePurpose::CrlSign])];
+    let world = world_of(ca, ClientAuth::Required, &[]);
+    let below = |issuer: &Ca| {
+        let mut leaf = issuer.client(ALICE);
+        leaf.chain.push(issuer.root());
+        leaf
+    };
+    assert!(world.dial(&below(&good)).is_ok());
+    assert!(world.dial(&below(&silent)).is_ok());
+    assert!(world.verifier.judge(&below(&bad).chain).unwrap_err().contains("no authority that is trusted"));
+    // Beside a good chain it is a stray.
+    let mut stray = below(&good);
+    stray.chain.push(bad.root());
+    assert!(world.dial(&stray).is_ok());
+}
+
+#[test]
+fn a_time_that_is_wrong_is_said_with_both_clocks() {
+    let world = world(ClientAuth::Required, &[]);
+    let leaf = world.ca.client(ALICE);
+    let judge = || world.verifier.judge(&leaf.chain).unwrap_err();
+    world.clock.advance(Duration::from_secs(13 * 3600));
+    let late = judge();
+    assert!(late.contains("ended at 2026-06-02T00:00:00") && late.contains("2026-06-02T01:00:00"), "{late}");
+    let mut params = client_params(vec![uri(ALICE)]);
+    params.not_before = at("2026-06-02T02:00:00Z");
+    params.not_after = at("2026-06-03T00:00:00Z");
+    let early = world.verifier.judge(&world.ca.sign(&params).chain).unwrap_err();
+    assert!(early.contains("begins at 2026-06-02T02:00:00") && early.contains("check the clocks"), "{early}");
 }
 
 #[test]

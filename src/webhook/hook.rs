@@ -1,8 +1,8 @@
 //! One webhook at work: remembered decisions, questions under way, and what is left when it fails.
 //!
 //! Invariants: of equal questions at one moment one is sent; nothing is asked while the breaker is
-//! open or `max_in_flight` questions are under way; a decision that was asked for before something
-//! was invalidated is not remembered after it; the lock is never held across an `.await`.
+//! open or `max_in_flight` questions are under way; a decision that was asked for before its holder was
+//! forgotten is not remembered after it; the lock is never held across an `.await`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -113,14 +113,13 @@ struct Desk {
     under_way: u32,
     /// How many questions were sent.
     sent: u64,
-    /// Grows whenever decisions are invalidated.
-    epoch: u64,
 }
 
 /// A question under way, that equal ones join.
 #[derive(Debug)]
 struct Flight {
     number: u64,
+    holder: Arc<Holder>,
     answer: watch::Receiver<Option<Answered>>,
 }
 
@@ -191,12 +190,11 @@ impl Hook {
         heard
     }
 
-    /// Forgets decisions of these holders; gives how many. Those that are asked for at the moment
-    /// will not be remembered.
+    /// Forgets decisions of these holders; gives how many. What is asked for them at the moment will not
+    /// be remembered, and is not joined any more.
     pub fn forget(&self, whose: impl Fn(&Holder) -> bool) -> usize {
         let mut desk = self.lock();
-        desk.epoch += 1;
-        desk.flights.clear();
+        desk.flights.retain(|_, flight| !whose(&flight.holder));
         desk.cache.forget(|holder| whose(holder))
     }
 
@@ -231,9 +229,9 @@ impl Hook {
         let (tell, answer) = watch::channel(None);
         let number = desk.sent;
         if asking.told.memorable {
-            desk.flights.insert(key, Flight { number, answer: answer.clone() });
+            desk.flights.insert(key, Flight { number, holder: Arc::clone(&asking.holder), answer: answer.clone() });
         }
-        let question = Question { hook: Arc::clone(self), key, number, epoch: desk.epoch, leave: Some(leave), tell };
+        let question = Question { hook: Arc::clone(self), key, number, leave: Some(leave), tell };
         drop(desk);
         // A task of its own: others may wait for it when this caller is gone.
         self.runner.spawn(question.run(asking.clone()));
@@ -315,7 +313,6 @@ struct Question {
     hook: Arc<Hook>,
     key: Key,
     number: u64,
-    epoch: u64,
     leave: Option<Leave>,
     tell: watch::Sender<Option<Answered>>,
 }
@@ -343,12 +340,13 @@ impl Question {
         let before = desk.breaker.look();
         desk.breaker.ended(leave, failed, now);
         let after = desk.breaker.look();
-        if desk.flights.get(&self.key).is_some_and(|flight| flight.number == self.number) {
+        // Gone when what it decides about has changed since it was asked.
+        let counts = desk.flights.get(&self.key).is_some_and(|flight| flight.number == self.number);
+        if counts {
             desk.flights.remove(&self.key);
         }
         if let Some((asking, Ok(decision))) = came
-            && asking.told.memorable
-            && desk.epoch == self.epoch
+            && counts
         {
             let webhook = &hook.webhook;
             let stale_max = if webhook.on_error == OnError::Stale { webhook.stale_max } else { Duration::ZERO };

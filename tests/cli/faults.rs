@@ -94,7 +94,7 @@ impl Place {
     /// what is left.
     fn at_every_change(&self, arguments: &[&str], look: impl Fn(&Self, &str)) {
         if !can_trace() {
-            eprintln!("SKIPPED: this machine allows no tracing");
+            skipped("this machine allows no tracing");
             return;
         }
         let mut killed = 0;
@@ -142,6 +142,11 @@ fn openssl(dir: &Path, arguments: &str) -> String {
     let done = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().unwrap();
     assert!(done.status.success(), "{arguments}: {}", stderr(&done));
     stdout(&done)
+}
+
+#[expect(clippy::print_stderr, reason = "what was not tested is said")]
+fn skipped(why: &str) {
+    eprintln!("SKIPPED: {why}");
 }
 
 fn can_trace() -> bool {
@@ -242,7 +247,7 @@ fn in_namespace(dir: &Path, script: &str) -> Option<Output> {
         done.unwrap()
     };
     if !shell("mkdir -p probe && mount -t tmpfs -o size=8k none probe").status.success() {
-        eprintln!("SKIPPED: this machine allows no mounts in a namespace");
+        skipped("this machine allows no mounts in a namespace");
         return None;
     }
     Some(shell(&script.replace("DOORWARD", env!("CARGO_BIN_EXE_doorward"))))
@@ -350,7 +355,7 @@ fn by_clock(place: &Place, wrong: &str, arguments: &[&str]) -> Option<Output> {
         .env_remove("DOORWARD_CONFIG")
         .output();
     if done.is_err() {
-        eprintln!("SKIPPED: there is no faketime");
+        skipped("there is no faketime");
     }
     done.ok()
 }
@@ -369,6 +374,11 @@ fn a_clock_that_is_wrong_is_named() {
     assert!(!place.path().join("a").exists());
     let early = by_clock(&place, "-1h", &["cert", "inspect", "certs/bob.crt"]).unwrap();
     assert!(stdout(&early).contains("clock"), "{}{}", stdout(&early), stderr(&early));
+    let late = by_clock(&place, "+25h", &["cert", "inspect", "certs/bob.crt"]).unwrap();
+    assert!(stdout(&late).contains("ended at") && stdout(&late).contains("clock"), "{}", stdout(&late));
+    // So far ahead that the issuer has ended.
+    let over = by_clock(&place, "+400d", &["cert", "issue", "alice", "--out", "a"]).unwrap();
+    assert!(stderr(&over).contains("ca rotate --issuer") && stderr(&over).contains("clock"), "{}", stderr(&over));
     // Ahead: what this machine issues now begins in everybody else's future.
     let ahead = by_clock(&place, "+1h", &["cert", "issue", "carol", "--out", "c"]).unwrap();
     assert!(ahead.status.success(), "{}", stderr(&ahead));

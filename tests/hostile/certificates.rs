@@ -42,7 +42,7 @@ impl Stolen {
 
     /// What the gateway's own issuer might be made to sign, with the issuer beside it.
     fn leaf(&self, change: impl FnOnce(&mut CertificateParams)) -> Presented {
-        let mut presented = sign(&alice(change), &self.issuer, KeyPair::generate().unwrap());
+        let mut presented = sign(&alice(change), &self.issuer, &KeyPair::generate().unwrap());
         presented.chain.push(self.issuer_der.clone());
         presented
     }
@@ -61,7 +61,7 @@ impl Stolen {
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let between = params.signed_by(&key, above).unwrap();
-        let mut presented = sign(&alice(leaf), &Issuer::new(params, key), KeyPair::generate().unwrap());
+        let mut presented = sign(&alice(leaf), &Issuer::new(params, key), &KeyPair::generate().unwrap());
         presented.chain.extend([between.into(), self.issuer_der.clone()]);
         presented
     }
@@ -97,8 +97,8 @@ fn alice(change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
     params
 }
 
-fn sign(params: &CertificateParams, issuer: &Issuer<'static, KeyPair>, key: KeyPair) -> Presented {
-    let certificate = params.signed_by(&key, issuer).unwrap();
+fn sign(params: &CertificateParams, issuer: &Issuer<'static, KeyPair>, key: &KeyPair) -> Presented {
+    let certificate = params.signed_by(key, issuer).unwrap();
     Presented { chain: vec![certificate.into()], key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() }
 }
 
@@ -179,7 +179,7 @@ async fn the_zoo() {
         let mut presented = sign(
             &alice(names(vec![uri("spiffe://hostile.example/operator/root")])),
             &Issuer::new(params, key),
-            KeyPair::generate().unwrap(),
+            &KeyPair::generate().unwrap(),
         );
         presented.chain.extend([middle.into(), stolen.issuer_der.clone()]);
         presented

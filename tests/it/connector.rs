@@ -441,7 +441,14 @@ async fn what_it_stops_for_ends_first() {
 /// A new certificate: the new connection is there before the old one goes, and no request is lost.
 #[tokio::test]
 async fn a_renewed_certificate_is_dialled_in() {
-    let scene = scene(Stub::by_hand().await, "").await;
+    let stub = Stub::by_hand().await;
+    let files = Setup::new(&stub).write();
+    let gateway = HandGateway::new(&files).await;
+    let (directory, _) = files.connector("site-a");
+    // The drain time is for a connector that stops.
+    let config = format!("drain = \"0s\"\n{}", backend(stub.address, ""));
+    let site = RealConnector::start(&[gateway.address], &directory, &config);
+    let scene = Scene { stub, files, gateway, site };
     let mut old = scene.gateway.registered().await;
     let (response, mut upload) = old.begin(Tunnel::chat("a", 2), false).await;
     upload.send_data(Bytes::from_static(b"{}"), true).unwrap();
@@ -580,6 +587,11 @@ async fn reconnects_leave_nothing_behind() {
     let scene = scene(Stub::chatty().await, "").await;
     let files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let memory = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+    };
     let (renewed, _) = scene.files.connector("site-a");
     let identity = RealConnector::identity(&renewed);
     let mut tunnel = scene.gateway.registered().await;
@@ -590,11 +602,14 @@ async fn reconnects_leave_nothing_behind() {
         let new = scene.gateway.registered().await;
         let mut old = std::mem::replace(&mut tunnel, new);
         within(LONG, "the old one ends", &mut old.driver).await.unwrap().ok();
-        if round == 50 {
-            settled = Some((files(), tasks()));
+        if round == 200 {
+            settled = Some((files(), tasks(), memory()));
         }
     }
-    let (files_before, tasks_before) = settled.unwrap();
+    let (files_before, tasks_before, memory_before) = settled.unwrap();
+    // 800 connections that left 8 KiB each would be seen.
+    let grown = memory().saturating_sub(memory_before);
+    assert!(grown < 6 << 10, "{grown} KiB more than after 200 connections");
     until(LONG, "no files and tasks are left", || {
         (files() <= files_before + 2 && tasks() <= tasks_before + 2).then_some(())
     })

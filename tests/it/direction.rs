@@ -55,6 +55,7 @@ const RULES: &[(&str, &[&[&str]])] = &[
     ("overlay/hub/tunnels.rs", &[&["crate::gate", "crate::store"]]),
     ("overlay/hub/tunnel.rs", &[&["crate::gate", "crate::store"]]),
     ("overlay/hub/stream.rs", &[&["crate::gate", "crate::store", "crate::config"]]),
+    ("overlay/hub/mailbox.rs", &[&["crate::gate", "crate::store", "crate::config", "tokio"]]),
     ("overlay/hub/entry.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("overlay/hub/places.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("overlay/backoff.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),

@@ -176,10 +176,14 @@ impl Process {
             ),
         )
         .unwrap();
+        Self::start(directory, &["--config", file.to_str().unwrap()])
+    }
+
+    fn start(directory: &Path, options: &[&str]) -> Self {
         let log = directory.join("connector.log");
         let child = Command::new(env!("CARGO_BIN_EXE_doorward"))
-            .args(["connect", "--config"])
-            .arg(&file)
+            .arg("connect")
+            .args(options)
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
@@ -276,4 +280,39 @@ async fn a_killed_connector_is_noticed_at_once_and_replaced() {
         stub.next().await.reply(json_reply("{}")).await;
     });
     answer.assert_served();
+}
+
+/// One line starts a connector for the first time and every time after.
+#[tokio::test]
+async fn a_bundle_is_all_that_a_connector_needs() {
+    let stub = Stub::by_hand().await;
+    let world = world(&stub).await;
+    let directory = tempfile::tempdir().unwrap();
+    let made = Command::new(env!("CARGO_BIN_EXE_doorward"))
+        .args(["enroll", "create", "site-a", "--role", "connector", "--output", "json", "--address"])
+        .arg(world.server.address().to_string())
+        .arg("--config")
+        .arg(&world.file)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let (state, backend) = (directory.path().join("state"), format!("vllm-a=http://{}", stub.address));
+    let options =
+        ["--bundle", made["bundle"].as_str().unwrap(), "--backend", &backend, "--state", state.to_str().unwrap()];
+    for _ in 0..2 {
+        let mut process = Process::start(directory.path(), &options);
+        process.logs("registered").await;
+        up(&world).await;
+        let mut line = caller(&world).await.h2().await;
+        let body = chat("llama");
+        let (answer, ()) = tokio::join!(line.chat(&body), async {
+            stub.next().await.reply(json_reply("{}")).await;
+        });
+        answer.assert_served();
+        process.signal("TERM");
+        let status = until(LONG, "the program ends", || process.child.try_wait().unwrap()).await;
+        assert!(status.success());
+        until(LONG, "its tunnels are gone", || world.server.gateway().tunnels.is_empty().then_some(())).await;
+    }
 }

@@ -502,9 +502,14 @@ fn promise_12_nothing_else_opens_connections() {
         ("cli/remote.rs", "TcpStream::connect"),
         ("cli/remote.rs", "UnixStream::connect"),
         ("cli/status.rs", "reqwest::"),
+        ("holder/reach.rs", "TcpStream::connect"),
+        ("holder/reach.rs", "lookup_host"),
+        ("holder/reach_tests.rs", "TcpStream::connect"),
         ("notify/post.rs", "TcpStream::connect"),
         ("notify/post.rs", "lookup_host"),
         ("token/fetch.rs", "reqwest::"),
+        ("webhook/client.rs", "TcpStream::connect"),
+        ("webhook/client.rs", "lookup_host"),
     ];
     let expected: BTreeSet<_> = expected.into_iter().map(|(file, word)| (file.to_owned(), word)).collect();
     assert_eq!(dialling, expected);

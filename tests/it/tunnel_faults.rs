@@ -443,3 +443,29 @@ async fn a_slow_control_stream_is_heard() {
     until(LONG, "the rest is heard", || offer().then_some(())).await;
     no_backend(&world, &caller(&world).await, "llama").await;
 }
+
+/// Tunnels that come and go leave nothing behind: no descriptor, no tunnel, no request.
+#[tokio::test]
+async fn reconnects_leave_nothing_behind() {
+    let world = world().await;
+    let issued = site_a(&world);
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let mut first = None;
+    for round in 0..200 {
+        let mut site = Site::registered(&world, &issued, &format!("process-{round}"), &["vllm-a"]).await;
+        if round % 20 == 0 {
+            served_by(&world, &mut site).await;
+        }
+        drop(site);
+        let gateway = world.server.gateway();
+        until(LONG, "the tunnel has ended", || gateway.tunnels.is_empty().then_some(())).await;
+        // After the first rounds everything that is kept once is there.
+        if round == 20 {
+            first = Some(descriptors());
+        }
+    }
+    ended(&world, "lost", 200.0).await;
+    assert_eq!(world.metric("doorward_tunnel_streams{connector=\"site-a\"}").await, 0.0);
+    let before = first.unwrap();
+    until(LONG, "descriptors are closed", || (descriptors() <= before + 4).then_some(())).await;
+}

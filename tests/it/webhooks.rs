@@ -87,7 +87,8 @@ async fn promise_07_a_failing_webhook_never_opens_the_gate() {
     ];
     for settings in ["", "on_error = \"stale\"", "on_error = \"allow\""] {
         let (stub, receiver) = (Stub::chatty().await, Receiver::start().await);
-        let (world, key) = guarded(&stub, &receiver, &format!("timeout = \"100ms\"\n{settings}")).await;
+        let (world, key) =
+            guarded(&stub, &receiver, &format!("timeout = \"300ms\"\nconnect_timeout = \"10s\"\n{settings}")).await;
         let mut line = world.caller().key(&key).h1().await;
         for (what, manner) in &failures {
             receiver.answers(manner.clone());
@@ -218,7 +219,7 @@ async fn a_grant_of_the_store_can_name_a_webhook_and_one_that_is_not_there_refus
         let generation = world.generation();
         let hooked = Hooked { name: WebhookName::parse(name).unwrap(), accept_fail_open: true };
         let grant = Grant { webhook: Some(hooked), ..Grant::new(OwnerPath::parse("acme/x").unwrap()) };
-        world.store().set_grant(&grant).unwrap();
+        world.store().set_grant(&grant, world.clock.now()).unwrap();
         world.changed_since(generation).await;
     };
     assert_eq!(world.caller().key(&key).chat(&chat("llama")).await.status, 200);
@@ -285,7 +286,7 @@ async fn two_webhooks_on_a_path() {
 #[tokio::test]
 async fn an_allow_does_not_revive_what_was_revoked_meanwhile() {
     let (stub, receiver) = (Stub::chatty().await, Receiver::start().await);
-    let (world, key) = guarded(&stub, &receiver, "timeout = \"10s\"").await;
+    let (world, key) = guarded(&stub, &receiver, "").await;
     let mut line = world.caller().key(&key).h1().await;
     receiver.open(false);
     let revoke = async {
@@ -305,7 +306,7 @@ async fn an_allow_does_not_revive_what_was_revoked_meanwhile() {
 #[tokio::test]
 async fn equal_requests_at_once_are_one_question() {
     let (stub, receiver) = (Stub::chatty().await, Receiver::start().await);
-    let mut setup = receiver.guard(Setup::new(&stub), "timeout = \"10s\"");
+    let mut setup = receiver.guard(Setup::new(&stub), "");
     setup.workers = 2;
     let world = setup.start().await;
     let key = world.key("acme/x").await;
@@ -352,8 +353,7 @@ async fn a_webhook_that_fails_is_left_alone() {
 #[tokio::test]
 async fn a_webhook_that_hangs_costs_only_its_own_callers() {
     let (stub, receiver) = (Stub::chatty().await, Receiver::start().await);
-    let mut setup =
-        receiver.beside(Setup::new(&stub), "iam", "timeout = \"10s\"\nmax_in_flight = 4\ncache_allow = \"0s\"");
+    let mut setup = receiver.beside(Setup::new(&stub), "iam", "max_in_flight = 4\ncache_allow = \"0s\"");
     setup.grants.push_str("[[grant]]\nowner = \"acme/slow\"\nwebhook = \"iam\"\n");
     let world = setup.start().await;
     let (slow, quick) = (world.key("acme/slow").await, world.key("acme/quick").await);
@@ -394,7 +394,7 @@ async fn what_was_decided_is_forgotten_when_rights_change() {
     // A key that changes is asked about anew, and no other key.
     let generation = world.generation();
     let change = KeyChange { labels: Some(Labels::parse([("team", "a")]).unwrap()), ..KeyChange::default() };
-    assert!(matches!(world.store().update_key(&key.id, &change).unwrap(), Updated::Changed(_)));
+    assert!(matches!(world.store().update_key(&key.id, &change, world.clock.now()).unwrap(), Updated::Changed(_)));
     world.changed_since(generation).await;
     assert_eq!((asks(&world, &key).await, asks(&world, &key).await, asks(&world, &other).await), (1, 0, 0));
     let generation = world.generation();
@@ -404,9 +404,9 @@ async fn what_was_decided_is_forgotten_when_rights_change() {
     assert_eq!(asks(&world, &key).await, 0);
     // An owner that was off and is on again.
     let owner = OwnerPath::parse("acme/research").unwrap();
-    for since in [Some(world.clock.now()), None] {
+    for disabled in [true, false] {
         let generation = world.generation();
-        assert!(world.store().set_owner_disabled(&owner, since).unwrap());
+        assert!(world.store().set_owner_disabled(&owner, disabled, world.clock.now()).unwrap());
         world.changed_since(generation).await;
     }
     assert_eq!((asks(&world, &key).await, asks(&world, &key).await), (1, 0));

@@ -255,6 +255,19 @@ async fn decisions_are_forgotten_when_an_operator_says_so() {
         assert_eq!(answer.status, 400, "{wrong}");
     }
     assert_eq!(ask().await, 0);
+    // What is asked for at the moment is not remembered.
+    receiver.open(false);
+    let (mut line, body, asked) = (world.caller().key(&alice).h1().await, chat("same"), receiver.count());
+    let forget = async {
+        receiver.was_asked(asked + 1).await;
+        assert_eq!(socket.post("/v1/webhook/invalidate", r#"{"all":true}"#).await.status, 200);
+        receiver.open(true);
+    };
+    let (answer, ()) = tokio::join!(line.chat(&body), forget);
+    answer.assert_served();
+    line.chat(&body).await.assert_served();
+    line.chat(&body).await.assert_served();
+    assert_eq!(receiver.count(), asked + 2);
 }
 
 /// A reload while the webhook is asked: what it says counts for the config that asked it, so it is
@@ -262,7 +275,7 @@ async fn decisions_are_forgotten_when_an_operator_says_so() {
 #[tokio::test]
 async fn a_reload_while_it_is_asked() {
     let (stub, receiver) = (Stub::chatty().await, Receiver::start().await);
-    let (mut world, key) = guarded(&stub, &receiver, "timeout = \"10s\"").await;
+    let (mut world, key) = guarded(&stub, &receiver, "").await;
     let text = std::fs::read_to_string(&world.file).unwrap();
     let mut line = world.caller().key(&key).h1().await;
     receiver.open(false);

@@ -17,7 +17,8 @@ import pytest
 import standardwebhooks
 import yaml
 
-from world import REPO, Caller, World, chat, free_port, poll
+from conftest import in_force
+from world import BACKEND_KEY, REPO, Caller, World, chat, free_port, poll
 
 RECEIVER = REPO / "scripts" / "examples" / "webhook-receiver"
 RULES = {
@@ -26,7 +27,8 @@ RULES = {
             "match": {"caller.owner": "acme/hooked/stranger"},
             "decision": "deny", "status": 404, "public_message": "Ask the help desk.", "reason": "suspended",
         },
-        {"match": {"caller.owner": "acme/hooked/*"}, "decision": "allow", "ttl_s": 0},
+        {"match": {"caller.owner": ["acme/hooked", "acme/hooked/*", "acme/open/*"]}, "decision": "allow", "ttl_s": 0},
+        {"match": {"caller.owner": "acme/stale/*"}, "decision": "allow", "ttl_s": 1},
     ],
     "default": {"decision": "deny", "status": 403},
 }  # fmt: skip
@@ -74,28 +76,52 @@ class Hooked(World):
         self.secrets_of_iam = [whsec(), whsec()]
         (directory / "secrets.txt").write_text(self.secrets_of_iam[0])
         self.secrets += self.secrets_of_iam
+        self.make_certificate("iam")
+        self.receiver = None
+
+    def make_certificate(self, name):
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
              "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
-             "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", "iam.key", "-out", "iam.crt"],
-            cwd=directory, check=True, capture_output=True,
+             "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", f"{name}.key", "-out", f"{name}.crt"],
+            cwd=self.directory, check=True, capture_output=True,
         )  # fmt: skip
-        self.receiver = None
 
     def configuration(self):
         secrets = json.dumps(self.secrets_of_iam)
         events = json.dumps([f"doorward.event.{kind}" for kind in ("key.created", "key.revoked", "certificate.issued")])
+        where = f"""
+url     = "https://localhost:{self.receiver_port}/doorward"
+ca_file = "iam.crt"
+secrets = {secrets}
+timeout = "2s"
+"""
         return super().configuration() + f"""
 [[grant]]
 owner   = "acme/hooked"
 webhook = "iam"
 
+[[grant]]
+owner   = "acme/stale"
+webhook = "stale"
+
+[[grant]]
+owner            = "acme/open"
+webhook          = "open"
+accept_fail_open = true
+
 [webhook.iam]
-url     = "https://localhost:{self.receiver_port}/doorward"
-ca_file = "iam.crt"
-secrets = {secrets}
-timeout = "2s"
+{where}
 events  = {events}
+
+[webhook.stale]
+{where}
+on_error  = "stale"
+stale_max = "2m"
+
+[webhook.open]
+{where}
+on_error = "allow"
 
 [webhook.capture]
 url     = "http://127.0.0.1:{self.capture.server_port}/doorward"
@@ -103,10 +129,10 @@ secrets = {secrets}
 events  = ["doorward.event.key.created"]
 """
 
-    def start_receiver(self, *options):
+    def start_receiver(self, *options, certificate="iam"):
         self.receiver = self.start(
             "receiver", sys.executable, RECEIVER / "receiver.py", "--listen", f"127.0.0.1:{self.receiver_port}",
-            "--certificate", "iam.crt", "--key", "iam.key", "--secrets", "secrets.txt", "--events", self.events,
+            "--certificate", f"{certificate}.crt", "--key", f"{certificate}.key", "--secrets", "secrets.txt", "--events", self.events,
             *(options or ["--rules", self.rules]),
         )  # fmt: skip
         log = self.directory / "receiver.log"
@@ -120,7 +146,7 @@ events  = ["doorward.event.key.created"]
 
     def serve(self):
         self.gateway = self.start(
-            "gateway", os.environ["DOORWARD_BIN"], "serve", "--config", self.config, LLAMA_KEY="unused"
+            "gateway", os.environ["DOORWARD_BIN"], "serve", "--config", self.config, LLAMA_KEY=BACKEND_KEY
         )
         poll(30, "the gateway is ready", lambda: self.get(self.admin("/readyz"))[0] == 200)
 
@@ -157,6 +183,158 @@ def test_what_the_command_line_does_reaches_the_receiver(hooked):
     assert created["data"]["owner"] == "acme/apps/one"
     assert created["gateway"] == {"id": "sdk"} and created["id"] != revoked["id"]
     assert hooked.told().index(created) < hooked.told().index(revoked)
+
+
+class Asker:
+    """A caller below each of three owners; each owner's webhook has another on_error."""
+
+    def __init__(self, hooked):
+        self.hooked = hooked
+        self.callers = {
+            mode: in_force(Caller(hooked, None, hooked.key(f"acme/{mode}/{os.getpid()}")))
+            for mode in ("hooked", "stale", "open")
+        }
+
+    def ask(self, mode):
+        """Status, code, and what the record says that the webhook said."""
+        caller = self.callers[mode]
+        with caller.http(httpx) as http:
+            url = self.hooked.url + "/v1/chat/completions"
+            reply = http.post(url, json=chat(), headers=caller.headers())
+        (said,) = self.hooked.entry(reply.headers["x-request-id"])["webhooks"]
+        code = None if reply.status_code == 200 else reply.json()["error"]["code"]
+        return reply.status_code, code, said["decision"], said["source"]
+
+
+@pytest.fixture(scope="module")
+def asker(hooked):
+    return Asker(hooked)
+
+
+def test_the_receiver_has_the_last_word(hooked, asker):
+    assert asker.ask("hooked") == (200, None, "allow", "fresh")
+    stranger = in_force(Caller(hooked, None, hooked.key("acme/hooked/stranger")))
+    with stranger.http(httpx) as http:
+        reply = http.post(hooked.url + "/v1/chat/completions", json=chat(), headers=stranger.headers())
+    assert (reply.status_code, reply.json()["error"]["message"]) == (404, "Ask the help desk.")
+    entry = hooked.entry(reply.headers["x-request-id"])
+    assert entry["code"] == "denied_by_webhook" and "suspended" in entry["detail"]
+
+
+def stopped(hooked):
+    hooked.receiver.send_signal(signal.SIGSTOP)
+    return lambda: hooked.receiver.send_signal(signal.SIGCONT)
+
+
+def killed(hooked):
+    hooked.kill(hooked.receiver)
+    return hooked.start_receiver
+
+
+def without_rules(hooked):
+    hooked.rules.write_text("rules: [")
+    return lambda: hooked.rules.write_text(yaml.safe_dump(RULES))
+
+
+def with_another_secret(hooked):
+    secrets = hooked.directory / "secrets.txt"
+    right = secrets.read_text()
+    hooked.kill(hooked.receiver)
+    secrets.write_text(whsec())
+    hooked.start_receiver()
+
+    def mend():
+        hooked.kill(hooked.receiver)
+        secrets.write_text(right)
+        hooked.start_receiver()
+
+    return mend
+
+
+def with_another_certificate(hooked):
+    """For the right name, of its own making."""
+    hooked.make_certificate("impostor")
+    hooked.kill(hooked.receiver)
+    hooked.start_receiver(certificate="impostor")
+
+    def mend():
+        hooked.kill(hooked.receiver)
+        hooked.start_receiver()
+
+    return mend
+
+
+@pytest.mark.parametrize("fault", [stopped, killed, without_rules, with_another_secret, with_another_certificate])
+def test_what_on_error_says_happens_when_the_receiver_fails(hooked, asker, fault):
+    for mode in asker.callers:
+        poll(90, "the webhook is asked again", lambda mode=mode: asker.ask(mode)[3] == "fresh", 0.5)
+    mend = fault(hooked)
+    try:
+        assert asker.ask("hooked") == (503, "authorization_unavailable", "error", None)
+        assert asker.ask("open") == (200, None, "allow", "fail_open")
+        poll(5, "what was allowed is old", lambda: asker.ask("stale") == (200, None, "allow", "stale"), 0.3)
+    finally:
+        mend()
+    poll(90, "the webhook is asked again", lambda: asker.ask("hooked") == (200, None, "allow", "fresh"), 0.5)
+
+
+def webhook_test(hooked, *arguments):
+    command = [os.environ["DOORWARD_BIN"], "webhook", "test", *arguments, "--config", hooked.config]
+    environment = {**os.environ, "LLAMA_KEY": BACKEND_KEY}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_command_line_asks_a_webhook(hooked):
+    code, said, _ = webhook_test(hooked, "iam", "--output", "json")
+    said = json.loads(said)
+    assert (code, said["decision"], said["ttl_s"], said["owner"]) == (0, "allow", 0, "acme/hooked")
+    code, said, _ = webhook_test(hooked, "iam", "--deny-sample")
+    assert code == 0 and said.startswith("deny for nobody/knows/this: webhook iam at https://localhost:")
+    assert "status          403" in said
+    hooked.rules.write_text("default: {decision: allow}")
+    code, said, complaint = webhook_test(hooked, "iam", "--deny-sample")
+    assert code == 1 and said.startswith("allow for") and "allows nobody/knows/this" in complaint
+    mend = without_rules(hooked)
+    code, said, complaint = webhook_test(hooked, "iam")
+    mend()
+    assert (code, said) == (1, "") and "the status is 500" in complaint and "hint:" in complaint
+
+
+class Opa(http.server.BaseHTTPRequestHandler):
+    """OPA's data API as far as the adapter uses it: a result, or none when the rule is undefined."""
+
+    def do_POST(self):
+        question = json.loads(self.rfile.read(int(self.headers["content-length"])))["input"]
+        owner = question["caller"]["owner"]
+        answer = {} if owner.endswith("undefined") else {"result": {"decision": "allow", "ttl_s": 0}}
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_the_adapter_to_opa(hooked, asker):
+    opa = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Opa)
+    threading.Thread(target=opa.serve_forever, daemon=True).start()
+    hooked.kill(hooked.receiver)
+    hooked.start_receiver("--opa", f"http://127.0.0.1:{opa.server_port}/v1/data/doorward/decision")
+    try:
+        poll(90, "OPA decides", lambda: asker.ask("hooked") == (200, None, "allow", "fresh"), 0.5)
+        key = hooked.key("acme/hooked/undefined")
+        caller = in_force(Caller(hooked, None, key))
+        with caller.http(httpx) as http_client:
+            reply = http_client.post(hooked.url + "/v1/chat/completions", json=chat(), headers=caller.headers())
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "authorization_unavailable")
+    finally:
+        hooked.kill(hooked.receiver)
+        hooked.start_receiver()
+        opa.shutdown()
+    poll(90, "the rules decide", lambda: asker.ask("hooked") == (200, None, "allow", "fresh"), 0.5)
 
 
 def verified_by_npm(cases):
@@ -227,6 +405,20 @@ def test_kill_9_loses_nothing_while_the_receiver_is_down(hooked):
     ids = [key.id for key in keys]
     assert [e["data"]["key_id"] for e in hooked.told() if e["data"].get("key_id") in ids] == ids
     assert len({e["id"] for e in hooked.told()}) == len(hooked.told())
+
+
+def test_kill_9_in_the_middle_of_telling_loses_nothing(hooked):
+    """What was under way comes again under its id, and the receiver drops it: each counts once, in order."""
+    hooked.kill(hooked.receiver)
+    keys = [hooked.key("acme/apps/many") for _ in range(25)]
+    hooked.start_receiver()
+    ids = [key.id for key in keys]
+    for share in (1, 8, 16):
+        poll(20, "some are told", lambda share=share: hooked.told_of("key.created", keys[share]), 0.001)
+        hooked.kill(hooked.gateway)
+        hooked.serve()
+    poll(20, "all are told", lambda: hooked.told_of("key.created", keys[-1]))
+    assert [e["data"]["key_id"] for e in hooked.told() if e["data"].get("key_id") in ids] == ids
 
 
 def test_a_receiver_with_another_secret_is_told_nothing(hooked):

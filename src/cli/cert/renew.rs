@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use tokio::runtime;
 
+use crate::cli::enroll;
 use crate::cli::output::{self, Failure, Format};
 use crate::clock::Clock;
 use crate::domain::gateway_address::{GatewayAddress, HostName};
@@ -14,7 +15,6 @@ use crate::domain::identity::IdentityName;
 use crate::holder::fault::HolderFault;
 use crate::holder::files::Place;
 use crate::holder::origin::Origin;
-use crate::holder::reach::{ProxyUrl, Reach};
 use crate::holder::renew;
 
 /// Renews a certificate on the machine of its holder: a new key, and a certificate for it from the
@@ -34,8 +34,8 @@ pub struct Renew {
     #[arg(long, value_name = "NAME", value_parser = HostName::parse)]
     enroll_name: Option<HostName>,
     /// Reach the gateway through this proxy: http://HOST:PORT
-    #[arg(long, value_name = "URL", value_parser = ProxyUrl::parse)]
-    proxy: Option<ProxyUrl>,
+    #[arg(long, value_name = "URL")]
+    proxy: Option<String>,
     /// How to print the result
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -58,7 +58,7 @@ impl Renew {
             None => Place::only(&self.dir)?,
         };
         let origin = self.origin()?;
-        let (reach, clock) = (Reach { proxy: self.proxy }, Clock::System);
+        let (reach, clock) = (enroll::reach_by(self.proxy.as_deref())?, Clock::System);
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let credentials = runtime.block_on(renew::renew(&place, &origin, &reach, &clock))?;
         let files = place.files();

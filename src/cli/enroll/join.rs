@@ -40,8 +40,8 @@ pub struct Join {
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
     /// Reach the gateway through this proxy: http://HOST:PORT
-    #[arg(long, value_name = "URL", value_parser = ProxyUrl::parse)]
-    proxy: Option<ProxyUrl>,
+    #[arg(long, value_name = "URL")]
+    proxy: Option<String>,
     /// How to print the result
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -60,8 +60,9 @@ struct Shown {
 
 impl Join {
     pub(super) fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
+        let reach = reach_by(self.proxy.as_deref())?;
         let bundle = read_bundle(&self.bundle)?;
-        let (place, reach, clock) = (Place::new(&self.out, &bundle.name), Reach { proxy: self.proxy }, Clock::System);
+        let (place, clock) = (Place::new(&self.out, &bundle.name), Clock::System);
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let joined = runtime.block_on(join::join(&bundle, place, &reach, &clock))?;
         warn_of_clock(err, joined.span, clock.now())?;
@@ -93,6 +94,17 @@ impl Join {
             }
         }
     }
+}
+
+/// How the gateway is reached: straight, or through a proxy. The text is not repeated when it is wrong:
+/// people put passwords into URLs.
+///
+/// # Errors
+///
+/// When it is not the URL of a proxy.
+pub fn reach_by(proxy: Option<&str>) -> Result<Reach, Failure> {
+    let proxy = proxy.map(ProxyUrl::parse).transpose();
+    Ok(Reach { proxy: proxy.map_err(|why| Failure::Usage(vec![format!("--proxy: {why}")]))? })
 }
 
 /// The identity in a state directory; where there is none yet, the one that a bundle gives.

@@ -148,6 +148,7 @@ impl Opening {
             phase,
             registered: None,
             opened_at: Instant::now(),
+            leaving: false,
             gone_by: None,
             opening: self,
         };
@@ -188,6 +189,8 @@ struct Serving {
     phase: watch::Sender<Phase>,
     registered: Option<(Instant, Counted)>,
     opened_at: Instant,
+    /// No new requests are taken.
+    leaving: bool,
     /// When it is closed whatever is still under way.
     gone_by: Option<Instant>,
 }
@@ -201,9 +204,9 @@ impl Serving {
     ) -> Over {
         let mut alive = pin!(keep_alive(pings, self.opening.wake.clone()));
         let mut stop = self.opening.stop.clone();
-        let mut leaving = false;
+        let mut stopping = false;
         loop {
-            if leaving && self.requests.is_empty() {
+            if self.leaving && self.requests.is_empty() {
                 self.orders.send_if_modified(|order| std::mem::replace(order, Order::End) != Order::End);
             }
             let limit = if self.registered.is_some() { self.gone_by } else { Some(self.opened_at + REGISTER) };
@@ -217,17 +220,14 @@ impl Serving {
                 Some(event) = events.recv() => if let Some(over) = self.heed(event) { return over },
                 why = &mut alive => return Over { ended: Ended::Lost(self.span()), why: why.to_owned() },
                 () = until(limit) => return self.too_late(),
-                changed = stop.wait_for(|stop| *stop), if !leaving => {
+                changed = stop.wait_for(|stop| *stop), if !stopping => {
                     if changed.is_err() {
                         return Over::lost("the connector is gone");
                     }
-                    leaving = true;
-                    self.leave();
+                    stopping = true;
+                    self.leave(self.opening.site.drain);
                 }
-                _ = left.wait_for(|left| *left), if !leaving => {
-                    leaving = true;
-                    self.leave();
-                }
+                _ = left.wait_for(|left| *left), if !self.leaving => self.leave(LINGER),
             }
         }
     }
@@ -292,11 +292,14 @@ impl Serving {
         }
     }
 
-    /// Announces that no new requests are taken; those in flight go on.
-    fn leave(&mut self) {
-        self.orders.send_replace(Order::Drain);
-        self.connection.graceful_shutdown();
-        let by = Instant::now() + self.opening.site.drain;
+    /// Announces that no new requests are taken; those in flight go on for so long at most.
+    fn leave(&mut self, within: Duration) {
+        if !self.leaving {
+            self.leaving = true;
+            self.orders.send_replace(Order::Drain);
+            self.connection.graceful_shutdown();
+        }
+        let by = Instant::now() + within;
         self.gone_by = Some(self.gone_by.map_or(by, |earlier| earlier.min(by)));
     }
 
@@ -317,6 +320,9 @@ impl Serving {
     }
 }
 
+/// A connection that has a successor ends when its last request does: there is no haste, since the
+/// gateway drains it before its certificate ends.
+const LINGER: Duration = Duration::from_secs(60 * 60);
 /// No gateway may hold a connection in its drain for longer than this.
 const LONGEST_DRAIN: Duration = Duration::from_secs(180);
 /// Beyond its deadline, for the gateway to close the connection itself.

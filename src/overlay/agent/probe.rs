@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::backend::Upstream;
 use crate::overlay::agent::site::Site;
@@ -13,6 +13,8 @@ use crate::overlay::protocol::State;
 
 /// From one question to the next.
 const EVERY: Duration = Duration::from_secs(5);
+/// The same while the backend is down: everybody waits for it.
+const EVERY_WHILE_DOWN: Duration = Duration::from_secs(1);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// A backend that was up is called down only when it has failed so often in a row.
@@ -24,11 +26,8 @@ const MAX_ANSWER: usize = 64 * 1024;
 pub(super) async fn probe(site: Arc<Site>, index: usize) {
     let Some(served) = site.served.get(index) else { return };
     let name = &served.upstream.name;
-    let mut tick = interval(EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut failures, mut said) = (0, None);
     loop {
-        tick.tick().await;
         let answer = timeout(PATIENCE, ask(&site, &served.upstream, &served.probe)).await;
         let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         failures = if answer.is_ok() { 0 } else { failures + 1 };
@@ -47,6 +46,7 @@ pub(super) async fn probe(site: Arc<Site>, index: usize) {
         site.health.send_if_modified(|health| {
             health.get_mut(index).is_some_and(|before| std::mem::replace(before, state) != state)
         });
+        sleep(if state == State::Up { EVERY } else { EVERY_WHILE_DOWN }).await;
     }
 }
 

@@ -12,7 +12,7 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -61,8 +61,11 @@ pub(super) struct Links {
     keeper: Arc<Keeper>,
     clock: Clock,
     open: Mutex<Vec<Arc<Link>>>,
-    /// Held while one is opened, so that many requests at once wait for it instead of opening their own.
-    opening: tokio::sync::Mutex<()>,
+    /// Held while one is opened, so that many requests at once wait for it instead of opening their own;
+    /// holds why the last attempt failed, if it did.
+    opening: tokio::sync::Mutex<Option<Refusal>>,
+    /// Attempts that have ended.
+    attempts: AtomicU64,
 }
 
 /// A connection.
@@ -109,6 +112,7 @@ impl Links {
             keeper,
             open: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
+            attempts: AtomicU64::new(0),
         })
     }
 
@@ -153,12 +157,22 @@ impl Links {
         if may_reuse && let Some(lease) = self.reuse() {
             return Ok(lease);
         }
-        let _opening = self.opening.lock().await;
-        // Somebody else may have opened one meanwhile.
+        let before = self.attempts.load(Ordering::Acquire);
+        let mut opening = self.opening.lock().await;
+        // Somebody else may have opened one meanwhile, or have found out that it cannot be done: a queue
+        // of requests must not wait for one timeout after the other.
         if let Some(lease) = self.reuse() {
             return Ok(lease);
         }
-        let link = Arc::new(self.connect().await?);
+        if self.attempts.load(Ordering::Acquire) != before
+            && let Some(refusal) = &*opening
+        {
+            return Err(refusal.clone());
+        }
+        let connected = self.connect().await;
+        self.attempts.fetch_add(1, Ordering::AcqRel);
+        *opening = connected.as_ref().err().cloned();
+        let link = Arc::new(connected?);
         let lease = Lease::of(&link, &self.clock);
         self.lock_open().push(link);
         lease.ok_or_else(|| Refusal::Broke("it was closed at once".to_owned()))

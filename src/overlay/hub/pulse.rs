@@ -28,8 +28,10 @@ pub(super) enum Beat {
     Answered(Duration),
     /// Nothing yet: a PING went out.
     Asked,
-    /// No answer in time, or no connection.
+    /// No answer in time.
     Silent,
+    /// There is no connection any more.
+    Broken,
 }
 
 impl Pulse {
@@ -52,13 +54,13 @@ impl Pulse {
         let Some(sent_at) = self.sent_at else {
             sleep_until(self.next_at).await;
             self.sent_at = Some(Instant::now());
-            return if self.ping_pong.send_ping(Ping::opaque()).is_ok() { Beat::Asked } else { Beat::Silent };
+            return if self.ping_pong.send_ping(Ping::opaque()).is_ok() { Beat::Asked } else { Beat::Broken };
         };
         tokio::select! {
             biased;
             answered = poll_fn(|context| self.ping_pong.poll_pong(context)) => {
                 if answered.is_err() {
-                    return Beat::Silent;
+                    return Beat::Broken;
                 }
                 let now = Instant::now();
                 self.sent_at = None;

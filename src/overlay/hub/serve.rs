@@ -293,6 +293,7 @@ async fn carry(tunnels: &Tunnels, gateway: &Gateway, tunnel: &Tunnel, ends: Ends
                 Beat::Answered(span) => tunnel.answered_in(span),
                 Beat::Asked => {}
                 Beat::Silent => return End::Silent,
+                Beat::Broken => return End::Lost,
             },
             message = control.next(), if listening => match message {
                 Ok(FromConnector::Health(health)) => tunnel.set_health(&health.backend, health.state),

@@ -1,35 +1,27 @@
 //! One request over a tunnel: sent, and its reply drained into a mailbox.
 //!
-//! Invariant: a reply is taken from the connection as it comes, and waits here for its caller, so
-//! that a caller who does not read parks nothing in the connection that others share. What waits
-//! here is bounded: no further credit is given to the connector beyond [`MAILBOX`] bytes, and a
-//! caller who takes nothing for too long loses the reply. Small frames are joined: each would cost
-//! more than it holds. And whoever leaves early resets the stream, request body and reply alike.
+//! Invariant: a reply is taken from the connection as it comes, and waits in the mailbox for its
+//! caller, so that a caller who does not read parks nothing in the connection that others share. A
+//! caller who takes nothing for too long loses the reply. And whoever leaves early resets the
+//! stream, request body and reply alike.
 
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::task::AtomicWaker;
+use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::{Request, response};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::overlay::hub::mailbox::{Ending, Mailbox};
 use crate::overlay::hub::tunnels::{Entered, Seat};
-use crate::overlay::protocol::{CONNECTOR_ENDS, CONNECTOR_ERROR, ConnectorError, ENDS_WITH_CONNECTION, STREAM_WINDOW};
-
-/// Most bytes of one reply that wait for its caller.
-pub const MAILBOX: usize = 256 * 1024;
-/// Pieces up to this size are joined with what waits already.
-const SMALL: usize = 4 * 1024;
-/// Joined pieces are as large as this.
-const JOINED: usize = 16 * 1024;
+use crate::overlay::protocol::{CONNECTOR_ENDS, CONNECTOR_ERROR, ConnectorError, ENDS_WITH_CONNECTION};
 
 /// Why no reply came.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -47,103 +39,6 @@ pub enum Failure {
     /// The connector has waited for too long.
     #[error("the connector waited in vain")]
     TimedOut,
-}
-
-/// How a stream ended.
-#[derive(Clone, Debug)]
-enum Ending {
-    Whole,
-    Failed(Failure),
-}
-
-/// What came for one request and waits for its caller.
-#[derive(Debug)]
-pub struct Mailbox {
-    inside: Mutex<Inside>,
-    reader: AtomicWaker,
-    pump: AtomicWaker,
-}
-
-#[derive(Default, Debug)]
-struct Inside {
-    head: Option<response::Parts>,
-    chunks: VecDeque<Bytes>,
-    /// The last chunk, as long as it is being joined.
-    tail: BytesMut,
-    held: usize,
-    /// Pieces that were taken so far.
-    taken: u64,
-    ending: Option<Ending>,
-    /// The caller has gone.
-    gone: bool,
-    /// The pump holds back credit until there is room.
-    starved: bool,
-}
-
-impl Inside {
-    fn put(&mut self, data: Bytes) {
-        self.held += data.len();
-        if data.len() > SMALL {
-            self.close_tail();
-            self.chunks.push_back(data);
-        } else if self.held == data.len() {
-            // Nothing waits: it goes on as it is.
-            self.chunks.push_back(data);
-        } else {
-            if self.tail.len() + data.len() > JOINED {
-                self.close_tail();
-            }
-            self.tail.extend_from_slice(&data);
-        }
-    }
-
-    fn take(&mut self) -> Option<Bytes> {
-        if self.chunks.is_empty() {
-            self.close_tail();
-        }
-        let chunk = self.chunks.pop_front()?;
-        self.held -= chunk.len();
-        self.taken += 1;
-        Some(chunk)
-    }
-
-    fn close_tail(&mut self) {
-        if !self.tail.is_empty() {
-            self.chunks.push_back(std::mem::take(&mut self.tail).freeze());
-        }
-    }
-
-    const fn has_room(&self) -> bool {
-        self.held + STREAM_WINDOW as usize <= MAILBOX
-    }
-}
-
-impl Mailbox {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { inside: Mutex::default(), reader: AtomicWaker::new(), pump: AtomicWaker::new() })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends the request, as broken. What waits is thrown away.
-    pub(super) fn cut(&self, why: &str) {
-        self.fail(Failure::Broke(why.to_owned()));
-        self.pump.wake();
-    }
-
-    fn fail(&self, failure: Failure) {
-        let mut inside = self.lock();
-        if inside.ending.is_none() {
-            inside.chunks.clear();
-            inside.tail.clear();
-            inside.held = 0;
-            inside.ending = Some(Ending::Failed(failure));
-        }
-        drop(inside);
-        self.reader.wake();
-    }
 }
 
 /// The caller's side of a request over a tunnel. Dropped before its end, it resets the stream.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::config::{Config, Via};
 use crate::overlay::hub::Pace;
 use crate::overlay::hub::entry::{Link, Verdict, decide};
-use crate::overlay::hub::stream::Mailbox;
+use crate::overlay::hub::mailbox::Mailbox;
 use crate::overlay::hub::tunnel::{End, OpenOffer, Tunnel};
 use crate::overlay::protocol::{Register, State, Word};
 use crate::telemetry::metrics::OpenConnection;

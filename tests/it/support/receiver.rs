@@ -128,12 +128,14 @@ impl Receiver {
         self.task.abort();
     }
 
-    /// A `[webhook.NAME]` with these settings.
+    /// A `[webhook.NAME]` with these settings. Unless they say otherwise it is waited for: the machine
+    /// may have much else to do.
     pub(crate) fn section(&self, name: &str, settings: &str) -> String {
+        let patience = if settings.contains("timeout") { "" } else { "timeout = \"10s\"\nconnect_timeout = \"10s\"" };
+        let (address, port) = (self.address, self.address.port());
         format!(
-            "[webhook.{name}]\nurl = \"https://{}/decide?tenant=1\"\nca_file = \"receiver-{}.pem\"\nsecrets = [\"{SECRET}\"]\n{settings}\n",
-            self.address,
-            self.address.port()
+            "[webhook.{name}]\nurl = \"https://{address}/decide?tenant=1\"\nca_file = \"receiver-{port}.pem\"\n\
+             secrets = [\"{SECRET}\"]\n{patience}\n{settings}\n"
         )
     }
 
