@@ -131,6 +131,7 @@ impl Drop for Record {
             ttfb: None,
             duration: self.begun.elapsed(),
             kx: Some(&self.key_exchange),
+            webhooks: &[],
             detail: self.detail.as_deref(),
         };
         place.write(|waiting| line::write(&entry, waiting));
