@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::extensions::GeneralName;
 
 use crate::ca::checks;
 use crate::ca::plan::Span;
@@ -127,10 +128,10 @@ impl fmt::Debug for Credentials {
 pub(super) fn identity_of(leaf: &CertificateDer<'_>) -> Result<Identity, String> {
     let parsed = checks::parse(leaf)?;
     let names = parsed.subject_alternative_name().map_err(|_| "its names cannot be read".to_owned())?;
-    let uri = names.iter().flat_map(|names| &names.value.general_names).find_map(|name| match name {
-        x509_parser::extensions::GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
+    let uri = names
+        .iter()
+        .flat_map(|names| &names.value.general_names)
+        .find_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None });
     let uri = uri.ok_or_else(|| "it names no identity (spiffe://…)".to_owned())?;
     let domain = Identity::parse(uri)?.trust_domain().to_owned();
     // The gateway's own reader: nothing that it would refuse is held for good.

@@ -188,10 +188,7 @@ impl CertificateAlert {
     /// What the gateway's alert in `error` says about the certificate, if there is one.
     #[must_use]
     pub fn in_error(error: &(dyn Error + 'static)) -> Option<Self> {
-        match tls_error(error)? {
-            rustls::Error::AlertReceived(alert) => Self::of(*alert),
-            _ => None,
-        }
+        if let rustls::Error::AlertReceived(alert) = tls_error(error)? { Self::of(*alert) } else { None }
     }
 }
 

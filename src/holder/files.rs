@@ -162,14 +162,14 @@ impl Place {
     /// Why nothing can be written.
     pub fn check_writable(&self) -> Result<(), HolderFault> {
         // As much as the largest file that may come.
-        const SAMPLE: [u8; 64 * 1024] = [b'\n'; 64 * 1024];
+        let sample = vec![b'\n'; 64 * 1024];
         let staging = staging_of(&self.files().certificate);
         let removed = || match fs::remove_file(&staging) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),
         };
         let written =
-            removed().and_then(|()| files::write_new(&staging, &SAMPLE, files::PUBLIC)).and_then(|()| removed());
+            removed().and_then(|()| files::write_new(&staging, &sample, files::PUBLIC)).and_then(|()| removed());
         written.map_err(|error| HolderFault::file(&self.dir, error))
     }
 

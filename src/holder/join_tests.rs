@@ -21,10 +21,8 @@ fn files(house: &House) -> Vec<PathBuf> {
 }
 
 fn why(fault: &HolderFault) -> &[crate::holder::fault::Attempt] {
-    match fault {
-        HolderFault::Unreached(attempts) => attempts,
-        other => panic!("{other}"),
-    }
+    let HolderFault::Unreached(attempts) = fault else { panic!("{fault}") };
+    attempts
 }
 
 #[tokio::test]

@@ -196,6 +196,7 @@ async fn tunnel(mut stream: TcpStream, address: &GatewayAddress) -> Result<TcpSt
 
 /// An I/O error without the operating system's number.
 fn explain(error: &io::Error) -> String {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "an open set: the rest is said as the system says it")]
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         io::ErrorKind::NetworkUnreachable => "network unreachable".to_owned(),

@@ -140,13 +140,13 @@ impl ServerCertVerifier for PinnedRoot {
         let root = shown.into_iter().find(|certificate| RootPin::of(certificate) == self.pin).ok_or_else(not_pinned)?;
         let verifier = verifier(&[root.clone().into_owned()], Arc::clone(&self.provider)).map_err(|_| not_pinned())?;
         // A chain that holds the root and does not come from it is no better than one without.
-        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now).map_err(|error| {
-            match error {
-                Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-                    not_pinned()
-                }
-                other => other,
-            }
+        let verified = verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        verified.map_err(|error| {
+            let strange = matches!(
+                error,
+                Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)
+            );
+            if strange { not_pinned() } else { error }
         })
     }
 

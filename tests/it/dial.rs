@@ -398,7 +398,14 @@ async fn a_revoked_or_expired_certificate_says_so() {
     assert_eq!(dial.post(CHAT, "", &chat("llama")).await.status, 200);
     world.revoke_name("mallory");
     within(LONG, "the gateway's own word passes", async {
-        while dial.post(CHAT, "", &chat("llama")).await.status != 401 {}
+        loop {
+            let mut tool = dial.tool().await;
+            tool.begin(CHAT, "Connection: close\r\n", &chat("llama")).await;
+            // An answer that the revocation meets half-way is cut.
+            if tool.rest().await.starts_with("HTTP/1.1 401 ") {
+                break;
+            }
+        }
     })
     .await;
     let expired = DialSetup::new(&world).start(&world).await;
