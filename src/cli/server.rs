@@ -1,37 +1,35 @@
 //! A running gateway: the parts, put together, reloaded and taken down in order.
 
+mod settings;
+mod watched;
+
 use std::collections::HashMap;
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use tokio::task::JoinHandle;
 
+pub(super) use self::settings::server_names;
+use self::settings::settings;
+use self::watched::{Fingerprint, ends, fingerprints, watched};
 use crate::admin::Admin;
 use crate::admin::api::operators::Tls;
-use crate::backend::transport::Way;
-use crate::ca::authority::Authority;
-use crate::ca::describe::Description;
-use crate::ca::plan::SERVER_TTL;
 use crate::cli::admin_api::{self, AdminApi, Prepared};
 use crate::cli::ca;
 use crate::cli::desk;
 use crate::cli::output::Failure;
 use crate::clock::Clock;
-use crate::config::{self, ClientAuth, Config, ServerCertificate};
-use crate::domain::grant::GrantTree;
+use crate::config::{self, Config};
 use crate::domain::notification::{Data, Kind, Notification};
 use crate::domain::timestamp::Timestamp;
 use crate::enroll::Desk;
 use crate::enroll::clerk::Clerk;
 use crate::enroll::office::Office;
 use crate::gate::connection::Patience;
-use crate::gate::roles::{RoleServer, RoleServers, RoleTls};
+use crate::gate::roles::{RoleServer, RoleServers};
 use crate::gate::worker::Workers;
 use crate::gate::{Gateway, Parts, Settings};
 use crate::notify::{self, Notifier, Target};
@@ -39,14 +37,11 @@ use crate::overlay::hub::Pace;
 use crate::overlay::hub::serve::Hub;
 use crate::overlay::hub::tunnels::Tunnels;
 use crate::overlay::hub::watch::{announce, watch};
-use crate::overlay::protocol;
 use crate::store::watch::{News, Watcher};
 use crate::store::writer::Writer;
 use crate::store::{Store, pepper};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::records::{self, RecordWriter, Records};
-use crate::tls::server::{CurrentCertificate, api_config, certified_key, connect_config, provider, refusing_config};
-use crate::tls::verify::CallerVerifier;
 use crate::token::refresh::{self, Errand, Publish, Refresher};
 use crate::webhook::hooks::{Webhooks, Workshop};
 
@@ -92,9 +87,6 @@ pub struct Server {
     look_at: Timestamp,
     seen: HashMap<PathBuf, Option<Fingerprint>>,
 }
-
-/// Enough of a file's metadata to notice that it was written or replaced.
-type Fingerprint = (u64, u64, i64, i64);
 
 impl Server {
     /// Starts everything that `config` says. When this returns, requests are served.
@@ -365,154 +357,6 @@ pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
     } else {
         Failure::new(what)
     }
-}
-
-/// Makes a checked config ready for the request path. Also tells when it must be made anew because
-/// the internal certificate has used up two thirds of its life.
-fn settings(
-    config: Config,
-    generation: u64,
-    clock: &Clock,
-    (workshop, webhooks): (&Workshop, &Webhooks),
-) -> Result<(Settings, Option<Timestamp>), Failure> {
-    let said = |why: String| Failure::new(why);
-    let authority = match &config.trust_domain {
-        None => None,
-        Some(domain) => Some(open_authority(&config, domain.as_str())?),
-    };
-    let builtin = authority.as_ref().map(|authority| (authority.trust_domain().clone(), authority.anchors()));
-    let verifier = CallerVerifier::new(config.listen.client_auth, builtin, &config.trust, clock.clone(), provider())
-        .map_err(said)?;
-    let (key, renew_at) = match (&config.listen.certificate, &authority) {
-        (ServerCertificate::Files { chain, key, .. }, _) => {
-            (certified_key(chain.clone(), key.clone_key()).map_err(said)?, None)
-        }
-        (ServerCertificate::Internal, Some(authority)) => {
-            let now = clock.now();
-            let (chain, key) = authority.issue_server(&server_names(&config), now).map_err(Failure::new)?;
-            let life = SERVER_TTL.min(authority.issuer_not_after().since(now));
-            (certified_key(chain, key).map_err(said)?, Some(now.after(life * 2 / 3)))
-        }
-        (ServerCertificate::Internal, None) => {
-            return Err(Failure::with_hint(
-                "listen.certificate is \"internal\" and there is no [ca]",
-                "add a [ca] section",
-            ));
-        }
-    };
-    let certificate = Arc::new(CurrentCertificate::new(key));
-    let tls = api_config(Arc::clone(&verifier), certificate, config.listen.tls12).map_err(said)?;
-    let ways = config.backends.iter().map(|backend| Way::new(backend).map(Arc::new)).collect::<Result<_, _>>();
-    let connect = match &authority {
-        Some(authority) if !config.listen.names.connect.is_empty() => Some(connect(&config, authority, clock)?),
-        Some(_) | None => None,
-    };
-    let renew_at = connect.as_ref().map(|connect| connect.renew_at).into_iter().chain(renew_at).min();
-    let models = config.models.iter().enumerate().map(|(index, model)| (model.name.clone(), index)).collect();
-    let settings = Settings {
-        generation,
-        grants: GrantTree::new(config.grants.iter().cloned()),
-        keys: config.keys.iter().map(|key| (key.id, Arc::new(key.clone()))).collect(),
-        models,
-        webhooks: workshop.make(&config.webhooks, webhooks).map_err(said)?,
-        ways: ways.map_err(said)?,
-        connectors: connect.as_ref().map(|connect| Arc::clone(&connect.verifier)),
-        root: authority.as_ref().map(|authority| authority.root().clone()),
-        verifier,
-        tls: RoleTls {
-            api: Arc::new(tls),
-            enroll: None,
-            connect: connect.map(|connect| connect.tls),
-            refusing: Arc::new(refusing_config().map_err(said)?),
-        },
-        config,
-    };
-    Ok((settings, renew_at))
-}
-
-/// What the `connect` names are served with.
-struct Connect {
-    verifier: Arc<CallerVerifier>,
-    tls: Arc<ServerConfig>,
-    renew_at: Timestamp,
-}
-
-/// An internal certificate for the `connect` names, and a verifier to which no external authority
-/// has a say.
-fn connect(config: &Config, authority: &Authority, clock: &Clock) -> Result<Connect, Failure> {
-    let builtin = Some((authority.trust_domain().clone(), authority.anchors()));
-    let verifier = CallerVerifier::new(ClientAuth::Required, builtin, &[], clock.clone(), provider());
-    let verifier = verifier.map_err(Failure::new)?;
-    let now = clock.now();
-    let (chain, key) = authority.issue_server(&config.listen.names.connect, now).map_err(Failure::new)?;
-    let certificate = CurrentCertificate::new(certified_key(chain, key).map_err(Failure::new)?);
-    let tls = connect_config(Arc::clone(&verifier), Arc::new(certificate), protocol::ALPN).map_err(Failure::new)?;
-    let life = SERVER_TTL.min(authority.issuer_not_after().since(now));
-    Ok(Connect { verifier, tls: Arc::new(tls), renew_at: now.after(life * 2 / 3) })
-}
-
-fn open_authority(config: &Config, domain: &str) -> Result<Authority, Failure> {
-    let authority = Authority::open(&ca::directory(&config.state_dir)).map_err(|error| ca::said(&error, domain))?;
-    if authority.trust_domain().as_str() != domain {
-        return Err(Failure::with_hint(
-            format!(
-                "[ca] trust_domain is {domain}, the authority in the state directory is {}'s",
-                authority.trust_domain()
-            ),
-            "the trust domain of an authority cannot change: set it back, or use another state directory",
-        ));
-    }
-    Ok(authority)
-}
-
-/// What the internal certificate is good for: the `api` names, and the addresses at which clients
-/// without a name reach the listener.
-pub(super) fn server_names(config: &Config) -> Vec<String> {
-    let mut names = config.listen.names.api.clone();
-    let address = config.listen.address.ip().to_canonical();
-    let addresses = if address.is_unspecified() {
-        vec!["127.0.0.1".to_owned(), "::1".to_owned()]
-    } else {
-        vec![address.to_string()]
-    };
-    for address in addresses {
-        if !names.contains(&address) {
-            names.push(address);
-        }
-    }
-    names
-}
-
-/// When the first certificate of each role ends, in seconds since 1970.
-fn ends(config: &Config, now: Timestamp) -> Result<Vec<(&'static str, i64)>, Failure> {
-    let store = Store::open(&config.state_dir).map_err(Failure::new)?;
-    let issued = store.soonest_ends(now).map_err(Failure::new)?;
-    let mut ends: Vec<_> = issued.into_iter().map(|(role, end)| (role.as_str(), end.as_seconds())).collect();
-    if let Some(domain) = &config.trust_domain {
-        ends.push(("issuer", open_authority(config, domain.as_str())?.issuer_not_after().as_seconds()));
-    }
-    // The internal one renews itself.
-    if let ServerCertificate::Files { chain, .. } = &config.listen.certificate
-        && let Some(leaf) = chain.first()
-    {
-        ends.push(("server", Description::read(leaf).map_err(Failure::new)?.span.not_after.as_seconds()));
-    }
-    Ok(ends)
-}
-
-fn fingerprints(config: &Config) -> HashMap<PathBuf, Option<Fingerprint>> {
-    watched(config).map(|file| (file.clone(), fingerprint(&file))).collect()
-}
-
-/// What a reload looks at. A changed authority is another directory in the place of the old one.
-fn watched(config: &Config) -> impl Iterator<Item = PathBuf> {
-    let authority = config.trust_domain.as_ref().map(|_| ca::directory(&config.state_dir));
-    config.watched.iter().chain([&config.file]).cloned().chain(authority)
-}
-
-fn fingerprint(file: &Path) -> Option<Fingerprint> {
-    let metadata = fs::metadata(file).ok()?;
-    Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
 /// How long the last records may take to reach the disk.

@@ -20,7 +20,8 @@ use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::queue::{End, QueueState, Queued, Retry};
 use crate::store::sqlite;
-use crate::telemetry::metrics::{Delivery, Metrics};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::notifications::Delivery;
 
 /// How often a queue is looked at. A look at one where nothing waits costs microseconds.
 const EVERY: Duration = Duration::from_millis(200);
@@ -120,14 +121,14 @@ impl Desk {
                 if std::mem::take(failing) {
                     tracing::info!(webhook = name, "the webhook takes notifications again");
                 }
-                self.metrics.notified(name, Delivery::Delivered);
+                self.metrics.notifications.told(name, Delivery::Delivered);
                 self.with_store(|store| store.finish_notification(name, queued.number, End::Delivered))
             }
             Attempt::Refused | Attempt::Unavailable => {
                 if !std::mem::replace(failing, true) {
                     tracing::warn!(webhook = name, "notifications wait, the webhook does not take them: {why}");
                 }
-                self.metrics.notified(name, Delivery::Failed);
+                self.metrics.notifications.told(name, Delivery::Failed);
                 let due_at = self.clock.now().after(wait(queued.failures.saturating_add(1), luck()));
                 let retry = Retry { number: queued.number, refused: came == Attempt::Refused, due_at };
                 self.with_store(|store| store.postpone_notification(name, retry))
@@ -144,7 +145,7 @@ impl Desk {
             refusals = queued.refusals,
             "a notification is given up"
         );
-        self.metrics.notified(name, Delivery::GivenUp);
+        self.metrics.notifications.told(name, Delivery::GivenUp);
         self.with_store(|store| store.finish_notification(name, queued.number, End::GivenUp))
     }
 
@@ -167,7 +168,7 @@ impl Desk {
                     );
                 }
             }
-            self.metrics.notifications_wait(queues.iter().map(|queue| (&*queue.webhook, queue.waiting, queue.dropped)));
+            self.metrics.notifications.wait(queues.iter().map(|queue| (&*queue.webhook, queue.waiting, queue.dropped)));
             before = Some(queues);
         }
     }

@@ -15,6 +15,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::domain::event::Outcome;
+use crate::telemetry::notifications::NotificationMetrics;
+use crate::telemetry::tunnels::TunnelMetrics;
 use crate::telemetry::webhooks::WebhookMetrics;
 
 /// Everything that is counted.
@@ -40,93 +42,17 @@ pub struct Metrics {
     store_readable: Gauge,
     shared_address: Gauge,
     certificates: Family<CertificateLabels, Gauge>,
-    /// Of webhooks.
+    /// Of webhooks that are asked.
     pub webhooks: WebhookMetrics,
-    notifications: Family<DeliveryLabels, Counter>,
-    notifications_waiting: Family<WebhookLabels, Gauge<u64, AtomicU64>>,
-    notifications_dropped: Family<WebhookLabels, Gauge<u64, AtomicU64>>,
-    tunnels: AllTunnels,
-}
-
-/// What is counted of all tunnels.
-#[derive(Debug)]
-struct AllTunnels {
-    open: Gauge,
-    streams: Family<ConnectorLabels, Gauge>,
-    ends: Family<TunnelEndLabels, Counter>,
-    refused: Family<HandshakeLabels, Counter>,
-    sent: Family<ConnectorLabels, Counter>,
-    received: Family<ConnectorLabels, Counter>,
-    round_trips: Histogram,
-}
-
-impl AllTunnels {
-    fn registered(registry: &mut Registry) -> Self {
-        let round_trips = Histogram::new(exponential_buckets(0.000_1, 4.0, 9));
-        registry.register_with_unit(
-            "tunnel_round_trip",
-            "From a PING to its answer, over the tunnels of connectors",
-            Unit::Seconds,
-            round_trips.clone(),
-        );
-        Self {
-            open: registered(registry, "tunnels", "Open tunnels of connectors"),
-            streams: registered(registry, "tunnel_streams", "Requests that are under way over a connector's tunnels"),
-            ends: registered(registry, "tunnel_ends", "Tunnels that have ended, by reason"),
-            refused: registered(registry, "tunnels_refused", "Connections of connectors that were not let in"),
-            sent: registered(registry, "tunnel_sent_bytes", "Bytes of requests sent over a connector's tunnels"),
-            received: registered(registry, "tunnel_received_bytes", "Bytes of replies from a connector's tunnels"),
-            round_trips,
-        }
-    }
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct ConnectorLabels {
-    connector: String,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct TunnelEndLabels {
-    connector: String,
-    reason: &'static str,
+    /// Of webhooks that are told.
+    pub notifications: NotificationMetrics,
+    /// Of connectors' tunnels.
+    pub tunnels: TunnelMetrics,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct CertificateLabels {
     role: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct WebhookLabels {
-    webhook: String,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct DeliveryLabels {
-    webhook: String,
-    result: &'static str,
-}
-
-/// What came of telling a webhook something.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Delivery {
-    /// The webhook has taken it.
-    Delivered,
-    /// It has not; it is told again.
-    Failed,
-    /// It is not told any more.
-    GivenUp,
-}
-
-impl Delivery {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::Failed => "failed",
-            Self::GivenUp => "given_up",
-        }
-    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -259,17 +185,9 @@ impl Default for Metrics {
             Unit::Seconds,
             certificates.clone(),
         );
-        let notifications =
-            registered(&mut registry, "notifications", "Attempts to tell a webhook of an event, by what came of them");
-        let notifications_waiting =
-            registered(&mut registry, "notifications_waiting", "Notifications that a webhook has not taken yet");
-        let notifications_dropped = registered(
-            &mut registry,
-            "notifications_dropped",
-            "Notifications that were lost because the queue of a webhook was full",
-        );
-        let tunnels = AllTunnels::registered(&mut registry);
         let webhooks = WebhookMetrics::register(&mut registry);
+        let notifications = NotificationMetrics::register(&mut registry);
+        let tunnels = TunnelMetrics::register(&mut registry);
         Self {
             registry,
             requests,
@@ -292,15 +210,13 @@ impl Default for Metrics {
             webhooks,
             shared_address,
             notifications,
-            notifications_waiting,
-            notifications_dropped,
             tunnels,
         }
     }
 }
 
 /// A metric that begins at nothing and is in the registry.
-fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+pub(super) fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
     let metric = M::default();
     registry.register(name, help, metric.clone());
     metric
@@ -333,9 +249,8 @@ impl Metrics {
 
     /// A connection was accepted. It is open until the guard is dropped.
     #[must_use]
-    pub fn connection_opens(&self) -> OpenConnection {
-        self.connections.inc();
-        OpenConnection(self.connections.clone())
+    pub fn connection_opens(&self) -> Open {
+        Open::counted(&self.connections)
     }
 
     /// A connection was closed at once, because a bound was reached.
@@ -351,36 +266,6 @@ impl Metrics {
     /// A backend could not be connected to.
     pub fn connect_failed(&self, backend: &str) {
         self.connects.get_or_create(&BackendLabels { backend: backend.to_owned() }).inc();
-    }
-
-    /// A connector has registered. Its tunnel is open until the guard is dropped.
-    #[must_use]
-    pub fn tunnel_opens(&self) -> OpenConnection {
-        self.tunnels.open.inc();
-        OpenConnection(self.tunnels.open.clone())
-    }
-
-    /// What is counted of a tunnel. `connector` is a name in the config, or "other".
-    #[must_use]
-    pub fn tunnel(&self, connector: &str) -> TunnelMetrics {
-        let labels = ConnectorLabels { connector: connector.to_owned() };
-        TunnelMetrics {
-            streams: self.tunnels.streams.get_or_create(&labels).clone(),
-            sent: self.tunnels.sent.get_or_create(&labels).clone(),
-            received: self.tunnels.received.get_or_create(&labels).clone(),
-            round_trips: self.tunnels.round_trips.clone(),
-        }
-    }
-
-    /// A tunnel has ended.
-    pub fn tunnel_ended(&self, connector: &str, reason: &'static str) {
-        let labels = TunnelEndLabels { connector: connector.to_owned(), reason };
-        self.tunnels.ends.get_or_create(&labels).inc();
-    }
-
-    /// A connector's connection was not let in.
-    pub fn tunnel_refused(&self, reason: &'static str) {
-        self.tunnels.refused.get_or_create(&HandshakeLabels { reason }).inc();
     }
 
     /// A connection was lost to a defect.
@@ -413,24 +298,6 @@ impl Metrics {
         self.key_fetches.get_or_create(&IssuerLabels { issuer: issuer.to_owned(), result }).inc();
     }
 
-    /// A webhook was told something, or was not.
-    pub fn notified(&self, webhook: &str, delivery: Delivery) {
-        let labels = DeliveryLabels { webhook: webhook.to_owned(), result: delivery.as_str() };
-        self.notifications.get_or_create(&labels).inc();
-    }
-
-    /// How many notifications wait for each webhook, and how many were ever lost. Webhooks that are
-    /// not named are told nothing.
-    pub fn notifications_wait<'w>(&self, queues: impl Iterator<Item = (&'w str, u64, u64)>) {
-        self.notifications_waiting.clear();
-        self.notifications_dropped.clear();
-        for (webhook, waiting, dropped) in queues {
-            let labels = WebhookLabels { webhook: webhook.to_owned() };
-            self.notifications_waiting.get_or_create(&labels).set(waiting);
-            self.notifications_dropped.get_or_create(&labels).set(dropped);
-        }
-    }
-
     /// Writes all figures in the text format that Prometheus scrapes.
     #[must_use]
     pub fn scrape(&self, figures: Figures) -> String {
@@ -459,44 +326,18 @@ pub struct Figures {
     pub callers_share_an_address: bool,
 }
 
-/// What is counted of one tunnel.
+/// Something that is open, as far as counting goes.
 #[derive(Debug)]
-pub struct TunnelMetrics {
-    streams: Gauge,
-    sent: Counter,
-    received: Counter,
-    round_trips: Histogram,
-}
+pub struct Open(Gauge);
 
-impl TunnelMetrics {
-    /// A request goes over it. It is under way until the guard is dropped.
-    #[must_use]
-    pub fn stream_opens(&self) -> OpenConnection {
-        self.streams.inc();
-        OpenConnection(self.streams.clone())
-    }
-
-    /// Bytes of a request's body went out.
-    pub fn sent(&self, bytes: usize) {
-        self.sent.inc_by(bytes as u64);
-    }
-
-    /// Bytes of a reply's body came in.
-    pub fn received(&self, bytes: usize) {
-        self.received.inc_by(bytes as u64);
-    }
-
-    /// A PING was answered after this span.
-    pub fn round_trip(&self, span: Duration) {
-        self.round_trips.observe(span.as_secs_f64());
+impl Open {
+    pub(super) fn counted(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
     }
 }
 
-/// An open connection, as far as counting goes.
-#[derive(Debug)]
-pub struct OpenConnection(Gauge);
-
-impl Drop for OpenConnection {
+impl Drop for Open {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -2,5 +2,7 @@
 
 pub mod log;
 pub mod metrics;
+pub mod notifications;
 pub mod records;
+pub mod tunnels;
 pub mod webhooks;

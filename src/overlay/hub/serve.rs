@@ -68,11 +68,11 @@ async fn serve(tunnels: &Arc<Tunnels>, arrived: Arrived) {
         Ok(Ok(begun)) => begun,
         Ok(Err(ended)) => {
             tracing::debug!(connector = %holder.name, %address, %ended, "a connector has left before it registered");
-            return gateway.metrics.tunnel_refused("lost");
+            return gateway.metrics.tunnels.refused("lost");
         }
         Err(_) => {
             tracing::warn!(connector = %holder.name, %address, "a connector has not registered in time");
-            return gateway.metrics.tunnel_refused("late");
+            return gateway.metrics.tunnels.refused("late");
         }
     };
     Box::pin(registered(tunnels, &gateway, holder, opened, first)).await;
@@ -124,7 +124,7 @@ async fn registered(
             return Err(No::never(Word::BAD_REGISTER));
         }
         let offers = tunnels.offers(&holder.name, &register);
-        let counted = gateway.metrics.tunnel(label(tunnels, &holder.name));
+        let counted = gateway.metrics.tunnels.one(label(tunnels, &holder.name));
         let parts = Parts { requests, offers, limit, since: gateway.clock.now(), counted };
         let tunnel = Arc::new(Tunnel::new(tunnels.next_number(), holder, &register, parts));
         enter(tunnels, &tunnel).await?;
@@ -133,7 +133,7 @@ async fn registered(
     let tunnel = match entered.await {
         Ok(tunnel) => tunnel,
         Err(No { code, retry, after }) => {
-            gateway.metrics.tunnel_refused(code);
+            gateway.metrics.tunnels.refused(code);
             if let Some(code) = word(code) {
                 control.say(&FromGateway::Error { code, retry, retry_after_s: after });
             }
@@ -142,12 +142,12 @@ async fn registered(
     };
     let Holder { address, .. } = tunnel.holder;
     tracing::info!(connector = %name, instance = %tunnel.instance, index = tunnel.index, %address, version = %tunnel.version, "a connector has registered");
-    let _open = gateway.metrics.tunnel_opens();
+    let _open = gateway.metrics.tunnels.opens();
     let ends =
         Ends { control: &mut control, connection: &mut connection, pulse: Pulse::new(ping_pong, tunnels.pace()) };
     let end = carry(tunnels, gateway, &tunnel, ends).await;
     tunnels.remove(&tunnel);
-    gateway.metrics.tunnel_ended(label(tunnels, &name), end.as_str());
+    gateway.metrics.tunnels.ended(label(tunnels, &name), end.as_str());
     tracing::info!(connector = %name, instance = %tunnel.instance, index = tunnel.index, reason = end.as_str(), "a tunnel has ended");
     // Before anything is said: what is cut is cut at once.
     tunnel.cut(match end {

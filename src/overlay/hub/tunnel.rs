@@ -20,7 +20,7 @@ use crate::overlay::hub::entry::Link;
 use crate::overlay::hub::mailbox::Mailbox;
 use crate::overlay::hub::places::Places;
 use crate::overlay::protocol::{Offer, Register, State, Word};
-use crate::telemetry::metrics::TunnelMetrics;
+use crate::telemetry::tunnels::OneTunnel;
 use crate::tls::peer::PeerCertificate;
 
 /// A tunnel whose connector has registered.
@@ -41,7 +41,7 @@ pub struct Tunnel {
     /// Requests that it carries at once.
     pub places: Places,
     /// What is counted of it.
-    pub counted: TunnelMetrics,
+    pub counted: OneTunnel,
     offers: Vec<Arc<OpenOffer>>,
     requests: Mutex<Option<SendRequest<Bytes>>>,
     streams: Mutex<Slab<Arc<Mailbox>>>,
@@ -349,7 +349,7 @@ pub(super) struct Parts {
     pub(super) offers: Vec<Arc<OpenOffer>>,
     pub(super) limit: u32,
     pub(super) since: Timestamp,
-    pub(super) counted: TunnelMetrics,
+    pub(super) counted: OneTunnel,
 }
 
 /// A word of the protocol that is one of its constants.

@@ -19,7 +19,7 @@ use crate::overlay::hub::entry::{Link, Verdict, decide};
 use crate::overlay::hub::mailbox::Mailbox;
 use crate::overlay::hub::tunnel::{End, OpenOffer, Tunnel};
 use crate::overlay::protocol::{Register, State, Word};
-use crate::telemetry::metrics::OpenConnection;
+use crate::telemetry::metrics::Open;
 
 /// Requests that wait for a seat, over all backends. More are turned away at once.
 const MAX_WAITING: u32 = 1024;
@@ -388,7 +388,7 @@ impl Drop for Seat {
 pub(super) struct Entered {
     seat: Seat,
     place: usize,
-    _counted: OpenConnection,
+    _counted: Open,
 }
 
 impl Entered {
