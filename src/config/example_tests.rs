@@ -112,84 +112,17 @@ fn the_commented_defaults_are_the_defaults() {
 #[test]
 fn the_example_names_every_setting() {
     let text = uncommented();
-    for name in [
-        "state_dir",
-        "gateway_id",
-        "address",
-        "names",
-        "client_auth",
-        "certificate",
-        "min_version",
-        "max_body_bytes",
-        "max_buffered_bytes",
-        "max_connections",
-        "max_connections_per_address",
-        "drain",
-        "proxy_protocol",
-        "trusted_proxies",
-        "level",
-        "format",
-        "file",
-        "when_full",
-        "state_stale_max",
-        "default_key_ttl",
-        "webhook",
-        "accept_fail_open",
-        "secrets",
-        "ca_file",
-        "timeout",
-        "connect_timeout",
-        "on_error",
-        "stale_max",
-        "cache_allow",
-        "cache_deny",
-        "max_in_flight",
-        "include",
-        "allow_networks",
-        "allow_overrides",
-        "revalidate",
-        "max_key_ttl",
-        "sha256",
-        "not_before",
-        "disabled",
-        "bound_to",
-        "labels",
-        "note",
-        "max_bytes",
-        "keep",
-        "engine",
-        "trust_domain",
-        "name",
-        "roots",
-        "map",
-        "trust_domains",
-        "match",
-        "owner",
-        "require",
-        "networks",
-        "endpoints",
-        "models",
-        "cors_origins",
-        "expires_at",
-        "issuer",
-        "audience",
-        "algorithms",
-        "jwks_file",
-        "leeway",
-        "refresh",
-        "stale_max",
-        "ca_file",
-        "url",
-        "connector",
-        "max_instances",
-        "dialects",
-        "credential",
-        "tls",
-        "timeouts",
-        "forward_identity",
-        "on_disconnect",
-        "targets",
-    ] {
+    let names = "
+        state_dir gateway_id address names client_auth certificate min_version max_body_bytes max_buffered_bytes
+        max_connections max_connections_per_address drain proxy_protocol trusted_proxies level format file when_full
+        state_stale_max default_key_ttl webhook accept_fail_open secrets ca_file timeout connect_timeout on_error
+        stale_max cache_allow cache_deny max_in_flight include allow_networks allow_overrides revalidate max_key_ttl
+        sha256 not_before disabled bound_to labels note max_bytes keep engine trust_domain name roots map
+        trust_domains match owner require networks endpoints models cors_origins expires_at issuer audience
+        algorithms jwks_file leeway refresh url connector max_instances dialects credential tls timeouts
+        forward_identity on_disconnect targets advertise events
+    ";
+    for name in names.split_whitespace() {
         assert!(text.lines().any(|line| line.starts_with(&format!("{name} = "))), "{name}");
     }
 }

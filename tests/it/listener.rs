@@ -57,7 +57,7 @@ async fn names_decide_who_is_talked_to() {
     let stub = Stub::chatty().await;
     let world = World::open(&stub).await;
     let key = world.key("acme/x").await;
-    for name in ["evil.test", "connect.test", "sub.llm.test", "test"] {
+    for name in ["evil.test", "connect.llm.test", "sub.llm.test", "test"] {
         alert(world.caller().named(name).tls(&["h2", "http/1.1"]).await, "AccessDenied");
     }
     world.metric_becomes("doorward_handshake_failures_total{reason=\"unknown_name\"}", 4.0).await;

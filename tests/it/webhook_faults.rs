@@ -148,7 +148,7 @@ const JSON: &str = "200 OK\r\ncontent-type: application/json\r\nconnection: clos
 
 /// A good answer. Connections are new for each question, so that what is wrong with them shows.
 fn allowed() -> Answer {
-    reply(JSON, |message| decision(message, json!({"decision": "allow"})))
+    reply(JSON, |message| decision(message, &json!({"decision": "allow"})))
 }
 
 fn allow() -> Play {
@@ -156,7 +156,7 @@ fn allow() -> Play {
 }
 
 /// A decision about the question, with what else is said.
-fn decision(message: &Message, more: Value) -> Vec<u8> {
+fn decision(message: &Message, more: &Value) -> Vec<u8> {
     let mut decision = json!({"version": 1, "request_id": message.json["request_id"]});
     decision.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     serde_json::to_vec(&decision).unwrap()
@@ -171,7 +171,7 @@ fn text(text: &'static str) -> Play {
 
 /// A whole good answer under another head.
 fn headed(head: &'static str) -> Play {
-    Play::Answer(reply(head, |message| decision(message, json!({"decision": "allow"}))))
+    Play::Answer(reply(head, |message| decision(message, &json!({"decision": "allow"}))))
 }
 
 /// Bytes as they are.
@@ -225,7 +225,7 @@ async fn promise_07_an_answer_that_is_none_never_opens_the_gate() {
     let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
     let chunked = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
     let padded = |message: &Message| {
-        let mut body = decision(message, json!({"decision": "allow"}));
+        let mut body = decision(message, &json!({"decision": "allow"}));
         body.resize(70_000, b' ');
         body
     };
@@ -313,7 +313,7 @@ async fn promise_07_an_answer_that_does_not_count_never_opens_the_gate() {
 /// too, which is none before it is whole.
 #[tokio::test]
 async fn promise_07_a_reset_at_each_byte_of_an_answer_never_opens_the_gate() {
-    let denied = || reply(JSON, |message| decision(message, json!({"decision": "deny", "status": 403})));
+    let denied = || reply(JSON, |message| decision(message, &json!({"decision": "deny", "status": 403})));
     let mut scene = Scene::set().await;
     let length = {
         scene.ask_in("deny").await.assert_served();
@@ -357,7 +357,8 @@ async fn promise_07_a_flapping_webhook_never_opens_the_gate() {
             answer.assert_served();
         }
     }
-    let forgetful = || Play::Answer(reply(JSON, |message| decision(message, json!({"decision": "allow", "ttl_s": 0}))));
+    let forgetful =
+        || Play::Answer(reply(JSON, |message| decision(message, &json!({"decision": "allow", "ttl_s": 0}))));
     scene.world.clock.advance(120 * SECOND);
     for round in 0..20 {
         scene.world.clock.advance(4 * SECOND);
@@ -404,7 +405,7 @@ async fn what_callers_write_breaks_nothing() {
     let by_project = reply("200 OK\r\ncontent-type: application/json", |message| {
         let project = message.json["request"]["headers"]["x-project"].as_str().unwrap_or_default();
         let word = if project.starts_with("good") { "allow" } else { "deny" };
-        decision(message, json!({"decision": word, "ttl_s": 20, "reason": format!("{project}\n\u{1b}[31m\"")}))
+        decision(message, &json!({"decision": word, "ttl_s": 20, "reason": format!("{project}\n\u{1b}[31m\"")}))
     });
     let (stub, hook) = (Stub::chatty().await, Hook::start(Play::Answer(by_project)).await);
     let mut setup = Setup::new(&stub);
