@@ -43,6 +43,7 @@ async fn fewer_tokens_are_asked_of_the_backend() {
         (json!({"model": "llama", "max_tokens": 512}), json!(512), (256, 256)),
         (json!({"model": "llama", "max_tokens": 5, "max_completion_tokens": 4096}), json!(4096), (5, 256)),
         (json!({"model": "llama", "max_completion_tokens": null}), Value::Null, (256, 256)),
+        (json!({"model": "llama", "max_tokens": 0}), Value::Null, (1, 256)),
     ] {
         assert_eq!(line.chat(&asked.to_string()).await.status, 200);
         assert_eq!(receiver.asked().pop().unwrap().body["request"]["max_tokens"], told);
@@ -211,7 +212,7 @@ async fn whatever_a_webhook_answers_what_is_admitted_never_grows() {
                     (&answer["decision"], &answer["request_id"], &answer["version"]),
                     (&json!("allow"), &json!("ID"), &json!(1))
                 );
-                assert!(answer["overrides"]["max_tokens"].as_u64().is_none_or(|most| sent <= most), "{answer}");
+                assert!(answer["overrides"]["max_tokens"].as_u64().is_none_or(|most| sent <= most.max(1)), "{answer}");
                 assert_ne!(answer["overrides"]["backend"], "elsewhere");
             }
             None => turned_away += 1,
