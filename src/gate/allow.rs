@@ -183,7 +183,11 @@ fn narrow(
     }
     if let Some(deadline) = deadline {
         let at = record.received_at().after(*deadline);
-        admitted.live.limit(at, Refusal::BackendTimeout("the time that a webhook gave the request is over"));
+        let over = Refusal::BackendTimeout("the time that a webhook gave the request is over");
+        if gateway.clock.now() >= at {
+            return Err(over);
+        }
+        admitted.live.limit(at, over);
     }
     if let Some(at) = expires_at {
         let over = over(name);

@@ -108,6 +108,11 @@ async fn a_reply_ends_when_the_webhook_says() {
     // A time that has passed allows nothing.
     receiver.says(json!({"decision": "allow", "overrides": {"expires_at": ends.to_string()}}));
     line().await.chat(&chat("llama")).await.assert_refused(&world, 403, "denied_by_webhook").await;
+    // No more does no time at all.
+    receiver.says(json!({"decision": "allow", "overrides": {"deadline_ms": 0}}));
+    let before = stub.seen().len();
+    line().await.chat(&chat("llama")).await.assert_refused(&world, 504, "backend_timeout").await;
+    assert_eq!(stub.seen().len(), before);
 }
 
 /// While a reply streams the webhook is asked again, past what is remembered; a denial ends it, an
