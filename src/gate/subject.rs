@@ -57,13 +57,19 @@ impl Subject {
     ) -> Result<Self, Refusal> {
         let admitted = &routed.admitted;
         let webhooks = &view.settings.webhooks;
-        let mut includes =
-            admitted.hooks.iter().filter_map(|hooked| Some(&webhooks.get(&hooked.name)?.webhook().include));
-        let (mut with_headers, mut with_body) = (false, false);
-        includes.by_ref().for_each(|include| {
-            with_headers |= !include.headers.is_empty();
+        let includes = admitted.hooks.iter().filter_map(|hooked| Some(&webhooks.get(&hooked.name)?.webhook().include));
+        // Those that are told and no others: the credential is among them.
+        let (mut headers, mut with_body) = (HeaderMap::new(), false);
+        for include in includes {
             with_body |= include.body;
-        });
+            for name in &include.headers {
+                if !headers.contains_key(name) {
+                    for value in head.headers.get_all(name) {
+                        headers.append(name, value.clone());
+                    }
+                }
+            }
+        }
         if with_body && body.bytes.len() > MAX_BODY {
             return Err(Refusal::BodyTooLarge { limit: MAX_BODY as u64 });
         }
@@ -81,7 +87,7 @@ impl Subject {
             until: admitted.until,
             candidates: candidates.into(),
             content_length: body.length(),
-            headers: if with_headers { head.headers.clone() } else { HeaderMap::new() },
+            headers,
             body: with_body.then(|| body.bytes.clone()),
         })
     }
