@@ -1,7 +1,8 @@
 //! Webhooks that are asked again while a reply streams.
 //!
 //! Invariant: what ends a request here is what would have refused it at the beginning: a denial, or
-//! no answer where `on_error` does not let that pass. The asking ends with the request.
+//! no answer where `on_error` does not let that pass; who is asked, and whether a failure passes, is
+//! what the grants say by then. The asking ends with the request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +40,7 @@ pub fn revalidate(gateway: &Arc<Gateway>, routed: &mut Routed, view: &View, subj
     admitted.live.revalidated_by(Revalidation(tokio::spawn(asking)));
 }
 
-async fn again(gateway: Arc<Gateway>, hooks: Vec<Hooked>, subject: Subject) {
+async fn again(gateway: Arc<Gateway>, mut hooks: Vec<Hooked>, subject: Subject) {
     loop {
         // A reload may have changed how often.
         let Some(pause) = period(&gateway.view(), &hooks) else { return };
@@ -48,7 +49,16 @@ async fn again(gateway: Arc<Gateway>, hooks: Vec<Hooked>, subject: Subject) {
             sleep(LOOK).await;
         }
         let view = gateway.view();
-        if let Err(refusal) = once(&view, &hooks, &subject).await {
+        // A word of two may have been taken back since.
+        let decided = subject.live().facts().decide(&view, gateway.clock.now());
+        let settled = match decided {
+            Ok(decided) => {
+                hooks = decided.hooks;
+                once(&view, &hooks, &subject).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = settled {
             subject.live().end(refusal);
             return;
         }

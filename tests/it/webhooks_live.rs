@@ -151,6 +151,26 @@ async fn replies_are_asked_about_again() {
 #[tokio::test]
 async fn nobody_asks_about_a_reply_that_is_over() {
     let (stub, receiver) = (Stub::by_hand().await, Receiver::start().await);
+/// Failing open takes both words when it happens: a reply that began when there were two is asked
+/// about by what the grants say now.
+#[tokio::test]
+async fn a_word_for_failing_open_can_be_taken_back() {
+    let (stub, receiver) = (Stub::by_hand().await, Receiver::start().await);
+    let mut setup = receiver
+        .guard(Setup::new(&stub).manual_clock(), "revalidate = \"30s\"\non_error = \"allow\"\ncache_allow = \"0s\"");
+    let open = "webhook = \"iam\"\naccept_fail_open = true\n";
+    setup.grants = setup.grants.replacen("webhook = \"iam\"\n", open, 1);
+    let mut world = setup.start().await;
+    let key = world.key("acme/research/alice").await;
+    let mut line = world.caller().key(&key).h1().await;
+    let (flow, exchange) = live(&mut line, &stub).await;
+    let text = std::fs::read_to_string(&world.file).unwrap();
+    world.reload(&text.replacen("accept_fail_open = true\n", "", 1));
+    receiver.answers(Manner::Raw(500, "text/plain", String::new()));
+    world.clock.advance(30 * SECOND);
+    cut(&world, flow, exchange, "authorization_unavailable").await;
+}
+
     let (world, key) = guarded(&stub, &receiver, "revalidate = \"30s\"").await;
     let mut line = world.caller().key(&key).h1().await;
     let (flow, exchange) = live(&mut line, &stub).await;
