@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::domain::refusal::Refusal;
 use crate::domain::webhook::Hooked;
-use crate::gate::allow::{hear, over, period, settle};
+use crate::gate::allow::{ROUNDS, hear, over, period, settle};
 use crate::gate::route::Routed;
 use crate::gate::subject::Subject;
 use crate::gate::{Gateway, View};
@@ -41,7 +41,8 @@ pub fn revalidate(gateway: &Arc<Gateway>, routed: &mut Routed, view: &View, subj
 }
 
 async fn again(gateway: Arc<Gateway>, mut hooks: Vec<Hooked>, subject: Subject) {
-    loop {
+    // Beyond what was asked before the request went on.
+    for turn in ROUNDS.. {
         // A reload may have changed how often.
         let Some(pause) = period(&gateway.view(), &hooks) else { return };
         let due = gateway.clock.steady() + pause;
@@ -54,7 +55,7 @@ async fn again(gateway: Arc<Gateway>, mut hooks: Vec<Hooked>, subject: Subject) 
         let settled = match decided {
             Ok(decided) => {
                 hooks = decided.hooks;
-                once(&view, &hooks, &subject).await
+                once(&view, &hooks, (&subject, turn)).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -65,10 +66,10 @@ async fn again(gateway: Arc<Gateway>, mut hooks: Vec<Hooked>, subject: Subject) 
     }
 }
 
-async fn once(view: &View, hooks: &[Hooked], subject: &Subject) -> Result<(), Refusal> {
+async fn once(view: &View, hooks: &[Hooked], (subject, turn): (&Subject, u32)) -> Result<(), Refusal> {
     let wanted: Vec<Hooked> =
         hooks.iter().filter(|hooked| period(view, std::slice::from_ref(hooked)).is_some()).cloned().collect();
-    let heard = hear(view, &wanted, subject, true).await?;
+    let heard = hear(view, &wanted, subject, (true, turn)).await?;
     for (name, narrowing) in settle(&heard)? {
         if let Some(at) = narrowing.expires_at {
             subject.live().limit(at, over(&name));

@@ -19,7 +19,7 @@ use crate::gate::body::Buffered;
 use crate::gate::live::LiveHandle;
 use crate::gate::record::Record;
 use crate::gate::route::Routed;
-use crate::webhook::hook::{Asking, Holder};
+use crate::webhook::hook::{Asking, Holder, message_id};
 use crate::webhook::question::{MAX_BODY, Question};
 
 /// A request, as far as webhooks are told of it.
@@ -98,12 +98,12 @@ impl Subject {
         &self.live
     }
 
-    /// The question to one webhook.
+    /// The question to one webhook, which was asked about the request `again` times before.
     ///
     /// # Errors
     ///
     /// When the caller's credentials do not stand any more.
-    pub fn asking(&self, view: &View, webhook: &Webhook, anew: bool) -> Result<Asking, Refusal> {
+    pub fn asking(&self, view: &View, webhook: &Webhook, anew: bool, again: u32) -> Result<Asking, Refusal> {
         let facts = self.live.facts();
         let connection = facts.connection();
         let credentials = facts.credentials(view)?;
@@ -168,6 +168,7 @@ impl Subject {
             told: Arc::new(told),
             holder: Arc::new(holder),
             request_id: Arc::clone(&self.request_id),
+            message_id: message_id(&self.request_id, again),
             candidates: Arc::clone(&self.candidates),
             credential_ends: self.until,
             anew,

@@ -137,6 +137,10 @@ async fn replies_are_asked_about_again() {
     .await;
     let record = cut(&world, flow, exchange, "denied_by_webhook").await;
     assert_eq!(record["detail"], "webhook iam denied: left the company");
+    // Receivers refuse ids that they have seen.
+    let ids: std::collections::HashSet<_> =
+        receiver.asked().iter().map(|asked| asked.header("webhook-id").to_owned()).collect();
+    assert_eq!(ids.len(), receiver.count());
 
     receiver.says(json!({"decision": "allow"}));
     world.clock.advance(60 * SECOND);
@@ -147,10 +151,6 @@ async fn replies_are_asked_about_again() {
     cut(&world, flow, exchange, "authorization_unavailable").await;
 }
 
-/// Who asks again is gone with the reply.
-#[tokio::test]
-async fn nobody_asks_about_a_reply_that_is_over() {
-    let (stub, receiver) = (Stub::by_hand().await, Receiver::start().await);
 /// Failing open takes both words when it happens: a reply that began when there were two is asked
 /// about by what the grants say now.
 #[tokio::test]
@@ -171,6 +171,10 @@ async fn a_word_for_failing_open_can_be_taken_back() {
     cut(&world, flow, exchange, "authorization_unavailable").await;
 }
 
+/// Who asks again is gone with the reply.
+#[tokio::test]
+async fn nobody_asks_about_a_reply_that_is_over() {
+    let (stub, receiver) = (Stub::by_hand().await, Receiver::start().await);
     let (world, key) = guarded(&stub, &receiver, "revalidate = \"30s\"").await;
     let mut line = world.caller().key(&key).h1().await;
     let (flow, exchange) = live(&mut line, &stub).await;
@@ -315,6 +319,8 @@ async fn a_reload_while_it_is_asked() {
     let revisions: Vec<_> =
         receiver.asked().iter().map(|asked| asked.body["gateway"]["config_revision"].clone()).collect();
     assert_eq!(revisions, [json!(1), json!(2)]);
+    let asked = receiver.asked();
+    assert_eq!(asked[1].header("webhook-id"), format!("{}_1", asked[0].header("webhook-id")));
     world.reload(&text.replacen("webhook = \"iam\"\n", "", 1));
     world.caller().key(&key).post(CHAT, &chat_stream("same")).await.assert_served();
     assert_eq!(receiver.count(), 2);
