@@ -54,8 +54,13 @@ const fn fields(endpoint: Endpoint) -> Option<&'static [Field]> {
         Endpoint::OpenAiChatCompletions => {
             Some(&[MODEL, STREAM, STREAM_OPTIONS, MAX_TOKENS, MAX_COMPLETION_TOKENS, N_PREDICT])
         }
-        Endpoint::OpenAiCompletions => Some(&[MODEL, STREAM, STREAM_OPTIONS, MAX_TOKENS, N_PREDICT]),
-        Endpoint::OpenAiResponses => Some(&[MODEL, STREAM, MAX_OUTPUT_TOKENS]),
+        // llama.cpp reads the caps of chats here too, and before those that belong here.
+        Endpoint::OpenAiCompletions => {
+            Some(&[MODEL, STREAM, STREAM_OPTIONS, MAX_TOKENS, MAX_COMPLETION_TOKENS, N_PREDICT])
+        }
+        Endpoint::OpenAiResponses => {
+            Some(&[MODEL, STREAM, MAX_OUTPUT_TOKENS, MAX_TOKENS, MAX_COMPLETION_TOKENS, N_PREDICT])
+        }
         Endpoint::OpenAiImages => Some(&[MODEL, STREAM]),
         Endpoint::AnthropicMessages => Some(&[MODEL, STREAM, MAX_TOKENS]),
         Endpoint::OllamaChat | Endpoint::OllamaGenerate => Some(&[MODEL, STREAM, OPTIONS]),

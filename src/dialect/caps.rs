@@ -1,7 +1,8 @@
 //! How many tokens a body asks for at most, and writing a lower number there.
 //!
 //! Invariant: after an edit every key by which a backend could read a cap has one, and none is
-//! higher than it was or than the new cap.
+//! higher than it was or than the new cap; but none is 0, which Ollama reads as no end, in whatever
+//! dialect it comes.
 
 use std::ops::Range;
 
@@ -10,18 +11,20 @@ use bytes::Bytes;
 use crate::dialect::spelling::whole_number;
 use crate::domain::endpoint::Endpoint;
 
+/// The lowest cap that all backends read as one.
+const LEAST: u64 = 1;
 const OPTIONS: &str = "options";
 /// What Ollama calls it, inside of `options`.
 const NUM_PREDICT: &str = "num_predict";
-/// What llama.cpp calls it, and prefers to OpenAI's own keys. Others do not know it, so it is lowered where
-/// it is and written nowhere else.
+/// What llama.cpp calls it, and prefers to OpenAI's own keys.
 const N_PREDICT: &str = "n_predict";
 
-/// Where a body's caps are: the values of at most three keys, `null` ones included.
+/// Where a body's caps are: the values of at most four keys, `null` ones included.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub(super) struct Caps([Option<(&'static str, Range<usize>)>; 3]);
+pub(super) struct Caps([Option<(&'static str, Range<usize>)>; 4]);
 
-/// The keys on the top level that cap what an endpoint generates. Backends read one or the other.
+/// The keys on the top level that cap what an endpoint generates. Backends read one or the other. Those
+/// that one backend reads beside them, or before, are lowered where they are and written nowhere else.
 const fn keys(endpoint: Endpoint) -> &'static [&'static str] {
     match endpoint {
         Endpoint::OpenAiChatCompletions => &["max_tokens", "max_completion_tokens"],
@@ -63,12 +66,12 @@ impl Caps {
     }
 
     /// The most tokens that `body` asks for, by whichever key a backend reads; `None` when by one of
-    /// those that are there it asks for no end.
+    /// those that are there it asks for no end, as some read 0.
     pub(super) fn most(&self, body: &[u8]) -> Option<u64> {
         let mut most = None;
         for (field, at) in self.0.iter().flatten() {
             if *field != OPTIONS && !is_null(body, at) {
-                most = Some(value(body, at)?).max(most);
+                most = Some(value(body, at).filter(|value| *value >= LEAST)?).max(most);
             }
         }
         most
@@ -76,15 +79,18 @@ impl Caps {
 
     /// What must be written where, so that no more than `most` tokens are asked for.
     pub(super) fn lowered(&self, endpoint: Endpoint, body: &[u8], most: u64) -> Vec<(Range<usize>, Bytes)> {
+        let most = most.max(LEAST);
         let mut edits = Vec::new();
         let begin = body.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);
         if matches!(endpoint, Endpoint::OllamaChat | Endpoint::OllamaGenerate) {
             edits.push(self.lowered_option(body, begin, most));
         }
-        if let Some(at) = self.place(N_PREDICT) {
+        let own = keys(endpoint);
+        let beside = |field: &str| !own.contains(&field) && field != OPTIONS && field != NUM_PREDICT;
+        for (_, at) in self.0.iter().flatten().filter(|(field, _)| beside(field)) {
             edits.push(Some((at.clone(), number(lower(body, at, most)))));
         }
-        for &key in keys(endpoint) {
+        for &key in own {
             edits.push(match self.place(key) {
                 Some(at) => Some((at.clone(), number(lower(body, at, most)))),
                 // A body that names a model is never empty, so something follows.
@@ -116,9 +122,10 @@ impl Caps {
     }
 }
 
-/// The value at `at`, but no more than `most`. `null` and what has no end (-1) is more.
+/// The value at `at`, but no more than `most`, and a cap. `null` and what has no end (-1) is more. Where
+/// 0 is no end 1 is less, and where it is none 1 is the next.
 fn lower(body: &[u8], at: &Range<usize>, most: u64) -> u64 {
-    value(body, at).map_or(most, |value| value.min(most))
+    value(body, at).map_or(most, |value| value.clamp(LEAST, most))
 }
 
 fn number(number: u64) -> Bytes {

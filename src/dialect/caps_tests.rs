@@ -47,6 +47,16 @@ fn a_key_of_llama_cpp_is_no_way_around() {
         r#"{"model":"m","n_predict":7,"max_tokens":null}"#,
         r#"{"model":"own","n_predict":7,"max_tokens":256}"#,
     );
+    check(
+        Endpoint::OpenAiCompletions,
+        r#"{"model":"m","max_completion_tokens":900,"max_tokens":5}"#,
+        r#"{"model":"own","max_completion_tokens":256,"max_tokens":5}"#,
+    );
+    check(
+        Endpoint::OpenAiResponses,
+        r#"{"model":"m","n_predict":-1,"max_tokens":900,"max_output_tokens":5,"max_completion_tokens":900}"#,
+        r#"{"model":"own","n_predict":256,"max_tokens":256,"max_output_tokens":5,"max_completion_tokens":256}"#,
+    );
     let most = |body: &str| read(CHAT, body.as_bytes()).unwrap().max_tokens(body.as_bytes());
     assert_eq!(most(r#"{"model":"m","max_tokens":5,"n_predict":900}"#), Some(900));
     assert_eq!(most(r#"{"model":"m","max_tokens":5,"n_predict":-1}"#), None);
@@ -80,6 +90,23 @@ fn ollama_has_it_among_its_options() {
     );
 }
 
+/// Ollama ends nothing at 0 tokens, whichever dialect they come in: 0 must neither be told as a low cap
+/// nor be written as one.
+#[test]
+fn zero_is_no_way_around() {
+    let generate = Endpoint::OllamaGenerate;
+    check(generate, r#"{"options":{"num_predict":0},"model":"m"}"#, r#"{"options":{"num_predict":1},"model":"own"}"#);
+    check(
+        CHAT,
+        r#"{"max_completion_tokens":0,"max_tokens":0.0,"model":"m"}"#,
+        r#"{"max_completion_tokens":1,"max_tokens":1,"model":"own"}"#,
+    );
+    assert_eq!(lowered(generate, r#"{"model":"m"}"#, 0), r#"{"options":{"num_predict":1},"model":"own"}"#);
+    let most = |endpoint, body: &str| read(endpoint, body.as_bytes()).unwrap().max_tokens(body.as_bytes());
+    assert_eq!(most(generate, r#"{"model":"m","options":{"num_predict":0}}"#), None);
+    assert_eq!(most(CHAT, r#"{"model":"m","max_tokens":0,"max_completion_tokens":7}"#), None);
+}
+
 #[test]
 fn what_a_body_asks_for_is_the_most_that_any_key_says() {
     let most = |endpoint, body: &str| read(endpoint, body.as_bytes()).unwrap().max_tokens(body.as_bytes());
@@ -93,7 +120,7 @@ fn what_a_body_asks_for_is_the_most_that_any_key_says() {
 
 proptest! {
     /// Whatever a body asked for, and wherever: afterwards it is the lower of that and the cap, in
-    /// every key; nothing else changes.
+    /// every key, and never 0; nothing else changes.
     #[test]
     fn lowering_only_lowers(
         first in prop_oneof![Just(Value::Null), (0u64..2000).prop_map(Value::from), Just(json!("absent"))],
@@ -108,7 +135,7 @@ proptest! {
         }
         let mut found: Value = serde_json::from_str(&lowered(CHAT, &body.to_string(), cap)).unwrap();
         for (key, value) in [("max_tokens", first), ("max_completion_tokens", second)] {
-            let expected = value.as_u64().map_or(cap, |value| value.min(cap));
+            let expected = value.as_u64().map_or(cap, |value| value.min(cap)).max(1);
             prop_assert_eq!(found[key].as_u64(), Some(expected));
             found.as_object_mut().unwrap().remove(key);
             body.as_object_mut().unwrap().remove(key);

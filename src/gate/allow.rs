@@ -26,7 +26,7 @@ use crate::webhook::hook::Heard;
 use crate::webhook::trouble::Trouble;
 
 /// How often a request is asked about when what is in force changes meanwhile.
-const ROUNDS: usize = 3;
+pub const ROUNDS: u32 = 3;
 
 /// Proof of checks 1 to 10.
 #[derive(Debug)]
@@ -70,14 +70,14 @@ async fn ask(
     record: &mut Record,
 ) -> Result<Allowed, Refusal> {
     let gateway = &worker.gateway;
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
         let subject = Subject::new(&view, &routed, (head, body), record)?;
         let begun = Instant::now();
         let hooks = &routed.admitted.hooks;
         let heard = tokio::select! {
             biased;
             refusal = routed.admitted.live.ended() => return Err(refusal),
-            heard = hear(&view, hooks, &subject, false) => heard?,
+            heard = hear(&view, hooks, &subject, (false, round)) => heard?,
         };
         record.heard(&heard, begun.elapsed());
         let narrowings = settle(&heard)?;
@@ -108,17 +108,23 @@ async fn ask(
     Err(Refusal::Overloaded("What is allowed changes too often at the moment. Try again."))
 }
 
-/// Asks webhooks, all at once; gives what they say in the order of the paths.
+/// Asks webhooks, all at once; gives what they say in the order of the paths. `anew`: past what is
+/// remembered; `again`: how often that was done for this request before.
 ///
 /// # Errors
 ///
 /// As [`Subject::asking`].
-pub async fn hear(view: &View, hooks: &[Hooked], subject: &Subject, anew: bool) -> Result<Vec<Heard>, Refusal> {
+pub async fn hear(
+    view: &View,
+    hooks: &[Hooked],
+    subject: &Subject,
+    (anew, again): (bool, u32),
+) -> Result<Vec<Heard>, Refusal> {
     let webhooks = &view.settings.webhooks;
     let one = async |hooked: &Hooked| -> Result<Heard, Refusal> {
         match webhooks.get(&hooked.name) {
             Some(hook) => {
-                let asking = subject.asking(view, hook.webhook(), anew)?;
+                let asking = subject.asking(view, hook.webhook(), anew, again)?;
                 Ok(hook.decide(&asking, hooked.accept_fail_open).await)
             }
             // A grant of the store can name what the config does not have.
@@ -183,7 +189,11 @@ fn narrow(
     }
     if let Some(deadline) = deadline {
         let at = record.received_at().after(*deadline);
-        admitted.live.limit(at, Refusal::BackendTimeout("the time that a webhook gave the request is over"));
+        let over = Refusal::BackendTimeout("the time that a webhook gave the request is over");
+        if gateway.clock.now() >= at {
+            return Err(over);
+        }
+        admitted.live.limit(at, over);
     }
     if let Some(at) = expires_at {
         let over = over(name);

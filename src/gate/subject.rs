@@ -19,7 +19,7 @@ use crate::gate::body::Buffered;
 use crate::gate::live::LiveHandle;
 use crate::gate::record::Record;
 use crate::gate::route::Routed;
-use crate::webhook::hook::{Asking, Holder};
+use crate::webhook::hook::{Asking, Holder, message_id};
 use crate::webhook::question::{MAX_BODY, Question};
 
 /// A request, as far as webhooks are told of it.
@@ -57,13 +57,19 @@ impl Subject {
     ) -> Result<Self, Refusal> {
         let admitted = &routed.admitted;
         let webhooks = &view.settings.webhooks;
-        let mut includes =
-            admitted.hooks.iter().filter_map(|hooked| Some(&webhooks.get(&hooked.name)?.webhook().include));
-        let (mut with_headers, mut with_body) = (false, false);
-        includes.by_ref().for_each(|include| {
-            with_headers |= !include.headers.is_empty();
+        let includes = admitted.hooks.iter().filter_map(|hooked| Some(&webhooks.get(&hooked.name)?.webhook().include));
+        // Those that are told and no others: the credential is among them.
+        let (mut headers, mut with_body) = (HeaderMap::new(), false);
+        for include in includes {
             with_body |= include.body;
-        });
+            for name in &include.headers {
+                if !headers.contains_key(name) {
+                    for value in head.headers.get_all(name) {
+                        headers.append(name, value.clone());
+                    }
+                }
+            }
+        }
         if with_body && body.bytes.len() > MAX_BODY {
             return Err(Refusal::BodyTooLarge { limit: MAX_BODY as u64 });
         }
@@ -81,7 +87,7 @@ impl Subject {
             until: admitted.until,
             candidates: candidates.into(),
             content_length: body.length(),
-            headers: if with_headers { head.headers.clone() } else { HeaderMap::new() },
+            headers,
             body: with_body.then(|| body.bytes.clone()),
         })
     }
@@ -92,12 +98,12 @@ impl Subject {
         &self.live
     }
 
-    /// The question to one webhook.
+    /// The question to one webhook, which was asked about the request `again` times before.
     ///
     /// # Errors
     ///
     /// When the caller's credentials do not stand any more.
-    pub fn asking(&self, view: &View, webhook: &Webhook, anew: bool) -> Result<Asking, Refusal> {
+    pub fn asking(&self, view: &View, webhook: &Webhook, anew: bool, again: u32) -> Result<Asking, Refusal> {
         let facts = self.live.facts();
         let connection = facts.connection();
         let credentials = facts.credentials(view)?;
@@ -162,6 +168,7 @@ impl Subject {
             told: Arc::new(told),
             holder: Arc::new(holder),
             request_id: Arc::clone(&self.request_id),
+            message_id: message_id(&self.request_id, again),
             candidates: Arc::clone(&self.candidates),
             credential_ends: self.until,
             anew,

@@ -33,10 +33,11 @@ impl Reach {
     ///
     /// What kind of address it is.
     pub fn check(&self, address: IpAddr) -> Result<(), &'static str> {
-        let address = embedded(address);
-        if address.is_loopback() {
+        // In plain clothes only: to a translator an embedded one is its own, not this machine.
+        if address.to_canonical().is_loopback() {
             return Ok(());
         }
+        let address = embedded(address);
         if self.plain {
             return Err("not on this machine, and the URL is http");
         }
@@ -101,6 +102,7 @@ fn special_v4(address: Ipv4Addr) -> Option<&'static str> {
         [10, ..] | [192, 168, ..] => Some("private"),
         [172, b, ..] if (16..32).contains(&b) => Some("private"),
         [100, b, ..] if (64..128).contains(&b) => Some("of a carrier's inside (100.64.0.0/10)"),
+        [127, ..] => Some("another machine's own"),
         [0, ..] => Some("of \"this network\" (0.0.0.0/8)"),
         [192, 0, 0 | 2, _] | [198, 18 | 19, ..] | [198, 51, 100, _] | [203, 0, 113, _] | [192, 88, 99, _] => {
             Some("reserved")
@@ -183,6 +185,10 @@ mod tests {
             "64:ff9b:1::a9fe:a9fe",
             "2002:a9fe:a9fe::1",
             "::10.0.0.1",
+            // Which of these is this machine's own is the translator's to say.
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::1",
+            "::127.0.0.1",
         ] {
             check(&reach, inside, false);
         }
@@ -205,6 +211,7 @@ mod tests {
         check(&reach, "127.0.0.1", true);
         check(&reach, "10.0.0.1", false);
         check(&reach, "1.1.1.1", false);
+        check(&reach, "64:ff9b::7f00:1", false);
     }
 
     #[test]

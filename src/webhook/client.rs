@@ -2,7 +2,8 @@
 //!
 //! Invariants: only an address that was looked at is connected to; no redirect is followed, no proxy
 //! of the environment is used, no cookie is kept; a question of which a byte may have been read is
-//! never sent twice; nothing is read without bound.
+//! never sent twice; nothing is read without bound; of the threads that look names up, which all
+//! webhooks share, one whose name nobody answers for keeps a few.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +21,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
@@ -32,6 +34,8 @@ use crate::webhook::trouble::Trouble;
 const MAX_IDLE: usize = 32;
 /// How long one waits at most: shorter than servers usually do.
 const IDLE: Duration = Duration::from_secs(30);
+/// Most look-ups of the name at once.
+const LOOKING_UP: usize = 8;
 /// Longest head of an answer in bytes.
 const MAX_HEAD: usize = 32 * 1024;
 
@@ -43,6 +47,7 @@ pub struct Client {
     host: HeaderValue,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     resolver: Resolver,
+    looking_up: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -59,6 +64,9 @@ enum Resolver {
     /// Every name has these.
     #[cfg(test)]
     Fixed(Vec<IpAddr>),
+    /// Nobody answers; how often it was asked.
+    #[cfg(test)]
+    Silent(Arc<std::sync::atomic::AtomicUsize>),
 }
 
 #[derive(Debug)]
@@ -87,6 +95,7 @@ impl Client {
             webhook: Arc::clone(webhook),
             tls,
             resolver: Resolver::System,
+            looking_up: Arc::new(Semaphore::new(LOOKING_UP)),
             idle: Mutex::default(),
         })
     }
@@ -225,11 +234,27 @@ impl Client {
     }
 
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<IpAddr>> {
-        match &self.resolver {
-            Resolver::System => Ok(lookup_host((host, port)).await?.map(|address| address.ip()).collect()),
+        let place = Arc::clone(&self.looking_up).acquire_owned().await.map_err(io::Error::other)?;
+        let host = host.to_owned();
+        let looking = match &self.resolver {
+            // A task of its own: a look-up goes on when nobody waits for it any more, and keeps its place.
+            Resolver::System => tokio::spawn(async move {
+                let found = lookup_host((host, port)).await.map(|found| found.map(|address| address.ip()).collect());
+                drop(place);
+                found
+            }),
             #[cfg(test)]
-            Resolver::Fixed(addresses) => Ok(addresses.clone()),
-        }
+            Resolver::Fixed(addresses) => return Ok(addresses.clone()),
+            #[cfg(test)]
+            Resolver::Silent(asked) => {
+                asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let _place = place;
+                    std::future::pending().await
+                })
+            }
+        };
+        looking.await.map_err(io::Error::other)?
     }
 }
 

@@ -50,6 +50,23 @@ fn resolving_to(webhook: &Arc<Webhook>, addresses: &[&str]) -> Client {
     Client { resolver: Resolver::Fixed(fixed), ..Client::new(webhook).unwrap() }
 }
 
+/// Look-ups that nobody waits for any more still keep their threads: there are never many of one
+/// webhook's, however many questions were given up.
+#[test]
+fn a_name_that_nobody_answers_for_keeps_few_threads() {
+    run(async {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let webhook = webhook("https://iam.corp.example", "");
+        let client = Client { resolver: Resolver::Silent(Arc::clone(&asked)), ..Client::new(&webhook).unwrap() };
+        for _ in 0..2 * LOOKING_UP {
+            let headers = HeaderMap::new();
+            let given_up = timeout(Duration::from_millis(1), client.post(&headers, Bytes::new())).await;
+            assert!(given_up.is_err());
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), LOOKING_UP);
+    });
+}
+
 /// Asserted at the resolver: of these addresses none is connected to, and nothing is sent.
 #[test]
 fn a_name_that_leads_inside_is_refused_before_any_connect() {

@@ -56,6 +56,8 @@ pub struct Asking {
     pub holder: Arc<Holder>,
     /// The request's id.
     pub request_id: Arc<str>,
+    /// What the message is known by: receivers refuse one that they have seen.
+    pub message_id: Box<str>,
     /// The backends that may serve it.
     pub candidates: Arc<[Arc<str>]>,
     /// When the first of the caller's credentials ends.
@@ -294,6 +296,14 @@ impl Hook {
     }
 }
 
+/// What the message of a request's question is known by: the first is named after the request alone,
+/// one that is asked about it again has its number behind, so that it is not taken for a replay.
+#[must_use]
+pub fn message_id(request_id: &str, again: u32) -> Box<str> {
+    let id = if again == 0 { format!("dec_{request_id}") } else { format!("dec_{request_id}_{again}") };
+    id.into()
+}
+
 /// Asks a webhook once, outside of everything that bounds and remembers.
 ///
 /// # Errors
@@ -302,7 +312,7 @@ impl Hook {
 pub async fn ask_once(hook: &Hook, asking: &Asking) -> Result<Decision, Trouble> {
     let now = hook.clock.now();
     let body = asking.told.message(&asking.request_id, now);
-    let headers = hook.headers(&format!("dec_{}", asking.request_id), now, &body);
+    let headers = hook.headers(&asking.message_id, now, &body);
     let exchange = hook.client.post(&headers, Bytes::from(body));
     let body = timeout(hook.webhook.timeout, exchange).await.unwrap_or(Err(Trouble::TimedOut))?;
     answer::read(&body, &asking.request_id, &hook.webhook.allow_overrides, &asking.candidates)

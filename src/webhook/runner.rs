@@ -7,8 +7,8 @@ use std::thread;
 use tokio::runtime::{self, Handle};
 use tokio::sync::oneshot;
 
-/// Most names that are being resolved at once.
-const RESOLVING: usize = 8;
+/// Most names that are being resolved at once: several webhooks' whole shares.
+const RESOLVING: usize = 64;
 
 /// A runtime on a thread of its own, until it is dropped.
 #[derive(Debug)]

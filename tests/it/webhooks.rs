@@ -360,7 +360,7 @@ async fn a_webhook_that_hangs_costs_only_its_own_callers() {
     receiver.open(false);
     let h2 = world.caller().key(&slow).h2().await;
     let mut hanging: Vec<_> = (0..4).map(|_| h2.stream()).collect();
-    let bodies: Vec<String> = (0..4).map(|n| format!(r#"{{"model":"llama","max_tokens":{n}}}"#)).collect();
+    let bodies: Vec<String> = (1..5).map(|n| format!(r#"{{"model":"llama","max_tokens":{n}}}"#)).collect();
     let waiting = join_all(hanging.iter_mut().zip(&bodies).map(|(line, body)| line.chat(body)));
     let others = async {
         receiver.was_asked(4).await;

@@ -43,6 +43,7 @@ async fn fewer_tokens_are_asked_of_the_backend() {
         (json!({"model": "llama", "max_tokens": 512}), json!(512), (256, 256)),
         (json!({"model": "llama", "max_tokens": 5, "max_completion_tokens": 4096}), json!(4096), (5, 256)),
         (json!({"model": "llama", "max_completion_tokens": null}), Value::Null, (256, 256)),
+        (json!({"model": "llama", "max_tokens": 0}), Value::Null, (1, 256)),
     ] {
         assert_eq!(line.chat(&asked.to_string()).await.status, 200);
         assert_eq!(receiver.asked().pop().unwrap().body["request"]["max_tokens"], told);
@@ -107,6 +108,11 @@ async fn a_reply_ends_when_the_webhook_says() {
     // A time that has passed allows nothing.
     receiver.says(json!({"decision": "allow", "overrides": {"expires_at": ends.to_string()}}));
     line().await.chat(&chat("llama")).await.assert_refused(&world, 403, "denied_by_webhook").await;
+    // No more does no time at all.
+    receiver.says(json!({"decision": "allow", "overrides": {"deadline_ms": 0}}));
+    let before = stub.seen().len();
+    line().await.chat(&chat("llama")).await.assert_refused(&world, 504, "backend_timeout").await;
+    assert_eq!(stub.seen().len(), before);
 }
 
 /// While a reply streams the webhook is asked again, past what is remembered; a denial ends it, an
@@ -131,11 +137,35 @@ async fn replies_are_asked_about_again() {
     .await;
     let record = cut(&world, flow, exchange, "denied_by_webhook").await;
     assert_eq!(record["detail"], "webhook iam denied: left the company");
+    // Receivers refuse ids that they have seen.
+    let ids: std::collections::HashSet<_> =
+        receiver.asked().iter().map(|asked| asked.header("webhook-id").to_owned()).collect();
+    assert_eq!(ids.len(), receiver.count());
 
     receiver.says(json!({"decision": "allow"}));
     world.clock.advance(60 * SECOND);
     let mut line = world.caller().key(&key).h1().await;
     let (flow, exchange) = live(&mut line, &stub).await;
+    receiver.answers(Manner::Raw(500, "text/plain", String::new()));
+    world.clock.advance(30 * SECOND);
+    cut(&world, flow, exchange, "authorization_unavailable").await;
+}
+
+/// Failing open takes both words when it happens: a reply that began when there were two is asked
+/// about by what the grants say now.
+#[tokio::test]
+async fn a_word_for_failing_open_can_be_taken_back() {
+    let (stub, receiver) = (Stub::by_hand().await, Receiver::start().await);
+    let mut setup = receiver
+        .guard(Setup::new(&stub).manual_clock(), "revalidate = \"30s\"\non_error = \"allow\"\ncache_allow = \"0s\"");
+    let open = "webhook = \"iam\"\naccept_fail_open = true\n";
+    setup.grants = setup.grants.replacen("webhook = \"iam\"\n", open, 1);
+    let mut world = setup.start().await;
+    let key = world.key("acme/research/alice").await;
+    let mut line = world.caller().key(&key).h1().await;
+    let (flow, exchange) = live(&mut line, &stub).await;
+    let text = std::fs::read_to_string(&world.file).unwrap();
+    world.reload(&text.replacen("accept_fail_open = true\n", "", 1));
     receiver.answers(Manner::Raw(500, "text/plain", String::new()));
     world.clock.advance(30 * SECOND);
     cut(&world, flow, exchange, "authorization_unavailable").await;
@@ -211,7 +241,7 @@ async fn whatever_a_webhook_answers_what_is_admitted_never_grows() {
                     (&answer["decision"], &answer["request_id"], &answer["version"]),
                     (&json!("allow"), &json!("ID"), &json!(1))
                 );
-                assert!(answer["overrides"]["max_tokens"].as_u64().is_none_or(|most| sent <= most), "{answer}");
+                assert!(answer["overrides"]["max_tokens"].as_u64().is_none_or(|most| sent <= most.max(1)), "{answer}");
                 assert_ne!(answer["overrides"]["backend"], "elsewhere");
             }
             None => turned_away += 1,
@@ -289,6 +319,8 @@ async fn a_reload_while_it_is_asked() {
     let revisions: Vec<_> =
         receiver.asked().iter().map(|asked| asked.body["gateway"]["config_revision"].clone()).collect();
     assert_eq!(revisions, [json!(1), json!(2)]);
+    let asked = receiver.asked();
+    assert_eq!(asked[1].header("webhook-id"), format!("{}_1", asked[0].header("webhook-id")));
     world.reload(&text.replacen("webhook = \"iam\"\n", "", 1));
     world.caller().key(&key).post(CHAT, &chat_stream("same")).await.assert_served();
     assert_eq!(receiver.count(), 2);
