@@ -151,10 +151,14 @@ pub(super) async fn serve(bound: Bound, dial: Arc<Dial>, stop: impl Future<Outpu
     let (stopping, _) = watch::channel(());
     let mut stop = pin!(stop);
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
+        // Not before: when all places are taken, it must still be possible to stop.
+        let next = async {
+            let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
+            take(&bound.listener, &dial, slot, &stopping).await
+        };
         let taken = tokio::select! {
             () = &mut stop => break,
-            taken = take(&bound.listener, &dial, slot, &stopping) => taken,
+            taken = next => taken,
         };
         if let Err(error) = taken {
             tracing::warn!(%error, "a connection could not be taken");
