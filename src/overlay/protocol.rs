@@ -405,7 +405,9 @@ pub fn decode<M: Message>(line: &[u8]) -> Result<Option<M>, Fault> {
     if line.len() > MAX_OBJECT {
         return Err(Fault::TooLong);
     }
-    let malformed = |error: serde_json::Error| Fault::Malformed(error.to_string());
+    // The error repeats what the other end wrote, and goes to the log, where a line feed would begin a
+    // line that we never wrote.
+    let malformed = |error: serde_json::Error| Fault::Malformed(error.to_string().replace(char::is_control, " "));
     let typed: Typed<'_> = serde_json::from_slice(line).map_err(malformed)?;
     if !M::TYPES.contains(&typed.r#type.as_ref()) {
         return Ok(None);

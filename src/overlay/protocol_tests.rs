@@ -96,6 +96,20 @@ fn what_is_unknown_is_ignored_and_what_is_wrong_is_refused() {
     assert!(matches!(read(&"[".repeat(MAX_OBJECT)), Err(Fault::Malformed(_))));
 }
 
+/// What is wrong is said in the log: the other end must not be able to write lines of its own there.
+#[test]
+fn a_fault_stays_on_its_line() {
+    let wrong = [
+        r#"{"type":"health","backend":"a","state":"x\nERROR forged\r\u001b[2J"}"#,
+        r#"{"type":"x\ny","type":"z\n"}"#,
+        "{\"type\":\"\n\"}",
+    ];
+    for wrong in wrong {
+        let fault = decode::<FromConnector>(wrong.as_bytes()).unwrap_err().to_string();
+        assert!(!fault.contains(char::is_control), "{fault:?}");
+    }
+}
+
 #[test]
 fn a_register_is_bounded() {
     let wrong = |change: fn(&mut Register)| {

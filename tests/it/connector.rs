@@ -173,6 +173,25 @@ async fn a_compromised_gateway_reaches_nothing_else() {
     assert_eq!((served.0, served.1), (200, None));
 }
 
+/// A body that a backend does not expect would be its next request, past the list of endpoints.
+#[tokio::test]
+async fn a_body_cannot_follow_where_none_belongs() {
+    let scene = scene(Stub::chatty().await, "allow = [\"openai.models\"]").await;
+    let mut tunnel = scene.gateway.registered().await;
+    let smuggled = "POST /api/delete HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
+    for announced in [true, false] {
+        let mut request = Request::get("https://a/v1/models");
+        if announced {
+            request = request.header("content-length", smuggled.len());
+        }
+        let (status, error, _) = ask(&mut tunnel, request.body(()).unwrap(), smuggled).await;
+        assert_eq!((status, error.as_deref()), (403, Some("refused")));
+    }
+    assert!(scene.stub.seen().is_empty(), "{:#?}", scene.stub.seen());
+    let (response, _send) = tunnel.begin(Request::get("https://a/v1/models").body(()).unwrap(), true).await;
+    assert_eq!(within(LONG, "the connector answers", response).await.unwrap().status(), 200);
+}
+
 #[tokio::test]
 async fn connect_is_no_way_through() {
     let scene = scene(Stub::chatty().await, "").await;

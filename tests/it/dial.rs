@@ -456,6 +456,22 @@ async fn a_renewed_certificate_is_used_without_a_lost_request() {
     world.metric_becomes("doorward_connections", 1.0).await;
 }
 
+/// However many tools hold a connection, it can be stopped.
+#[tokio::test]
+async fn it_stops_when_all_places_are_taken() {
+    let stub = Stub::chatty().await;
+    let world = World::open(&stub).await;
+    let dial = DialSetup::new(&world).start(&world).await;
+    let mut tools = Vec::new();
+    for _ in 0..256 {
+        let mut tool = dial.tool().await;
+        // Answered, so it has its place; and idle from here on.
+        assert_eq!(tool.post(CHAT, "Origin: https://evil.example\r\n", "{}").await.status, 403);
+        tools.push(tool);
+    }
+    dial.stop().await;
+}
+
 #[tokio::test]
 async fn a_unix_socket_serves_its_owner() {
     let stub = Stub::chatty().await;

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -109,6 +109,12 @@ async fn exchange<'s>(site: &'s Site, target: &Target, request: Request<RecvStre
     let served = site.find(&target.backend).ok_or_else(|| Stop::answer(ConnectorError::NotFound))?;
     if !served.allow.contain(target.endpoint) {
         tracing::warn!(backend = target.backend, endpoint = %target.endpoint, "the gateway asked for what is not allowed here");
+        return Err(Stop::answer(ConnectorError::Refused));
+    }
+    // A server that does not expect a body here leaves it unread, and takes it for the next request
+    // on the connection: one for any path.
+    if method(target.endpoint) == Method::GET && !request.body().is_end_stream() {
+        tracing::warn!(backend = target.backend, endpoint = %target.endpoint, "the gateway sent a body where none belongs");
         return Err(Stop::answer(ConnectorError::Refused));
     }
     let full = |_| Stop::Answer(ConnectorError::Refused, StatusCode::SERVICE_UNAVAILABLE);

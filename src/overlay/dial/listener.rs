@@ -4,15 +4,16 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::fs::{self, Permissions};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::rand;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -115,8 +116,9 @@ impl Bound {
     }
 }
 
-/// A socket that is never open to others: made under another name, closed to them, and only then put in
-/// its place. One that a crash left behind is replaced.
+/// A socket that is never open to others: made in a directory that only its owner can enter, since
+/// whoever connects between bind and chmod stays connected, closed to them, and only then put in its
+/// place. One that a crash left behind is replaced.
 fn socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let taken = |what| Err(io::Error::new(io::ErrorKind::AddrInUse, what));
     match fs::symlink_metadata(path) {
@@ -128,17 +130,24 @@ fn socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
         Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => return taken("somebody answers there"),
         Ok(_) => {}
     }
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let unfinished = path.with_file_name(format!(".{name}-{}", std::process::id()));
-    match fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
+    let mut random = [0; 4];
+    rand::fill(&mut random).map_err(|_| io::Error::other("there is no randomness to make a name of"))?;
+    let directory = path.with_file_name(format!(".dial-{:08x}", u32::from_ne_bytes(random)));
+    DirBuilder::new().mode(0o700).create(&directory)?;
+    let unfinished = directory.join("s");
+    let bound = bind_closed(&unfinished).and_then(|bound| fs::rename(&unfinished, path).map(|()| bound));
+    if bound.is_err() {
+        drop(fs::remove_file(&unfinished));
     }
-    let listener = UnixListener::bind(&unfinished)?;
-    fs::set_permissions(&unfinished, Permissions::from_mode(0o600))?;
-    let inode = inode(&unfinished)?;
-    fs::rename(&unfinished, path)?;
+    drop(fs::remove_dir(&directory));
+    let (listener, inode) = bound?;
     Ok((listener, SocketFile { path: path.to_owned(), inode }))
+}
+
+fn bind_closed(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok((listener, inode(path)?))
 }
 
 fn inode(path: &Path) -> io::Result<(u64, u64)> {
@@ -151,10 +160,14 @@ pub(super) async fn serve(bound: Bound, dial: Arc<Dial>, stop: impl Future<Outpu
     let (stopping, _) = watch::channel(());
     let mut stop = pin!(stop);
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
+        // Not before: when all places are taken, it must still be possible to stop.
+        let next = async {
+            let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
+            take(&bound.listener, &dial, slot, &stopping).await
+        };
         let taken = tokio::select! {
             () = &mut stop => break,
-            taken = take(&bound.listener, &dial, slot, &stopping) => taken,
+            taken = next => taken,
         };
         if let Err(error) = taken {
             tracing::warn!(%error, "a connection could not be taken");

@@ -20,6 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{LONG, World, within};
@@ -43,6 +44,7 @@ pub(crate) struct Dialled {
     pub(crate) socket: PathBuf,
     pub(crate) dir: TempDir,
     pub(crate) keeper: Arc<Keeper>,
+    stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
@@ -92,9 +94,13 @@ impl DialSetup {
             token: self.token.map(LocalToken::given),
             origins: Some(Origins::parse(&["http://localhost:3000"]).unwrap()),
         };
-        let serving = bound.serve(settings, Arc::clone(&keeper), std::future::pending());
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async {
+            let _ = stopped.await.is_ok();
+        };
+        let serving = bound.serve(settings, Arc::clone(&keeper), stopped);
         let task = tokio::spawn(async move { serving.await.unwrap() });
-        Dialled { address, socket, dir, keeper, task }
+        Dialled { address, socket, dir, keeper, stop: Some(stop), task }
     }
 }
 
@@ -112,6 +118,12 @@ impl Dialled {
             buffer: Vec::new(),
             host: self.address.to_string(),
         }
+    }
+
+    /// Tells it to stop, and waits until it has.
+    pub(crate) async fn stop(mut self) {
+        drop(self.stop.take());
+        within(LONG, "the dial stops", &mut self.task).await.unwrap();
     }
 
     /// One request over a connection of its own.
