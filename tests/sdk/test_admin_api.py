@@ -88,6 +88,13 @@ def test_every_operation_answers_as_documented(admin):
     do("get", "/v1/certificates", 200)
     do("post", "/v1/names/{name}/revoke", 200, {"reason": "superseded"}, name="nobody-openapi")
     do("post", "/v1/certificates/{serial}/revoke", 404, {"reason": "superseded"}, serial="0123")
+    bundle = do("post", "/v1/enrollments", 201, {"name": "openapi", "role": "client", "ttl": "5m"})
+    do("get", "/v1/enrollments", 200)
+    do("post", "/v1/enrollments/{id}/revoke", 200, id=bundle["id"])
+    do("post", "/v1/webhook/invalidate", 200, {"owner": owner})
+    do("get", "/v1/connectors", 200)
+    do("post", "/v1/connectors/{connector}/drain", 404, connector="nobody")
+    do("post", "/v1/connectors/{connector}/kick", 404, connector="nobody")
     every = {(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods}
     assert asked == every
 

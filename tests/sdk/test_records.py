@@ -12,7 +12,8 @@ from world import BACKEND_KEY, CANARY, ENDLESS, REPO, chat, poll
 
 FIELDS = [
     "ts", "request_id", "outcome", "status", "code", "owner", "identity_owner", "key_id", "identity", "client_ip",
-    "endpoint", "model", "target", "backend", "stream", "bytes_in", "bytes_out", "ttfb_ms", "duration_ms", "kx", "detail",
+    "endpoint", "model", "target", "backend", "stream", "bytes_in", "bytes_out", "ttfb_ms", "duration_ms", "kx", "webhooks",
+    "detail",
 ]  # fmt: skip
 
 

@@ -177,7 +177,7 @@ gateway_id = "sdk"
 
 [listen]
 address        = "127.0.0.1:{self.port}"
-names          = {{ api = ["localhost"] }}
+names          = {{ api = ["localhost"], enroll = ["enroll.localhost"] }}
 client_auth    = "optional"
 certificate    = "internal"
 max_body_bytes = 1_048_576
