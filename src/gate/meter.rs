@@ -177,12 +177,16 @@ impl Relay {
         }
     }
 
-    /// Breaks off when the backend has been silent for too long. One timer, moved only when it
+    /// Breaks off when the backend has been silent for too long. One timer, put off only when it
     /// fires: a chunk costs a look at the clock and nothing more.
     fn poll_watchdog(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let patience_ends =
             if self.streamed && !self.rewriter.saw_event() { self.first_event_by } else { self.last_chunk + self.idle };
         let watchdog = self.watchdog.get_or_insert_with(|| Box::pin(sleep_until(patience_ends)));
+        // It was set for the first event, and after that one the wait is shorter.
+        if watchdog.deadline() > patience_ends {
+            watchdog.as_mut().reset(patience_ends);
+        }
         while watchdog.as_mut().poll(context).is_ready() {
             if Instant::now() >= patience_ends {
                 self.break_off(Outcome::Broken, &Refusal::BackendTimeout("the reply fell silent"));

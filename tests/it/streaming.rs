@@ -271,6 +271,25 @@ async fn a_stream_that_falls_silent_is_broken_off() {
     }
 }
 
+/// Once there was an event, the long wait for the first one is over.
+#[tokio::test]
+async fn silence_after_the_first_event_is_not_waited_for_as_the_first_event_is() {
+    let stub = Stub::by_hand().await;
+    let world = Setup::new(&stub).backend(&stub, "timeouts = { first_event = \"10m\", idle = \"60ms\" }").start().await;
+    for api in &APIS {
+        let mut line = caller(&world).await.h1().await;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {}\r\n", api.content_type);
+        // Its head alone: the wait for the first event has begun when that comes.
+        let reply = format!("{head}Transfer-Encoding: chunked\r\n\r\n");
+        let (flow, mut exchange) = begin(&mut line, &stub, api, &reply).await;
+        exchange.send(chunk(api.event)).await;
+        let id = flow.request_id();
+        let ((_, broke), _) = tokio::join!(flow.end(), exchange.closed());
+        assert!(broke.is_some());
+        assert_eq!(world.record(&id).await["code"], "backend_timeout");
+    }
+}
+
 /// A backend may close what is idle: the next request takes a new connection, and is sent once.
 #[tokio::test]
 async fn a_connection_that_the_backend_closed_while_idle_costs_nothing() {
