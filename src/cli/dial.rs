@@ -55,7 +55,7 @@ pub struct Dial {
     /// The gateway's name for callers
     #[arg(long, value_name = "NAME", value_parser = GatewayName::parse, requires = "gateway")]
     name: Option<GatewayName>,
-    /// Where tools connect to: 127.0.0.1:PORT, [::1]:PORT or unix:PATH [default: 127.0.0.1:11434]
+    /// Where tools connect to: a port of loopback as ADDRESS:PORT, or unix:PATH [default: 127.0.0.1:11434]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
     /// Where the identity and the local token are kept [default: ./dial-state]

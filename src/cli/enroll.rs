@@ -44,7 +44,7 @@ pub struct Create {
     /// A network that it works from; can be repeated [default: anywhere]
     #[arg(long = "network", value_name = "CIDR")]
     networks: Vec<String>,
-    /// Where its holder connects to; can be repeated [default: advertise or address of [listen]]
+    /// Where its holder connects to; can be repeated [default: what the listener advertises, or its address]
     #[arg(long = "address", value_name = "HOST:PORT")]
     addresses: Vec<String>,
     /// How to print the result

@@ -53,7 +53,7 @@ impl Webhook {
     ///
     /// # Errors
     ///
-    /// When no gateway runs, or it cannot be reached; what [`sample::Test::run`] says.
+    /// When no gateway runs, or it cannot be reached; what the test says.
     pub fn run(self, out: &mut impl Write, err: &mut impl Write) -> Result<(), Failure> {
         match self {
             Self::Invalidate(verb) => verb.run(out),

@@ -2,12 +2,12 @@
 //!
 //! Invariant: it opens no port. Whatever reaches a backend came over a connection that was dialled
 //! from here to a gateway that the private authority vouches for, named a backend of this config
-//! and passed this end's own list of endpoints ([`request`]).
+//! and passed this end's own list of endpoints (`request`).
 //!
-//! A task for each address and index keeps one connection ([`keep`]): dials ([`dial`]), serves
-//! ([`link`], with [`control`] on its first stream and [`request`] on every other), waits, dials
-//! again. Which addresses there are is looked up again and again ([`addresses`]); how the backends
-//! are is probed once for all connections ([`probe`]).
+//! A task for each address and index keeps one connection (`keep`): dials (`dial`), serves
+//! (`link`, with `control` on its first stream and `request` on every other), waits, dials
+//! again. Which addresses there are is looked up again and again (`addresses`); how the backends
+//! are is probed once for all connections (`probe`).
 
 mod addresses;
 mod control;

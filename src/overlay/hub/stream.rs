@@ -206,7 +206,7 @@ enum Phase {
 #[derive(Debug)]
 struct Patience {
     span: Duration,
-    /// [`Inside::taken`] when it looked last.
+    /// `taken` when it looked last.
     taken: u64,
     /// Looks since then at which something waited and nothing had been taken.
     vain: u32,

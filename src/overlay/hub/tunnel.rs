@@ -1,6 +1,6 @@
 //! One tunnel: what is known of it, and the hand that can end it.
 //!
-//! Invariant: once it is [`Tunnel::cut`] nothing goes over it any more, and no reply that was under
+//! Invariant: once it is cut nothing goes over it any more, and no reply that was under
 //! way ends as if it were whole.
 
 use std::net::IpAddr;

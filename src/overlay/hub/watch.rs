@@ -1,7 +1,7 @@
 //! Looks after all tunnels: what is revoked, what has ended, what a reload changes, what has to
 //! drain; and who has come and gone.
 //!
-//! Invariant: a tunnel is judged by every new view, and by the clock, within [`TICK`].
+//! Invariant: a tunnel is judged by every new view, and by the clock, within `TICK`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
