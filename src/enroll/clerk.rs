@@ -23,6 +23,7 @@ use crate::gate::Gateway;
 use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::snapshot::Snapshot;
+use crate::telemetry::records::Records;
 
 /// How often the clerk looks up.
 const TICK: Duration = Duration::from_millis(200);
@@ -67,7 +68,9 @@ impl Clerk {
             let mut list = List::default();
             let mut issuer = Issuer::default();
             while !theirs.wait() {
-                lines.look(&gateway, &state_dir);
+                // Asked before the store is read: a line that comes in between has another one.
+                let generation = gateway.view().generation;
+                lines.look(&gateway.records, generation, &state_dir);
                 list.look(&gateway, &desk, &ca_dir);
                 if gateway.view().settings.config.trust_domain.is_some() {
                     issuer.look(gateway.clock.now(), &ca_dir);
@@ -116,8 +119,8 @@ struct Queued {
 }
 
 impl Lines {
-    fn look(&mut self, gateway: &Gateway, state_dir: &Path) {
-        let looked = self.try_look(gateway, state_dir);
+    fn look(&mut self, records: &Records, generation: u64, state_dir: &Path) {
+        let looked = self.try_look(records, generation, state_dir);
         if let Err(error) = &looked
             && !self.failing
         {
@@ -126,27 +129,32 @@ impl Lines {
         self.failing = looked.is_err();
     }
 
-    fn try_look(&mut self, gateway: &Gateway, state_dir: &Path) -> Result<(), StoreError> {
+    /// `generation` is of the newest view: every line comes with a new revision of the store, and so with
+    /// a new view.
+    fn try_look(&mut self, records: &Records, generation: u64, state_dir: &Path) -> Result<(), StoreError> {
         if let Some(queued) = &self.queued {
-            if gateway.records.rounds() < queued.rounds + 2 {
+            if records.rounds() < queued.rounds + 2 {
                 return Ok(());
             }
             Store::open_existing(state_dir)?.forget_events(queued.up_to)?;
             self.queued = None;
         }
-        // Every line comes with a new revision of the store, and so with a new view.
-        let generation = gateway.view().generation;
         if self.done == Some(generation) {
             return Ok(());
         }
-        let mut last = None;
+        let (mut last, mut has_more) = (None, false);
         for (number, text) in Store::open_existing(state_dir)?.pending_events(BATCH)? {
-            let Some(place) = gateway.records.reserve() else { break };
+            let Some(place) = records.try_reserve() else {
+                has_more = true;
+                break;
+            };
             place.write(|waiting| waiting.extend_from_slice(text.as_bytes()));
             last = Some(number);
         }
         match last {
-            Some(up_to) => self.queued = Some(Queued { up_to, rounds: gateway.records.rounds() }),
+            Some(up_to) => self.queued = Some(Queued { up_to, rounds: records.rounds() }),
+            // The records are full, and no new view may come for long: the next look tries again.
+            None if has_more => {}
             None => self.done = Some(generation),
         }
         Ok(())

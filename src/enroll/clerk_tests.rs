@@ -1,6 +1,9 @@
 use super::*;
 use crate::ca::passphrase::Passphrase;
+use crate::config::{self, WhenFull};
+use crate::domain::audit::{Deed, Event};
 use crate::domain::identity::TrustDomain;
+use crate::telemetry::records;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const BEGIN: Timestamp = Timestamp::from_seconds(1_800_000_000);
@@ -54,4 +57,25 @@ fn what_nobody_here_can_replace_is_said_in_time() {
     Authority::init(&ca_dir, &domain(), BEGIN).unwrap();
     let rotated = change::rotate_issuer(&ca_dir, Unlock::default(), dying).unwrap();
     assert_eq!(due(&rotated, dying), Due::Warn);
+}
+
+/// A flood of requests, say, at the moment of a revocation: its line waits for room, and for nothing else.
+#[test]
+fn a_line_that_finds_no_room_comes_as_soon_as_there_is_some() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("records.jsonl");
+    let settings =
+        config::Record { file: Some(file.clone()), when_full: WhenFull::Drop, max_bytes: 100 << 20, keep: 1 };
+    let (records, writer) = Records::start(&settings, records::log).unwrap();
+    Store::open(dir.path()).unwrap().note(&Event::new(BEGIN, Deed::CertificateRefused)).unwrap();
+    let flood: Vec<_> = std::iter::from_fn(|| records.try_reserve()).collect();
+    let mut lines = Lines::default();
+    lines.look(&records, 1, dir.path());
+    assert!(lines.queued.is_none());
+    drop(flood);
+    lines.look(&records, 1, dir.path());
+    assert!(lines.queued.is_some(), "the same view, and a line still waits");
+    assert_eq!(records.dropped(), 0);
+    assert_eq!(writer.finish(Duration::from_secs(10)), 0);
+    assert_eq!(std::fs::read_to_string(&file).unwrap().matches("certificate_refused").count(), 1);
 }

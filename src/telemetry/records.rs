@@ -127,6 +127,13 @@ impl Records {
         place
     }
 
+    /// As [`Self::reserve`], for a line that is kept elsewhere and comes again: without a place nothing is
+    /// lost, and nothing is counted.
+    #[must_use]
+    pub fn try_reserve(&self) -> Option<Place> {
+        self.take()
+    }
+
     /// Takes a place, and waits for one if it must. `None` after `wait`: the record of this
     /// request is counted as dropped, and the request is to be refused.
     pub async fn reserve_within(&self, wait: Duration) -> Option<Place> {
