@@ -5,8 +5,8 @@
 //!
 //! The trust domain is in the root's only subject alternative name, `spiffe://<trust-domain>`:
 //! there is no second place that could disagree with it. Under a root of somebody else's it is in a
-//! file, and callers are verified up to our issuer, never up to that root: whatever else it signs
-//! is no caller of ours.
+//! file. Callers are verified up to our issuers, never up to a root: what else it signs, or signed
+//! once, is no caller of ours.
 
 mod read;
 
@@ -51,8 +51,6 @@ pub(super) struct OlderIssuer {
     pub(super) der: CertificateDer<'static>,
     pub(super) key: KeyPair,
     pub(super) not_after: Timestamp,
-    /// False when its root is somebody else's: then callers are verified up to it.
-    pub(super) below_own_root: bool,
 }
 
 /// Where the key of the root is.
@@ -137,13 +135,13 @@ impl Authority {
         std::iter::once(&self.root).chain(&self.older_roots).cloned().collect()
     }
 
-    /// What callers are verified with. Under a root of somebody else's that is the issuer, and not
-    /// the root, which signs for others as well.
+    /// What callers are verified with: the issuers that count. Never a root: it vouches for each issuer
+    /// until that ends, also for one whose key was stolen and which was replaced, and somebody else's
+    /// signs for others as well.
     #[must_use]
     pub fn anchors(&self) -> Vec<CertificateDer<'static>> {
-        let newest = if self.root_key == RootKey::NotOurs { self.issuer.first() } else { Some(&self.root) };
-        let older = self.older_issuers.iter().filter(|older| !older.below_own_root).map(|older| &older.der);
-        newest.into_iter().chain(&self.older_roots).chain(older).cloned().collect()
+        let older = self.older_issuers.iter().map(|older| &older.der);
+        self.issuer.first().into_iter().chain(older).cloned().collect()
     }
 
     /// What clients trust, in PEM: the file that is called `ca.crt` on their side.

@@ -76,6 +76,20 @@ fn a_new_issuer_leaves_what_the_old_one_signed() {
     assert!(matches!(finish(&ca), Err(CaError::NotNow(_))));
 }
 
+/// The root vouches for an issuer until that ends: whoever has stolen its key could issue for a year.
+#[test]
+fn an_issuer_that_was_replaced_for_good_makes_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca");
+    let first = Authority::init(&ca, &domain(), now()).unwrap();
+    let second = rotate_issuer(&ca, Unlock::default(), now()).unwrap();
+    let (from_before, newest) = (caller(&first, now()), caller(&second, now()));
+    assert!(knows(&second, &from_before, now()) && knows(&second, &newest, now()));
+    let finished = finish(&ca).unwrap();
+    assert!(!knows(&finished, &from_before, now()));
+    assert!(knows(&finished, &newest, now()));
+}
+
 #[test]
 fn a_new_root_goes_with_old_and_new_clients() {
     let dir = tempfile::tempdir().unwrap();

@@ -73,11 +73,9 @@ impl Authority {
                 Some(bridge)
             }
         };
-        let mut own_roots = older_roots.clone();
-        own_roots.extend(ours.then(|| root.clone()));
         let older_issuers = match text(OLDER_ISSUERS) {
             None => Vec::new(),
-            Some(pem) => older_issuers(pem, &own_roots).map_err(broken(OLDER_ISSUERS))?,
+            Some(pem) => older_issuers(pem).map_err(broken(OLDER_ISSUERS))?,
         };
         let issuer_since = text(ISSUER_SINCE).map(|at| Timestamp::parse(at.trim())).transpose();
         let issuer_since = issuer_since.map_err(|why| broken(ISSUER_SINCE)(why.to_string()))?;
@@ -161,29 +159,23 @@ fn check_bridge(
     Err("no root from before signed it".to_owned())
 }
 
-fn older_issuers(pem: &str, own_roots: &[CertificateDer<'static>]) -> Result<Vec<OlderIssuer>, String> {
+fn older_issuers(pem: &str) -> Result<Vec<OlderIssuer>, String> {
     let certificates = checks::certificates(pem)?;
     let keys: Result<Vec<_>, _> = PrivateKeyDer::pem_slice_iter(pem.as_bytes()).collect();
     let keys = keys.map_err(|_| "a private key in it cannot be read".to_owned())?;
     if keys.len() != certificates.len() {
         return Err("it does not hold one key for each certificate".to_owned());
     }
-    certificates.into_iter().zip(keys).map(|(der, key)| older_issuer(der, &key, own_roots)).collect()
+    certificates.into_iter().zip(keys).map(|(der, key)| older_issuer(der, &key)).collect()
 }
 
-fn older_issuer(
-    der: CertificateDer<'static>,
-    key: &PrivateKeyDer<'static>,
-    own_roots: &[CertificateDer<'static>],
-) -> Result<OlderIssuer, String> {
+fn older_issuer(der: CertificateDer<'static>, key: &PrivateKeyDer<'static>) -> Result<OlderIssuer, String> {
     let key = KeyPair::try_from(key).map_err(|_| "a private key in it cannot be used".to_owned())?;
     let parsed = checks::parse(&der)?;
     if !checks::is_pair(&key, &parsed) {
         return Err("a key in it is not that of the certificate before it".to_owned());
     }
-    let roots = own_roots.iter().map(|root| checks::parse(root)).collect::<Result<Vec<_>, _>>()?;
-    let below_own_root = roots.iter().any(|root| checks::signed_by(&parsed, root));
     let not_after = checks::span(&parsed).not_after;
     drop(parsed);
-    Ok(OlderIssuer { der, key, not_after, below_own_root })
+    Ok(OlderIssuer { der, key, not_after })
 }
