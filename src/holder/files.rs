@@ -20,7 +20,7 @@ use crate::ca::leaf::LeafFiles;
 use crate::ca::{checks, files};
 use crate::domain::identity::IdentityName;
 use crate::holder::fault::HolderFault;
-use crate::holder::origin;
+use crate::holder::origin::{self, Origin};
 
 /// Most bytes of a file that are read.
 const MAX_BYTES: u64 = 1 << 20;
@@ -133,7 +133,7 @@ impl Place {
     }
 
     /// Fails when a file of this identity is there already, or the roots of another authority are,
-    /// with an identity that needs them.
+    /// with an identity that needs them, or a file that only has the name of [`origin::FILE`].
     ///
     /// # Errors
     ///
@@ -152,7 +152,13 @@ impl Place {
             Err(_) => fs::symlink_metadata(&roots).is_err(),
         };
         let needed = !matches!(Self::only(&self.dir), Err(HolderFault::Missing(_)));
-        if needed && !ours { Err(HolderFault::Exists(roots)) } else { Ok(()) }
+        if needed && !ours {
+            return Err(HolderFault::Exists(roots));
+        }
+        // It may well be a gateway's own config.
+        let origin = self.dir.join(origin::FILE);
+        let is_free = fs::symlink_metadata(&origin).is_err() || Origin::read(&self.dir).is_ok();
+        if is_free { Ok(()) } else { Err(HolderFault::Exists(origin)) }
     }
 
     /// Fails when nothing can be written here: before something is asked for that works once.

@@ -108,6 +108,17 @@ fn what_is_there_is_not_overwritten_unasked() {
 }
 
 #[test]
+fn a_config_that_is_called_like_the_origin_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, file) = (place(dir.path()), dir.path().join(origin::FILE));
+    fs::write(&file, "state_dir = \"/var/lib/doorward\"\n[listen]\naddress = \"0.0.0.0:8443\"\n").unwrap();
+    assert!(matches!(place.check_free(pin()), Err(HolderFault::Exists(found)) if found == file));
+    // One that an earlier join has left makes way.
+    fs::write(&file, "addresses = [\"gw.corp.example:8443\"]\nenroll = \"enroll.corp.example\"\n").unwrap();
+    assert!(place.check_free(pin()).is_ok());
+}
+
+#[test]
 fn a_key_with_another_certificate_is_no_identity() {
     let dir = tempfile::tempdir().unwrap();
     let (place, ca) = (place(dir.path()), Ca::new("Root"));
