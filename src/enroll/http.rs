@@ -178,7 +178,8 @@ async fn handle(
             let body = whole(head, body, desk.0.patience.head).await?;
             record.read(body.len());
             let request = EnrollRequest::parse(&body).map_err(|Malformed| malformed())?;
-            let done = desk.sign(gateway, visitor, move |office, visitor, now| office.enroll(&request, visitor, now));
+            let done =
+                desk.sign(gateway, visitor, move |office, visitor, clock| office.enroll(&request, visitor, clock));
             signed(&done.await.map_err(|refusal| limited(gateway, peer, refusal))?, record)
         }
         Path::Renew => {
@@ -189,7 +190,8 @@ async fn handle(
             let body = whole(head, body, desk.0.patience.head).await?;
             record.read(body.len());
             let request = RenewRequest::parse(&body).map_err(|Malformed| malformed())?;
-            let done = desk.sign(gateway, visitor, move |office, visitor, now| office.renew(&request, visitor, now));
+            let done =
+                desk.sign(gateway, visitor, move |office, visitor, clock| office.renew(&request, visitor, clock));
             signed(&done.await?, record)
         }
         Path::Crl => {

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 pub use lists::listed;
 
-use crate::domain::timestamp::Timestamp;
+use crate::clock::Clock;
 use crate::enroll::office::{Office, Visitor};
 use crate::enroll::refusal::Refusal;
 use crate::gate::Gateway;
@@ -95,7 +95,7 @@ impl Desk {
         &self,
         gateway: &Arc<Gateway>,
         visitor: Visitor,
-        work: impl FnOnce(&Office, &Visitor, Timestamp) -> Result<T, Refusal> + Send + 'static,
+        work: impl FnOnce(&Office, &Visitor, &Clock) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let gone = || Refusal::unavailable("the signing broke off");
         let (office, clock) = (self.office()?, gateway.clock.clone());
@@ -104,7 +104,7 @@ impl Desk {
             let turn = turn.acquire_owned().await.map_err(|_| gone())?;
             let done = spawn_blocking(move || {
                 let _turn = turn;
-                work(&office, &visitor, clock.now())
+                work(&office, &visitor, &clock)
             });
             done.await.map_err(|_| gone())?
         };

@@ -16,6 +16,7 @@ use crate::ca::authority::{Authority, Issued};
 use crate::ca::csr;
 use crate::ca::exchange::{EnrollRequest, Granted, RenewRequest};
 use crate::ca::plan::{LeafPlan, MAX_TTL, MIN_TTL};
+use crate::clock::Clock;
 use crate::domain::audit::Actor;
 use crate::domain::identity::{Identity, IdentityName};
 use crate::domain::timestamp::Timestamp;
@@ -88,14 +89,16 @@ impl Office {
     /// # Errors
     ///
     /// When it is not to be: nothing has changed then.
-    pub fn enroll(&self, request: &EnrollRequest, visitor: &Visitor, now: Timestamp) -> Result<Signed, Refusal> {
+    pub fn enroll(&self, request: &EnrollRequest, visitor: &Visitor, clock: &Clock) -> Result<Signed, Refusal> {
         let id = request.id.to_string();
         let mut store = self.store(format!("bundle {id}"), visitor)?;
-        let judge = |found: Option<&EnrollmentRecord>| self.judge(found, request, visitor.address, now);
-        judge(store.enrollment(&id)?.as_ref())?;
+        let judge = |found: Option<&EnrollmentRecord>, now| self.judge(found, request, visitor.address, now);
+        judge(store.enrollment(&id)?.as_ref(), clock.now())?;
         let key = csr::public_key(request.csr.as_bytes())?;
-        store.redeem(&id, now, |found| {
-            let identity = judge(found)?;
+        store.redeem(&id, clock.now(), |found| {
+            // Other writers may have been waited for: its time may be over by now.
+            let now = clock.now();
+            let identity = judge(found, now)?;
             self.sign(&identity, None, &key, now)
         })
     }
@@ -105,7 +108,7 @@ impl Office {
     /// # Errors
     ///
     /// When it is not to be: nothing has changed then.
-    pub fn renew(&self, request: &RenewRequest, visitor: &Visitor, now: Timestamp) -> Result<Signed, Refusal> {
+    pub fn renew(&self, request: &RenewRequest, visitor: &Visitor, clock: &Clock) -> Result<Signed, Refusal> {
         let holder = self.holder(visitor)?;
         let key = csr::public_key(request.csr.as_bytes())?;
         if peer::sha256(&key) == holder.spki_sha256 {
@@ -113,7 +116,9 @@ impl Office {
         }
         let mut store = self.store(holder.identity.to_string(), visitor)?;
         let renewed = store.renew(&Serial::from_bytes(&holder.serial), |current| {
-            let current = &current.certificate;
+            let (current, now) = (&current.certificate, clock.now());
+            // As with a bundle.
+            self.holder(visitor)?;
             if current.identity != *holder.identity || current.spki_sha256 != holder.spki_sha256 {
                 return Err(Refusal::certificate("it is not the one on record under its number"));
             }

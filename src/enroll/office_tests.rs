@@ -17,7 +17,6 @@ use x509_parser::prelude::FromDer;
 use super::*;
 use crate::ca::bundle::{BundleId, BundleSecret};
 use crate::ca::exchange::Code;
-use crate::clock::Clock;
 use crate::config::ClientAuth;
 use crate::domain::identity::{Role, TrustDomain};
 use crate::domain::network::Networks;
@@ -75,12 +74,12 @@ impl Fixture {
 
     fn enroll(&self, (id, secret): &(BundleId, BundleSecret), csr: &str) -> Result<Signed, Refusal> {
         let request = EnrollRequest { id: *id, secret: secret.clone(), csr: csr.to_owned() };
-        self.office.enroll(&request, &visitor("10.0.0.7", Vec::new()), self.now())
+        self.office.enroll(&request, &visitor("10.0.0.7", Vec::new()), &self.clock)
     }
 
     fn renew(&self, signed: &Signed, csr: &str) -> Result<Signed, Refusal> {
         let request = RenewRequest { csr: csr.to_owned() };
-        self.office.renew(&request, &visitor("10.0.0.8", chain(signed)), self.now())
+        self.office.renew(&request, &visitor("10.0.0.8", chain(signed)), &self.clock)
     }
 }
 
@@ -281,7 +280,7 @@ fn a_renewal_is_for_the_same_name_with_another_key() {
         assert_eq!(fixture.renew(signed, &csr()).unwrap_err().code, Code::CertificateRevoked);
     }
     let request = RenewRequest { csr: csr() };
-    let nobody = fixture.office.renew(&request, &visitor("10.0.0.8", Vec::new()), fixture.now()).unwrap_err();
+    let nobody = fixture.office.renew(&request, &visitor("10.0.0.8", Vec::new()), &fixture.clock).unwrap_err();
     assert_eq!(nobody.code, Code::CertificateRequired);
     let elsewhere = tempfile::tempdir().unwrap();
     let foreign = Fixture::new(elsewhere.path());
@@ -334,15 +333,18 @@ fn a_clock_that_is_wrong_by_an_hour_opens_nothing_for_longer_than_an_hour() {
     let ahead = NOW.after(hour);
     let request =
         |bundle: &(BundleId, BundleSecret)| EnrollRequest { id: bundle.0, secret: bundle.1.clone(), csr: csr() };
-    let refusal = behind(ahead).enroll(&request(&bundle), &visitor("10.0.0.7", Vec::new()), ahead).unwrap_err();
+    let refusal =
+        behind(ahead).enroll(&request(&bundle), &visitor("10.0.0.7", Vec::new()), &Clock::manual(ahead)).unwrap_err();
     assert_eq!(refusal.code, Code::InvalidEnrollment);
     // An hour behind, and before the authority: nothing is signed, nothing is burned, and a certificate
     // from the future is nobody's.
     let early = NOW.before(hour);
-    let refusal = behind(early).enroll(&request(&bundle), &visitor("10.0.0.7", Vec::new()), early).unwrap_err();
+    let refusal =
+        behind(early).enroll(&request(&bundle), &visitor("10.0.0.7", Vec::new()), &Clock::manual(early)).unwrap_err();
     assert_eq!(refusal.code, Code::Unavailable, "{refusal:?}");
     let renewal = RenewRequest { csr: csr() };
-    let refusal = behind(early).renew(&renewal, &visitor("10.0.0.7", chain(&signed)), early).unwrap_err();
+    let refusal =
+        behind(early).renew(&renewal, &visitor("10.0.0.7", chain(&signed)), &Clock::manual(early)).unwrap_err();
     assert_eq!(refusal.code, Code::CertificateRequired);
     // Right again: it works, and ends when it should.
     fixture.enroll(&bundle, &csr()).unwrap();
@@ -437,4 +439,36 @@ fn kill_9_loses_no_number_and_uses_no_bundle_twice() {
         assert!(used.iter().all(|serial| certificates.iter().any(|one| one.certificate.serial == **serial)));
         assert!(bundles.iter().filter(|bundle| bundle.used.is_none()).count() <= round + 1);
     }
+}
+
+/// The store has one writer, and others may be waited for: what ends meanwhile has ended.
+#[test]
+fn what_ends_while_others_write_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new(dir.path());
+    let (bundle, other) = (fixture.bundle(1), fixture.bundle(2));
+    let signed = fixture.enroll(&fixture.bundle(3), &csr()).unwrap();
+    let (mut writer, reader, started) = (fixture.store(), fixture.store(), Barrier::new(3));
+    thread::scope(|scope| {
+        let enrolling = scope.spawn(|| {
+            started.wait();
+            fixture.enroll(&bundle, &csr()).unwrap_err().code
+        });
+        let renewing = scope.spawn(|| {
+            started.wait();
+            fixture.renew(&signed, &csr()).unwrap_err().code
+        });
+        let given_up = writer.redeem::<(), Refusal>(&other.0.to_string(), NOW, |_| {
+            started.wait();
+            // Meanwhile both have come as far as they can.
+            for _ in 0..2000 {
+                reader.list_enrollments().unwrap();
+            }
+            fixture.clock.advance(Duration::from_secs(24 * 3600));
+            Err(Refusal::unavailable("given up"))
+        });
+        assert!(given_up.is_err());
+        assert_eq!(enrolling.join().unwrap(), Code::InvalidEnrollment);
+        assert_eq!(renewing.join().unwrap(), Code::CertificateRequired);
+    });
 }
