@@ -294,7 +294,10 @@ async fn dial_does_not_start_with_what_cannot_work() {
     let bundle = gateway.bundle("site-a", "connector", &[]);
     done(doorward(dir.path()).args(["enroll", "join", &bundle, "--out", "site-a"]));
     assert!(dial(&["--certificate", "site-a", "--listen", "127.0.0.1:0"]).contains("is no client"));
-    // A port that is taken costs no bundle.
+    // Neither a bundle for another role nor a port that is taken costs the bundle.
+    let bundle = gateway.bundle("site-b", "connector", &[]);
+    assert!(dial(&["--bundle", &bundle, "--listen", "127.0.0.1:0"]).contains("is for the connector site-b"));
+    done(doorward(dir.path()).args(["enroll", "join", &bundle, "--out", "site-b"]));
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let bundle = gateway.bundle("alice", "client", &[]);

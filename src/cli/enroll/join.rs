@@ -107,16 +107,23 @@ pub fn reach_by(proxy: Option<&str>) -> Result<Reach, Failure> {
     Ok(Reach { proxy: proxy.map_err(|why| Failure::Usage(vec![format!("--proxy: {why}")]))? })
 }
 
-/// The identity in a state directory; where there is none yet, the one that a bundle gives.
+/// The client in a state directory; where there is none yet, the one that a bundle gives.
 ///
 /// # Errors
 ///
-/// When there is neither, or joining fails.
+/// When there is neither, the bundle is for another role, or joining fails.
 pub async fn identity_in(dir: &Path, bundle: Option<&str>, reach: &Reach, clock: &Clock) -> Result<Place, Failure> {
     match (Place::only(dir), bundle) {
         (Ok(place), _) => Ok(place),
         (Err(HolderFault::Missing(_)), Some(bundle)) => {
             let bundle = read_bundle(bundle)?;
+            // Before it is used up.
+            if bundle.role != Role::Client {
+                return Err(Failure::with_hint(
+                    format!("the bundle is for the {} {}", bundle.role.as_str(), bundle.name),
+                    "a client's is made with `doorward enroll create NAME --role client`",
+                ));
+            }
             let joined = join::join(&bundle, Place::new(dir, &bundle.name), reach, clock).await?;
             tracing::info!(identity = %joined.identity, until = %joined.span.not_after, "joined");
             Ok(joined.place)
