@@ -195,6 +195,12 @@ impl Authority {
         self.older_issuers.len()
     }
 
+    /// True when an issuer from before ends at `at`: what ends with it was cut short by it.
+    #[must_use]
+    pub fn has_older_issuer_until(&self, at: Timestamp) -> bool {
+        self.older_issuers.iter().any(|older| older.not_after == at)
+    }
+
     /// Since when its issuer issues; `None` when no other did before, or none of those counts.
     #[must_use]
     pub const fn issuer_since(&self) -> Option<Timestamp> {

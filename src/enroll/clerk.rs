@@ -27,6 +27,9 @@ use crate::telemetry::records::Records;
 
 /// How often the clerk looks up.
 const TICK: Duration = Duration::from_millis(200);
+/// How often the clerk looks, before it ends, whether its last lines are written, and between two looks.
+const LAST_LOOKS: u32 = 25;
+const LAST_PAUSE: Duration = Duration::from_millis(20);
 /// Lines that are on their way into the records at once.
 const BATCH: usize = 256;
 /// A list is made anew this often, even when nothing was revoked.
@@ -76,6 +79,7 @@ impl Clerk {
                     issuer.look(gateway.clock.now(), &ca_dir);
                 }
             }
+            lines.finish(&gateway.records, &state_dir);
         })?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -132,12 +136,8 @@ impl Lines {
     /// `generation` is of the newest view: every line comes with a new revision of the store, and so with
     /// a new view.
     fn try_look(&mut self, records: &Records, generation: u64, state_dir: &Path) -> Result<(), StoreError> {
-        if let Some(queued) = &self.queued {
-            if records.rounds() < queued.rounds + 2 {
-                return Ok(());
-            }
-            Store::open_existing(state_dir)?.forget_events(queued.up_to)?;
-            self.queued = None;
+        if !self.forget_written(records, state_dir)? {
+            return Ok(());
         }
         if self.done == Some(generation) {
             return Ok(());
@@ -158,6 +158,27 @@ impl Lines {
             None => self.done = Some(generation),
         }
         Ok(())
+    }
+
+    /// Forgets what was queued and is in the records by now. False while it is not.
+    fn forget_written(&mut self, records: &Records, state_dir: &Path) -> Result<bool, StoreError> {
+        let Some(queued) = &self.queued else { return Ok(true) };
+        if records.rounds() < queued.rounds + 2 {
+            return Ok(false);
+        }
+        Store::open_existing(state_dir)?.forget_events(queued.up_to)?;
+        self.queued = None;
+        Ok(true)
+    }
+
+    /// Before an end that nobody forced: what is queued is not for the next gateway to tell again.
+    fn finish(&mut self, records: &Records, state_dir: &Path) {
+        for _ in 0..LAST_LOOKS {
+            if !matches!(self.forget_written(records, state_dir), Ok(false)) {
+                return;
+            }
+            thread::sleep(LAST_PAUSE);
+        }
     }
 }
 

@@ -79,3 +79,17 @@ fn a_line_that_finds_no_room_comes_as_soon_as_there_is_some() {
     assert_eq!(writer.finish(Duration::from_secs(10)), 0);
     assert_eq!(std::fs::read_to_string(&file).unwrap().matches("certificate_refused").count(), 1);
 }
+
+#[test]
+fn an_end_that_nobody_forced_leaves_no_line_to_be_told_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("records.jsonl");
+    let settings = config::Record { file: Some(file), when_full: WhenFull::Drop, max_bytes: 100 << 20, keep: 1 };
+    let (records, _writer) = Records::start(&settings, records::log).unwrap();
+    Store::open(dir.path()).unwrap().note(&Event::new(BEGIN, Deed::CertificateRefused)).unwrap();
+    let mut lines = Lines::default();
+    lines.look(&records, 1, dir.path());
+    assert!(lines.queued.is_some());
+    lines.finish(&records, dir.path());
+    assert!(Store::open_existing(dir.path()).unwrap().pending_events(1).unwrap().is_empty());
+}

@@ -15,7 +15,7 @@ use rustls_pki_types::CertificateDer;
 use crate::ca::authority::{Authority, Issued};
 use crate::ca::csr;
 use crate::ca::exchange::{EnrollRequest, Granted, RenewRequest};
-use crate::ca::plan::{LeafPlan, MAX_TTL, MIN_TTL};
+use crate::ca::plan::{DEFAULT_TTL, LeafPlan, MAX_TTL, MIN_TTL};
 use crate::clock::Clock;
 use crate::domain::audit::Actor;
 use crate::domain::identity::{Identity, IdentityName};
@@ -200,11 +200,14 @@ impl Office {
         Ok((certificate.clone(), Signed { granted, certificate }))
     }
 
-    /// A renewed certificate lives as long as the one before, and never past the issuer.
+    /// A renewed certificate lives as long as the one before, and never past the issuer. What an issuer
+    /// at its end has cut short does not stay so under the next one: holders that live for minutes do
+    /// not outlive a gateway that is down for as long.
     fn life_of(&self, current: &NewCertificate, now: Timestamp) -> Duration {
         let second = Timestamp::from_seconds(now.as_seconds());
         let life = current.not_after.since(Timestamp::from_seconds(current.issued_at.as_seconds()));
-        life.clamp(MIN_TTL, MAX_TTL).min(self.authority.issuer_not_after().since(second))
+        let least = if self.authority.has_older_issuer_until(current.not_after) { DEFAULT_TTL } else { MIN_TTL };
+        life.clamp(least, MAX_TTL).min(self.authority.issuer_not_after().since(second))
     }
 
     fn store(&self, who: String, visitor: &Visitor) -> Result<Store, Refusal> {

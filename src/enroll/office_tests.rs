@@ -16,6 +16,7 @@ use x509_parser::prelude::FromDer;
 
 use super::*;
 use crate::ca::bundle::{BundleId, BundleSecret};
+use crate::ca::change::{self, Unlock};
 use crate::ca::exchange::Code;
 use crate::config::ClientAuth;
 use crate::domain::identity::{Role, TrustDomain};
@@ -471,4 +472,20 @@ fn what_ends_while_others_write_is_refused() {
         assert_eq!(enrolling.join().unwrap(), Code::InvalidEnrollment);
         assert_eq!(renewing.join().unwrap(), Code::CertificateRequired);
     });
+}
+
+#[test]
+fn what_an_issuer_at_its_end_cut_short_is_as_long_as_usual_under_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::new(dir.path());
+    let end = fixture.office.authority.issuer_not_after();
+    fixture.clock.advance(end.since(NOW) - 60 * MINUTE);
+    let first = fixture.enroll(&fixture.bundle(1), &csr()).unwrap();
+    fixture.clock.advance(40 * MINUTE);
+    let second = fixture.renew(&first, &csr()).unwrap();
+    assert_eq!([first.certificate.not_after, second.certificate.not_after], [end, end]);
+    change::rotate_issuer(&dir.path().join("ca"), Unlock::default(), fixture.now()).unwrap();
+    fixture.office = office(dir.path(), &fixture.clock);
+    let third = fixture.renew(&second, &csr()).unwrap();
+    assert_eq!(third.certificate.not_after, fixture.now().after(Duration::from_secs(24 * 3600)));
 }
