@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aws_lc_rs::rand;
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock::Clock;
@@ -84,6 +84,8 @@ impl Desk {
             let mut line: Line = None;
             while let Some(queued) = self.due(&target.name) {
                 let done = if is_over(queued.at, queued.refusals, self.clock.now()) {
+                    // Nothing else waits in here: thousands that are too old must not keep the thread.
+                    yield_now().await;
                     self.give_up(&target.name, &queued)
                 } else {
                     self.attempt(&target, &queued, (&mut line, &mut failing)).await

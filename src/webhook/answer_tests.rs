@@ -136,7 +136,7 @@ fn overrides_that_are_not_listed_do_not_count() {
 
 #[test]
 fn texts_are_cut_and_cannot_forge_lines() {
-    let long = format!("a\n\u{1b}[31mb\u{202e}c {}", "ä".repeat(300));
+    let long = format!("a\n\u{1b}[31mb\u{202e}c\u{61c}{}", "ä".repeat(300));
     let decision = heard(&answer(&json!({"reason": long, "decision": "deny", "public_message": "\r\n"}))).unwrap();
     let reason = decision.reason.unwrap();
     assert!(reason.len() <= 256 && !reason.chars().any(char::is_control), "{reason}");
