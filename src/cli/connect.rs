@@ -136,11 +136,7 @@ struct Running {
 
 async fn start(config: Connector, bundle: Option<&str>) -> Result<Running, Failure> {
     let clock = Clock::System;
-    let proxy = match &config.proxy {
-        None => None,
-        Some(proxy) => Some(ProxyUrl::parse(&format!("http://{proxy}")).map_err(Failure::new)?),
-    };
-    let reach = Reach { proxy };
+    let reach = Reach { proxy: config.proxy.clone().map(ProxyUrl::from) };
     let place = identity(&config.state_dir, bundle, &reach, &clock).await?;
     let origin = Origin::read(&config.state_dir)?;
     let options =

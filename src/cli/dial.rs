@@ -159,8 +159,7 @@ impl Dial {
 
     async fn start(&self, config: Config) -> Result<(Bound, Settings, Arc<Keeper>), Failure> {
         let clock = Clock::System;
-        let proxy = config.proxy.as_ref().map(|proxy| ProxyUrl::parse(&format!("http://{proxy}")));
-        let reach = Reach { proxy: proxy.transpose().map_err(Failure::new)? };
+        let reach = Reach { proxy: config.proxy.clone().map(ProxyUrl::from) };
         // A port that is taken must not cost a bundle.
         let bound = Bound::bind(&config.listen).await.map_err(|error| cannot_listen(&config.listen, &error))?;
         let place = match &self.certificate {

@@ -399,6 +399,8 @@ pub struct Webhook {
     pub reach: Reach,
     /// For https.
     pub tls: BackendTls,
+    /// The proxy that connects to it, asked with CONNECT; it looks the name up then.
+    pub proxy: Option<GatewayAddress>,
     /// What is sent is signed with each of these; never empty, the newest first.
     pub secrets: Vec<SigningSecret>,
     /// How long the whole exchange may take.

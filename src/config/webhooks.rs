@@ -7,6 +7,7 @@ use http::HeaderName;
 use toml::de::DeValue;
 
 use crate::config::backends::read_tls;
+use crate::config::connector::parse_proxy;
 use crate::config::document::{Place, Table, Value};
 use crate::config::grants::{PlacedGrant, optional};
 use crate::config::listen::is_empty_list;
@@ -91,7 +92,7 @@ fn read_webhook<'d>(section: &Value<'d>, name: &str) -> Option<PlacedWebhook<'d>
         let overrides = table.get("allow_overrides").map_or(Some(Vec::new()), |value| read_overrides(&value));
         let revalidate = optional(table.get("revalidate"), read_revalidate).map(Option::flatten);
         let events = table.get("events").map_or(Some(Vec::new()), |value| read_events(&value));
-        table.later("proxy", |_| false);
+        let proxy = table.get("proxy").map_or(Some(None), |value| value.parsed(parse_proxy).map(Some));
 
         let (url, allow_networks) = (url?, allow_networks?);
         check_url(table, &url, allow_networks.as_ref(), tls.as_ref());
@@ -100,6 +101,7 @@ fn read_webhook<'d>(section: &Value<'d>, name: &str) -> Option<PlacedWebhook<'d>
             reach: Reach::new(&url, allow_networks),
             url,
             tls: tls?,
+            proxy: proxy?,
             secrets: secrets?,
             timeout: timeout?,
             connect_timeout: connect?,
@@ -125,6 +127,9 @@ fn check_url(table: &Table<'_>, url: &WebhookUrl, allow: Option<&Networks>, tls:
                 setting.wrong("goes with an https URL; this one is http, and nothing would be encrypted");
             }
         }
+    }
+    if let (false, Some(setting)) = (url.https, table.get("proxy")) {
+        setting.wrong("goes with an https URL; http is for this machine, which needs no proxy");
     }
     let Ok(address) = url.host.parse::<IpAddr>() else { return };
     if let (Err(why), Some(setting)) = (Reach::new(url, allow.cloned()).check(address), table.get("url")) {

@@ -54,6 +54,12 @@ impl ProxyUrl {
     }
 }
 
+impl From<GatewayAddress> for ProxyUrl {
+    fn from(address: GatewayAddress) -> Self {
+        Self(address)
+    }
+}
+
 impl fmt::Display for ProxyUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "http://{}", self.0)

@@ -1,6 +1,6 @@
 //! One signed message to one webhook, and the status that it answers.
 //!
-//! Invariants: only addresses that [`Reach`] lets through are connected to, and TLS is verified; no
+//! Invariants: only addresses that [`Reach`] lets through are connected to, or the proxy that the config names, and TLS is verified; no
 //! redirect is followed, no proxy of the environment is used; of the answer nothing counts but its
 //! status, and no more is read than a bound says.
 
@@ -21,6 +21,7 @@ use crate::backend::wire::Wire;
 use crate::config::Webhook;
 use crate::tls::client::backend_config;
 use crate::webhook::address::Reach;
+use crate::webhook::proxied::Proxied;
 use crate::webhook::sign::{self, SigningSecret, sign};
 use crate::webhook::url::WebhookUrl;
 
@@ -33,6 +34,7 @@ pub struct Post {
     url: WebhookUrl,
     reach: Reach,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    proxy: Option<Proxied>,
     secrets: Vec<SigningSecret>,
     patience: Patience,
 }
@@ -78,7 +80,7 @@ impl Post {
             None
         };
         let (reach, secrets) = (webhook.reach.clone(), webhook.secrets.clone());
-        Ok(Self { url, reach, tls, secrets, patience: PATIENCE })
+        Ok(Self { url, reach, tls, proxy: Proxied::of(webhook)?, secrets, patience: PATIENCE })
     }
 
     /// Sends a message, over the connection that is open or over a new one.
@@ -124,6 +126,9 @@ impl Post {
     }
 
     async fn dial(&self) -> Result<Stream, String> {
+        if let Some(proxy) = &self.proxy {
+            return self.secure(proxy.open().await?).await.map_err(|error| said(&error));
+        }
         let found = lookup_host((self.url.host.as_str(), self.url.port)).await;
         let found: Vec<_> = found.map_err(|error| said(&error))?.map(|address| address.ip()).collect();
         let addresses = self.reach.filter(&found, self.url.port).map_err(|(address, kind)| match address {
@@ -214,7 +219,7 @@ mod tests {
             (Arc::new(config), ServerName::try_from(url.host.clone()).unwrap())
         });
         let patience = Patience { connect: Duration::from_millis(80), attempt: Duration::from_millis(160) };
-        Post { reach: Reach::new(&url, None), url, tls, secrets: Vec::new(), patience }
+        Post { reach: Reach::new(&url, None), url, tls, proxy: None, secrets: Vec::new(), patience }
     }
 
     fn run<T>(future: impl Future<Output = T>) -> T {

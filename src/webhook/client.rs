@@ -1,6 +1,6 @@
 //! One exchange with a webhook: resolve, look at the addresses, connect, send, read.
 //!
-//! Invariants: only an address that was looked at is connected to; no redirect is followed, no proxy
+//! Invariants: only an address that was looked at is connected to, or the proxy that the config names; no redirect is followed, no proxy
 //! of the environment is used, no cookie is kept; a question of which a byte may have been read is
 //! never sent twice; nothing is read without bound; of the threads that look names up, which all
 //! webhooks share, one whose name nobody answers for keeps a few.
@@ -28,6 +28,7 @@ use tokio_rustls::TlsConnector;
 use crate::config::Webhook;
 use crate::tls::client::backend_config;
 use crate::webhook::answer::MAX_BYTES;
+use crate::webhook::proxied::Proxied;
 use crate::webhook::trouble::Trouble;
 
 /// Most connections that wait for the next question.
@@ -46,6 +47,7 @@ pub struct Client {
     target: Uri,
     host: HeaderValue,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    proxy: Option<Proxied>,
     resolver: Resolver,
     looking_up: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
@@ -94,6 +96,7 @@ impl Client {
             host: HeaderValue::from_str(&url.authority()).map_err(|error| error.to_string())?,
             webhook: Arc::clone(webhook),
             tls,
+            proxy: Proxied::of(webhook)?,
             resolver: Resolver::System,
             looking_up: Arc::new(Semaphore::new(LOOKING_UP)),
             idle: Mutex::default(),
@@ -193,8 +196,11 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Trouble> {
-        let addresses = self.addresses().await?;
+        let addresses = if self.proxy.is_none() { self.addresses().await? } else { Vec::new() };
         let connecting = async {
+            if let Some(proxy) = &self.proxy {
+                return self.handshake(proxy.open().await.map_err(Trouble::Connect)?).await;
+            }
             let mut last = Trouble::Resolve;
             for address in addresses {
                 match TcpStream::connect(address).await {

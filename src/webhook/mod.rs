@@ -16,6 +16,7 @@ pub mod client;
 pub mod hook;
 pub mod hooks;
 mod lru;
+pub mod proxied;
 pub mod question;
 pub mod runner;
 pub mod sign;

@@ -6,8 +6,9 @@ use doorward::domain::key::{KeyChange, Labels};
 use doorward::store::rows::Updated;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
-use crate::support::{CHAT, Key, Manner, Receiver, Setup, Stub, Whole, World, chat, chat_stream, within};
+use crate::support::{CHAT, ConnectProxy, Key, Manner, Receiver, Setup, Stub, Whole, World, chat, chat_stream, within};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -63,6 +64,24 @@ async fn a_webhook_is_told_what_the_contract_says_and_no_secret() {
                "max_tokens": 512, "headers": {"x-project": "a\"b"}, "content_length": body.len()})
     );
     assert_eq!(told["route"], json!({"candidates": ["stub"]}));
+}
+
+/// Where the only way out is a proxy, it is asked for the webhook's address and sees nothing else.
+#[tokio::test]
+async fn the_way_to_a_webhook_may_be_a_proxy() {
+    let (stub, receiver, proxy) = (Stub::chatty().await, Receiver::start().await, ConnectProxy::start().await);
+    let (world, key) = guarded(&stub, &receiver, &format!("proxy = \"http://{}\"", proxy.address)).await;
+    let answer = world.caller().key(&key).chat(&chat("llama")).await;
+    assert_eq!((answer.status, said(&world, &answer).await), (200, one("allow", Some("fresh"))));
+    receiver.asked().remove(0).assert_signed();
+    let address = receiver.address;
+    assert_eq!(proxy.asked(), [format!("CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n\r\n")]);
+    // And no other way is tried when nobody is there.
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (world, key) = guarded(&stub, &receiver, &format!("proxy = \"http://{nobody}\"")).await;
+    let answer = world.caller().key(&key).chat(&chat("llama")).await;
+    answer.assert_refused(&world, 503, "authorization_unavailable").await;
+    assert_eq!((receiver.count(), receiver.connections()), (1, 1));
 }
 
 /// Whatever a webhook does instead of answering, and in whichever way it is to be treated then: no
