@@ -145,7 +145,7 @@ fn what_it_issues_is_what_the_verifier_reads() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::init(&dir.path().join("ca"), &domain(), now()).unwrap();
     let clock = Clock::manual(now());
-    let builtin = Some((domain(), authority.roots()));
+    let builtin = Some((domain(), authority.anchors()));
     let verifier = CallerVerifier::new(ClientAuth::Required, builtin, &[], clock.clone(), provider()).unwrap();
     for role in Role::ALL {
         let plan = authority.plan_client(role, &name("alice"), None, now()).unwrap();
@@ -156,8 +156,9 @@ fn what_it_issues_is_what_the_verifier_reads() {
         assert_eq!(*peer.serial, *plan.serial().as_bytes());
         assert_eq!(peer.not_after, plan.span().not_after);
         assert_eq!(CertificateDer::pem_slice_iter(issued.pem.as_bytes()).count(), 2);
-        // Without the issuer there is no chain.
-        assert!(verifier.identify(&issued.chain[..1]).is_none());
+        // The issuer is known, and is no caller.
+        assert!(verifier.identify(&issued.chain[..1]).is_some());
+        assert!(verifier.identify(&issued.chain[1..]).is_none());
     }
     let (server, _) = authority.issue_server(&["gw.corp.example"], now()).unwrap();
     assert!(verifier.identify(&server).is_none());

@@ -79,7 +79,7 @@ impl Clerk {
                     issuer.look(gateway.clock.now(), &ca_dir);
                 }
             }
-            lines.finish(&gateway.records, &state_dir);
+            lines.last_look(&gateway.records, gateway.view().generation, &state_dir);
         })?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -171,7 +171,15 @@ impl Lines {
         Ok(true)
     }
 
-    /// Before an end that nobody forced: what is queued is not for the next gateway to tell again.
+    /// Before an end that nobody forced: what came since the last look is told too, whatever the view.
+    fn last_look(&mut self, records: &Records, generation: u64, state_dir: &Path) {
+        self.finish(records, state_dir);
+        self.done = None;
+        self.look(records, generation, state_dir);
+        self.finish(records, state_dir);
+    }
+
+    /// Waits until what was queued is written, and forgets it: what is queued is not for the next gateway to tell again.
     fn finish(&mut self, records: &Records, state_dir: &Path) {
         for _ in 0..LAST_LOOKS {
             if !matches!(self.forget_written(records, state_dir), Ok(false)) {

@@ -90,6 +90,8 @@ fn an_end_that_nobody_forced_leaves_no_line_to_be_told_again() {
     let mut lines = Lines::default();
     lines.look(&records, 1, dir.path());
     assert!(lines.queued.is_some());
-    lines.finish(&records, dir.path());
+    // Came since, and no view tells of it yet.
+    Store::open(dir.path()).unwrap().note(&Event::new(BEGIN, Deed::CertificateRefused)).unwrap();
+    lines.last_look(&records, 1, dir.path());
     assert!(Store::open_existing(dir.path()).unwrap().pending_events(1).unwrap().is_empty());
 }

@@ -151,9 +151,12 @@ impl CallerVerifier {
         // Those that may not sign are left out, as strays are.
         let issuers: Vec<_> = intermediates.iter().filter(|sent| peer::may_issue(sent)).cloned().collect();
         for entry in &self.entries {
-            match entry.verify(leaf, &issuers, now) {
+            // The built-in authority's roots are its issuers, which sign callers themselves. What else was
+            // sent counts for nothing there: of a root, webpki looks at no path length.
+            let between = if entry.authority == Authority::BuiltIn { &[] } else { issuers.as_slice() };
+            match entry.verify(leaf, between, now) {
                 // Whatever the names in it say: the root decides whose certificate it is.
-                Ok(root) => return entry.identify(leaf, &issuers, root, now),
+                Ok(root) => return entry.identify(leaf, between, root, now),
                 // "Expired" says more than "not one of mine".
                 Err(unknown @ Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
                     fault.get_or_insert(unknown);

@@ -56,6 +56,15 @@ fn world_of(ca: Ca, auth: ClientAuth, trust: &[Trust]) -> World {
     World { ca, verifier, server, clock }
 }
 
+/// Only an authority of somebody else's, under which there may be others.
+fn outside(ca: Ca) -> World {
+    let clock = Clock::manual(now());
+    let trust = [spiffe("corp", &ca, &["corp.example"])];
+    let verifier = CallerVerifier::new(ClientAuth::Required, None, &trust, clock.clone(), provider()).unwrap();
+    let server = Arc::new(api_config(Arc::clone(&verifier), ca.server(), true).unwrap());
+    World { ca, verifier, server, clock }
+}
+
 impl World {
     /// A real handshake; then who it is, or why not.
     fn dial(&self, leaf: &Leaf) -> Result<Arc<PeerCertificate>, Error> {
@@ -188,7 +197,7 @@ fn an_issuer_whose_key_is_not_for_signing_is_none() {
     let between = |usages: &[KeyUsagePurpose]| ca.intermediate("Between", |params| params.key_usages = usages.to_vec());
     let [good, silent, bad] =
         [between(&[KeyUsagePurpose::KeyCertSign]), between(&[]), between(&[KeyUsagePurpose::CrlSign])];
-    let world = world_of(ca, ClientAuth::Required, &[]);
+    let world = outside(ca);
     let below = |issuer: &Ca| {
         let mut leaf = issuer.client(ALICE);
         leaf.chain.push(issuer.root());
@@ -201,6 +210,22 @@ fn an_issuer_whose_key_is_not_for_signing_is_none() {
     let mut stray = below(&good);
     stray.chain.push(bad.root());
     assert!(world.dial(&stray).is_ok());
+}
+
+/// The built-in authority's roots are its issuers: nothing stands between them and a caller, whatever a
+/// certificate that was sent beside says of itself.
+#[test]
+fn nobody_is_below_an_issuer_of_the_built_in_authority() {
+    let ca = Ca::new("Issuer");
+    let between = ca.intermediate("Between", |_| ());
+    let world = world_of(ca, ClientAuth::Required, &[]);
+    let mut below = between.client(ALICE);
+    below.chain.push(between.root());
+    assert_eq!(world.dial(&below).unwrap_err(), Error::InvalidCertificate(CertificateError::UnknownIssuer));
+    // A stray beside a good certificate does no harm.
+    let mut good = world.ca.client(ALICE);
+    good.chain.push(between.root());
+    assert!(world.dial(&good).is_ok());
 }
 
 #[test]
@@ -422,7 +447,7 @@ fn issuers_and_roots_end_too() {
     let ca = Ca::with("Root", |params| params.not_after = at("2026-06-01T16:00:00Z"));
     let short = ca.intermediate("Short", |params| params.not_after = at("2026-06-01T14:00:00Z"));
     let long = ca.intermediate("Long", |_| ());
-    let world = world_of(ca, ClientAuth::Required, &[]);
+    let world = outside(ca);
     let below = |issuer: &Ca| {
         let mut leaf = issuer.client(ALICE);
         leaf.chain.push(issuer.root());

@@ -27,6 +27,8 @@ const CLONE_RETRY: u32 = 60;
 const UNAVAILABLE: &str = "unavailable";
 /// Reason of a drain: the same process has dialled the same link anew.
 const REPLACED: &str = "replaced";
+/// How long requests have to find out how they ended, when a connection has.
+const READ_OUT: Duration = Duration::from_secs(1);
 
 /// Serves the `connect` names.
 #[derive(Debug)]
@@ -147,6 +149,9 @@ async fn registered(
         Ends { control: &mut control, connection: &mut connection, pulse: Pulse::new(ping_pong, tunnels.pace()) };
     let end = carry(tunnels, gateway, &tunnel, ends).await;
     tunnels.remove(&tunnel);
+    if end == End::Lost {
+        read_out(&tunnel).await;
+    }
     gateway.metrics.tunnels.ended(label(tunnels, &name), end.as_str());
     tracing::info!(connector = %name, instance = %tunnel.instance, index = tunnel.index, reason = end.as_str(), "a tunnel has ended");
     // Before anything is said: what is cut is cut at once.
@@ -161,6 +166,22 @@ async fn registered(
         control.say(&message);
     }
     control.part(connection).await;
+}
+
+/// A connection that has ended may have brought whole replies that nobody has read yet. Each request
+/// finds that out by itself, or that its reply is not whole.
+async fn read_out(tunnel: &Tunnel) {
+    tunnel.leaves();
+    let reading = async {
+        while tunnel.streams() > 0 {
+            tunnel.ordered().await;
+            if tunnel.take_orders().close.is_some() {
+                return;
+            }
+        }
+    };
+    // What is not over by then is cut.
+    let _ = timeout(READ_OUT, reading).await.is_ok();
 }
 
 /// Reads the first message, and judges the certificate as of now.
