@@ -7,13 +7,41 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls_pki_types::CertificateDer;
+
 use crate::config::document::{Table, Value};
-use crate::config::{Issuer, KeySource};
 use crate::domain::owner_template::OwnerTemplate;
 use crate::domain::token::Algorithm;
 use crate::token::issuers::Rules;
 use crate::token::keys::KeySet;
 use crate::token::location::{KeyUrl, Location};
+
+/// An `[[issuer]]` entry.
+#[derive(Debug)]
+pub struct Issuer {
+    /// What it says of tokens.
+    pub rules: Arc<Rules>,
+    /// Where the issuer's keys come from.
+    pub keys: KeySource,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Debug)]
+pub enum KeySource {
+    /// A file, already read.
+    File(KeySet),
+    /// The issuer.
+    Fetched {
+        /// Where they are.
+        location: Location,
+        /// Private roots for its server; empty: the roots of the operating system.
+        roots: Vec<CertificateDer<'static>>,
+        /// From one fetch to the next.
+        refresh: Duration,
+        /// How long keys are relied on after the last fetch that succeeded.
+        stale_max: Duration,
+    },
+}
 
 /// Longest `iss` or `aud` that is compared, in bytes.
 const MAX_TEXT_BYTES: usize = 512;

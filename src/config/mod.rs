@@ -29,10 +29,13 @@ mod webhooks;
 pub use connector::{Connector, GatewayAt, SiteBackend, load_connector, parse_connector};
 pub use declared::{Declared, declared};
 pub use dial::{Dial, DialGateway, DialListen, DialToken, load_dial, parse_dial};
+pub use issuers::{Issuer, KeySource};
 pub use load::{find, load, parse, state_dir};
 pub use reachable::{Reachable, reachable};
 pub use restart::needs_restart;
 pub(crate) use suggest::did_you_mean;
+pub use trust::{IdentityField, IdentityMap, Trust};
+pub use webhooks::{Include, OnError, Override, Webhook};
 
 use std::collections::HashMap;
 use std::fmt;
@@ -41,8 +44,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use crate::domain::endpoint::Dialect;
@@ -51,16 +53,8 @@ use crate::domain::grant::Grant;
 use crate::domain::identity::{Identity, IdentityMatch, IdentityName, TrustDomain};
 use crate::domain::key::KeyRecord;
 use crate::domain::network::Networks;
-use crate::domain::notification::Kind;
 use crate::domain::owner::OwnerPath;
 use crate::domain::route::Model;
-use crate::domain::webhook::WebhookName;
-use crate::token::issuers::Rules;
-use crate::token::keys::KeySet;
-use crate::token::location::Location;
-use crate::webhook::address::Reach;
-use crate::webhook::sign::SigningSecret;
-use crate::webhook::url::WebhookUrl;
 
 /// Everything that `doorward.toml` says, checked. Paths are absolute.
 #[derive(Debug)]
@@ -228,47 +222,6 @@ pub enum WhenFull {
     Drop,
 }
 
-/// An external authority for callers.
-#[derive(Debug)]
-pub struct Trust {
-    /// Its name in logs.
-    pub name: String,
-    /// Its roots; never empty.
-    pub roots: Vec<CertificateDer<'static>>,
-    /// What it has revoked; empty when nothing says so.
-    pub crls: Vec<CertificateRevocationListDer<'static>>,
-    /// How a certificate becomes an identity.
-    pub map: IdentityMap,
-}
-
-/// How a certificate of an external authority becomes an identity.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum IdentityMap {
-    /// Its one SPIFFE ID, in one of these trust domains.
-    Spiffe {
-        /// The domains that the entry owns; never empty.
-        trust_domains: Vec<TrustDomain>,
-    },
-    /// One field of it becomes the name in `spiffe://<trust_domain>/client/<name>`.
-    Field {
-        /// The field; it must occur exactly once.
-        from: IdentityField,
-        /// The trust domain of `to`.
-        trust_domain: TrustDomain,
-    },
-}
-
-/// A field of a certificate that can name a caller.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum IdentityField {
-    /// The DNS name among the subject alternative names.
-    SanDns,
-    /// The e-mail address among the subject alternative names.
-    SanEmail,
-    /// The subject's common name.
-    SubjectCn,
-}
-
 /// An `[[identity]]` entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IdentityEntry {
@@ -276,33 +229,6 @@ pub struct IdentityEntry {
     pub matches: IdentityMatch,
     /// Where they sit.
     pub owner: OwnerPath,
-}
-
-/// An `[[issuer]]` entry.
-#[derive(Debug)]
-pub struct Issuer {
-    /// What it says of tokens.
-    pub rules: Arc<Rules>,
-    /// Where the issuer's keys come from.
-    pub keys: KeySource,
-}
-
-/// Where an issuer's keys come from.
-#[derive(Debug)]
-pub enum KeySource {
-    /// A file, already read.
-    File(KeySet),
-    /// The issuer.
-    Fetched {
-        /// Where they are.
-        location: Location,
-        /// Private roots for its server; empty: the roots of the operating system.
-        roots: Vec<CertificateDer<'static>>,
-        /// From one fetch to the next.
-        refresh: Duration,
-        /// How long keys are relied on after the last fetch that succeeded.
-        stale_max: Duration,
-    },
 }
 
 impl IdentityEntry {
@@ -386,111 +312,6 @@ pub struct Timeouts {
     pub first_event: Duration,
     /// Between the events of a stream.
     pub idle: Duration,
-}
-
-/// A `[webhook.NAME]`. Defaults are those of the example config.
-#[derive(PartialEq, Eq, Debug)]
-pub struct Webhook {
-    /// Its name in grants, logs and records.
-    pub name: WebhookName,
-    /// Where it is.
-    pub url: WebhookUrl,
-    /// Which addresses that may be at.
-    pub reach: Reach,
-    /// For https.
-    pub tls: BackendTls,
-    /// The proxy that connects to it, asked with CONNECT; it looks the name up then.
-    pub proxy: Option<GatewayAddress>,
-    /// What is sent is signed with each of these; never empty, the newest first.
-    pub secrets: Vec<SigningSecret>,
-    /// How long the whole exchange may take.
-    pub timeout: Duration,
-    /// How long the connection may take, TCP and TLS.
-    pub connect_timeout: Duration,
-    /// What happens when there is no answer that counts.
-    pub on_error: OnError,
-    /// With [`OnError::Stale`]: how long after its time an allow may still be relied on.
-    pub stale_max: Duration,
-    /// How long an allow is remembered at most.
-    pub cache_allow: Duration,
-    /// How long a denial is remembered at most.
-    pub cache_deny: Duration,
-    /// How many questions may be under way at once.
-    pub max_in_flight: u32,
-    /// What it is told beyond the usual.
-    pub include: Include,
-    /// In which ways it may narrow what it allows.
-    pub allow_overrides: Vec<Override>,
-    /// How often it is asked again while a reply streams; `None` when it is not.
-    pub revalidate: Option<Duration>,
-    /// What it is told of after it has happened.
-    pub events: Vec<Kind>,
-}
-
-/// What happens when a webhook has no answer that counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OnError {
-    /// The request is refused.
-    Deny,
-    /// What it allowed a while ago still holds; else the request is refused.
-    Stale,
-    /// The request passes, where the grant accepts that.
-    Allow,
-}
-
-impl OnError {
-    /// The word in config.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Deny => "deny",
-            Self::Stale => "stale",
-            Self::Allow => "allow",
-        }
-    }
-}
-
-/// What a webhook is told beyond the usual.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Include {
-    /// These headers of the request.
-    pub headers: Vec<HeaderName>,
-    /// How long the body is.
-    pub content_length: bool,
-    /// The body itself.
-    pub body: bool,
-}
-
-/// A way in which a webhook may narrow what it allows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Override {
-    /// Fewer tokens.
-    MaxTokens,
-    /// Less time for the reply.
-    DeadlineMs,
-    /// An end of the reply.
-    ExpiresAt,
-    /// One of the backends.
-    Backend,
-    /// Labels for the record.
-    Labels,
-}
-
-impl Override {
-    /// Every way.
-    pub const ALL: [Self; 5] = [Self::MaxTokens, Self::DeadlineMs, Self::ExpiresAt, Self::Backend, Self::Labels];
-
-    /// The word in config, and in answers.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::MaxTokens => "max_tokens",
-            Self::DeadlineMs => "deadline_ms",
-            Self::ExpiresAt => "expires_at",
-            Self::Backend => "backend",
-            Self::Labels => "labels",
-        }
-    }
 }
 
 /// A secret from config: cannot be printed.

@@ -6,19 +6,125 @@ use std::time::Duration;
 use http::HeaderName;
 use toml::de::DeValue;
 
+use crate::config::BackendTls;
 use crate::config::backends::read_tls;
 use crate::config::connector::parse_proxy;
 use crate::config::document::{Place, Table, Value};
 use crate::config::grants::{PlacedGrant, optional};
 use crate::config::listen::is_empty_list;
 use crate::config::suggest::did_you_mean;
-use crate::config::{BackendTls, Include, OnError, Override, Webhook};
+use crate::domain::gateway_address::GatewayAddress;
 use crate::domain::network::Networks;
 use crate::domain::notification::Kind;
 use crate::domain::webhook::WebhookName;
 use crate::webhook::address::Reach;
 use crate::webhook::sign::SigningSecret;
 use crate::webhook::url::WebhookUrl;
+
+/// A `[webhook.NAME]`. Defaults are those of the example config.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Webhook {
+    /// Its name in grants, logs and records.
+    pub name: WebhookName,
+    /// Where it is.
+    pub url: WebhookUrl,
+    /// Which addresses that may be at.
+    pub reach: Reach,
+    /// For https.
+    pub tls: BackendTls,
+    /// The proxy that connects to it, asked with CONNECT; it looks the name up then.
+    pub proxy: Option<GatewayAddress>,
+    /// What is sent is signed with each of these; never empty, the newest first.
+    pub secrets: Vec<SigningSecret>,
+    /// How long the whole exchange may take.
+    pub timeout: Duration,
+    /// How long the connection may take, TCP and TLS.
+    pub connect_timeout: Duration,
+    /// What happens when there is no answer that counts.
+    pub on_error: OnError,
+    /// With [`OnError::Stale`]: how long after its time an allow may still be relied on.
+    pub stale_max: Duration,
+    /// How long an allow is remembered at most.
+    pub cache_allow: Duration,
+    /// How long a denial is remembered at most.
+    pub cache_deny: Duration,
+    /// How many questions may be under way at once.
+    pub max_in_flight: u32,
+    /// What it is told beyond the usual.
+    pub include: Include,
+    /// In which ways it may narrow what it allows.
+    pub allow_overrides: Vec<Override>,
+    /// How often it is asked again while a reply streams; `None` when it is not.
+    pub revalidate: Option<Duration>,
+    /// What it is told of after it has happened.
+    pub events: Vec<Kind>,
+}
+
+/// What happens when a webhook has no answer that counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnError {
+    /// The request is refused.
+    Deny,
+    /// What it allowed a while ago still holds; else the request is refused.
+    Stale,
+    /// The request passes, where the grant accepts that.
+    Allow,
+}
+
+impl OnError {
+    /// The word in config.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Stale => "stale",
+            Self::Allow => "allow",
+        }
+    }
+}
+
+/// What a webhook is told beyond the usual.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Include {
+    /// These headers of the request.
+    pub headers: Vec<HeaderName>,
+    /// How long the body is.
+    pub content_length: bool,
+    /// The body itself.
+    pub body: bool,
+}
+
+/// A way in which a webhook may narrow what it allows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Override {
+    /// Fewer tokens.
+    MaxTokens,
+    /// Less time for the reply.
+    DeadlineMs,
+    /// An end of the reply.
+    ExpiresAt,
+    /// One of the backends.
+    Backend,
+    /// Labels for the record.
+    Labels,
+}
+
+impl Override {
+    /// Every way.
+    pub const ALL: [Self; 5] = [Self::MaxTokens, Self::DeadlineMs, Self::ExpiresAt, Self::Backend, Self::Labels];
+
+    /// The word in config, and in answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxTokens => "max_tokens",
+            Self::DeadlineMs => "deadline_ms",
+            Self::ExpiresAt => "expires_at",
+            Self::Backend => "backend",
+            Self::Labels => "labels",
+        }
+    }
+}
 
 /// Most secrets of one webhook: a rotation needs two.
 const MAX_SECRETS: usize = 4;
