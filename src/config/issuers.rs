@@ -181,7 +181,7 @@ fn read_source<'d>(table: &Table<'d>) -> (Option<Box<str>>, Option<Source<'d>>) 
 
 /// How keys are fetched.
 struct Fetching {
-    roots: Vec<rustls_pki_types::CertificateDer<'static>>,
+    roots: Vec<CertificateDer<'static>>,
     refresh: Duration,
     stale_max: Duration,
 }
