@@ -111,7 +111,7 @@ start_doorward-tunnel() {
 		-e "s|^url  .*|connector = \"site\"|" -e '/^credential = /d' "$config"
 	{
 		"$DOORWARD" ca init --trust-domain gateway.example --config "$config" &&
-			"$DOORWARD" cert issue site --role connector --config "$config" --out "$RUN/doorward"
+			"$DOORWARD" cert issue site --role connector --config "$config" --out "$RUN/doorward/site"
 	} >"$RUN/gw.log" 2>&1 || { cat "$RUN/gw.log" >&2; exit 1; }
 	render connector.toml.in "$RUN/doorward/connector.toml"
 	"$DOORWARD" key create --owner bench/clients/one --expires 1d --output json --config "$config" \
