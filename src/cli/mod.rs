@@ -26,6 +26,7 @@ pub mod place;
 pub mod reach;
 pub mod remote;
 pub mod root_key;
+pub mod seen;
 pub mod serve;
 pub mod server;
 pub mod status;

@@ -13,7 +13,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cli::output::Failure;
 use crate::cli::place::{environment, find};
-use crate::cli::server::{Options, Server, WATCH};
+use crate::cli::seen::WATCH;
+use crate::cli::server::{Options, Server};
 use crate::clock::Clock;
 use crate::config;
 use crate::gate::connection::Patience;

@@ -32,7 +32,7 @@ pub use dial::{Dial, DialGateway, DialListen, DialToken, load_dial, parse_dial};
 pub use issuers::{Issuer, KeySource};
 pub use load::{find, load, parse, state_dir};
 pub use reachable::{Reachable, reachable};
-pub use restart::needs_restart;
+pub use restart::{connector_needs_restart, dial_needs_restart, needs_restart};
 pub(crate) use suggest::did_you_mean;
 pub use trust::{IdentityField, IdentityMap, Trust};
 pub use webhooks::{Include, OnError, Override, Webhook};
@@ -242,7 +242,7 @@ impl IdentityEntry {
 }
 
 /// A private inference server.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub struct Backend {
     /// Its name in config, logs and records.
     pub name: String,

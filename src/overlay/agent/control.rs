@@ -1,5 +1,6 @@
 //! The connector's end of the control stream.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::overlay::agent::site::Site;
 use crate::overlay::protocol::lines::Lines;
 use crate::overlay::protocol::{
-    FromConnector, FromGateway, Health, MAX_STREAMS, Register, Registered, Retry, State, VERSION, decode, encode,
+    FromConnector, FromGateway, Health, MAX_STREAMS, Register, Registered, Retry, State, VERSION, Word, decode, encode,
 };
 
 /// How often the state of every backend is said, changed or not.
@@ -26,7 +27,7 @@ pub(super) enum Event {
     /// Requests may come.
     Registered,
     /// The gateway is about to close the connection.
-    Drain { deadline: Duration },
+    Drain { deadline: Duration, replaced: bool },
     /// The gateway closes the connection.
     Error { code: String, retry: Retry, after: Option<Duration> },
     /// The stream is over.
@@ -83,18 +84,20 @@ async fn converse(
     orders: &mut watch::Receiver<Order>,
     events: &mpsc::Sender<Event>,
 ) -> Result<(), String> {
+    let offers = site.offers();
+    let names: Vec<_> = offers.iter().map(|offer| offer.name.clone()).collect();
     let register = Register {
         protocol: VERSION,
         connector: who.connector.clone(),
         instance_id: site.instance_id.clone(),
         conn_index: who.index,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        backends: site.offers(),
+        backends: offers,
         max_streams: MAX_STREAMS,
     };
     say(&mut stream.send, &FromConnector::Register(register)).await?;
     let mut health = site.health.subscribe();
-    let mut said = Vec::new();
+    let mut said = BTreeMap::new();
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut lines = Lines::default();
@@ -113,9 +116,9 @@ async fn converse(
             }
             _ = tick.tick() => {
                 said.clear();
-                tell_health(site, &mut stream.send, &mut health, &mut said).await?;
+                tell_health(&names, &mut stream.send, &mut health, &mut said).await?;
             }
-            Ok(()) = health.changed() => tell_health(site, &mut stream.send, &mut health, &mut said).await?,
+            Ok(()) = health.changed() => tell_health(&names, &mut stream.send, &mut health, &mut said).await?,
             changed = orders.changed() => {
                 let order = *orders.borrow_and_update();
                 match order {
@@ -137,21 +140,21 @@ async fn converse(
     }
 }
 
-/// Says of each backend how it is, unless that was said before.
+/// Says of each backend that this connection has declared how it is, unless that was said before. One
+/// that a reload has taken away gets no more requests.
 async fn tell_health(
-    site: &Site,
+    names: &[String],
     send: &mut SendStream<Bytes>,
-    health: &mut watch::Receiver<Vec<State>>,
-    said: &mut Vec<State>,
+    health: &mut watch::Receiver<BTreeMap<String, State>>,
+    said: &mut BTreeMap<String, State>,
 ) -> Result<(), String> {
     let states = health.borrow_and_update().clone();
-    for (index, (served, state)) in site.served.iter().zip(&states).enumerate() {
-        if said.get(index) != Some(state) {
-            let backend = served.upstream.name.clone();
-            say(send, &FromConnector::Health(Health { backend, state: *state })).await?;
+    for name in names {
+        let state = states.get(name).copied().unwrap_or(State::Draining);
+        if said.insert(name.clone(), state) != Some(state) {
+            say(send, &FromConnector::Health(Health { backend: name.clone(), state })).await?;
         }
     }
-    *said = states;
     Ok(())
 }
 
@@ -166,7 +169,8 @@ async fn hear(message: FromGateway, events: &mpsc::Sender<Event>) {
         }
         FromGateway::Drain { reason, deadline_s } => {
             tracing::info!(%reason, deadline_s, "the gateway drains this connection");
-            Event::Drain { deadline: Duration::from_secs(deadline_s.into()) }
+            let replaced = reason.as_str() == Word::REPLACED;
+            Event::Drain { deadline: Duration::from_secs(deadline_s.into()), replaced }
         }
         FromGateway::Error { code, retry, retry_after_s } => {
             let after = retry_after_s.map(|seconds| Duration::from_secs(seconds.into()));

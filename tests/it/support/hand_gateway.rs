@@ -42,24 +42,28 @@ impl RealConnector {
     /// Starts a connector to `gateways`, one connection to each. `backends` are `[[backend]]`
     /// sections; `directory` holds its identity.
     pub(crate) fn start(gateways: &[SocketAddr], directory: &Path, backends: &str) -> Self {
-        Self::start_with(gateways, directory, backends, Reach::default())
+        Self::start_with(gateways, directory, backends, Reach::default(), Clock::System)
+    }
+
+    /// The same on a machine whose wall clock is `clock`.
+    pub(crate) fn with_clock(clock: Clock, gateways: &[SocketAddr], directory: &Path, backends: &str) -> Self {
+        Self::start_with(gateways, directory, backends, Reach::default(), clock)
     }
 
     pub(crate) fn by_proxy(proxy: SocketAddr, gateway: SocketAddr, directory: &Path, backends: &str) -> Self {
         let reach = Reach { proxy: Some(ProxyUrl::parse(&format!("http://{proxy}")).unwrap()) };
-        Self::start_with(&[gateway], directory, backends, reach)
+        Self::start_with(&[gateway], directory, backends, reach, Clock::System)
     }
 
-    fn start_with(gateways: &[SocketAddr], directory: &Path, backends: &str, reach: Reach) -> Self {
+    fn start_with(gateways: &[SocketAddr], directory: &Path, backends: &str, reach: Reach, clock: Clock) -> Self {
         let config = parse_connector(backends, &directory.join("connector.toml"), &|_| None);
         let config = config.unwrap_or_else(|problems| panic!("{problems:#?}"));
         let addresses = gateways.iter().map(|address| GatewayAddress::parse(&address.to_string()).unwrap());
         let name = HostName::parse("connect.test").unwrap();
         let gateway = GatewayAt { addresses: addresses.collect(), name, connections: 1 };
-        let settings =
-            Settings { gateway, reach, backends: config.backends, drain: config.drain, clock: Clock::System };
+        let settings = Settings { gateway, reach, backends: config.backends, drain: config.drain };
         let (identity, current) = watch::channel(Self::identity(directory));
-        Self { agent: Agent::start(settings, current).unwrap(), identity }
+        Self { agent: Agent::start(settings, clock, current).unwrap(), identity }
     }
 
     /// The identity in a directory.

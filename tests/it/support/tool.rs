@@ -15,7 +15,7 @@ use doorward::holder::files::Place;
 use doorward::holder::keeper::{Keeper, Options};
 use doorward::holder::reach::Reach;
 use doorward::overlay::dial::token::LocalToken;
-use doorward::overlay::dial::{Bound, Endpoint, Settings};
+use doorward::overlay::dial::{Bound, Dial, Endpoint, Settings};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -98,8 +98,8 @@ impl DialSetup {
         let stopped = async {
             let _ = stopped.await.is_ok();
         };
-        let serving = bound.serve(settings, Arc::clone(&keeper), stopped);
-        let task = tokio::spawn(async move { serving.await.unwrap() });
+        let dial = Arc::new(Dial::new(bound.endpoint(), settings, Arc::clone(&keeper)).unwrap());
+        let task = tokio::spawn(bound.serve(dial, stopped));
         Dialled { address, socket, dir, keeper, stop: Some(stop), task }
     }
 }
