@@ -10,6 +10,7 @@ use h2::{RecvStream, SendStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::holder::reach::Target;
 use crate::overlay::agent::site::Site;
 use crate::overlay::protocol::lines::Lines;
 use crate::overlay::protocol::{
@@ -45,11 +46,12 @@ pub(super) enum Order {
     End,
 }
 
-/// Who registers.
+/// Who registers, and where.
 #[derive(Debug)]
 pub(super) struct Who {
     pub(super) connector: String,
     pub(super) index: u32,
+    pub(super) gateway: Target,
 }
 
 /// Both halves of the stream.
@@ -109,7 +111,7 @@ async fn converse(
                 lines.push(&data);
                 while let Some(line) = lines.next_line().map_err(|fault| fault.to_string())? {
                     if let Some(message) = decode(&line).map_err(|fault| fault.to_string())? {
-                        hear(message, events).await;
+                        hear(message, who, events).await;
                     }
                 }
                 let _ = stream.receive.flow_control().release_capacity(data.len()).is_ok();
@@ -158,23 +160,23 @@ async fn tell_health(
     Ok(())
 }
 
-async fn hear(message: FromGateway, events: &mpsc::Sender<Event>) {
+async fn hear(message: FromGateway, Who { gateway, index, .. }: &Who, events: &mpsc::Sender<Event>) {
     let event = match message {
         FromGateway::Registered(Registered { accepted, refused, server_time }) => {
-            tracing::info!(accepted = accepted.join(","), server_time, "registered");
+            tracing::info!(%gateway, index, accepted = accepted.join(","), server_time, "registered");
             for refused in refused {
-                tracing::warn!(backend = refused.name, code = %refused.code, "the gateway sends no requests for this name");
+                tracing::warn!(%gateway, index, backend = refused.name, code = %refused.code, "the gateway sends no requests for this name: its config does not give it to this connector");
             }
             Event::Registered
         }
         FromGateway::Drain { reason, deadline_s } => {
-            tracing::info!(%reason, deadline_s, "the gateway drains this connection");
+            tracing::info!(%gateway, index, %reason, deadline_s, "the gateway drains this connection");
             let replaced = reason.as_str() == Word::REPLACED;
             Event::Drain { deadline: Duration::from_secs(deadline_s.into()), replaced }
         }
         FromGateway::Error { code, retry, retry_after_s } => {
             let after = retry_after_s.map(|seconds| Duration::from_secs(seconds.into()));
-            tracing::warn!(%code, ?retry, ?after, "the gateway closes this connection");
+            tracing::warn!(%gateway, index, %code, ?retry, ?after, "the gateway closes this connection");
             Event::Error { code: code.to_string(), retry, after }
         }
     };

@@ -260,7 +260,9 @@ impl Serving {
                 response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTROL_TYPE));
                 let Ok(send) = respond.send_response(response, false) else { return };
                 let stream = Stream { receive: request.into_body(), send };
-                let who = Who { connector: self.opening.identity.name().to_owned(), index: self.opening.index };
+                let Opening { identity, index, place, .. } = &self.opening;
+                let (connector, gateway) = (identity.name().to_owned(), place.target.clone());
+                let who = Who { connector, index: *index, gateway };
                 let (orders, tell) = (self.orders.subscribe(), self.tell.clone());
                 self.control.spawn(control::speak(Arc::clone(&self.opening.site), who, stream, orders, tell));
             }

@@ -88,7 +88,7 @@ pub(super) fn plan(lines: &[Line], places: &[Place], connections: u32) -> Plan {
             Fate::Leave
         });
     }
-    let stays = |fate: &Fate| *fate != Fate::Leave;
+    let stays = |fate: &Fate| *fate == Fate::Keep;
     let taken = lines.iter().zip(&fates).map(|(line, fate)| (line.place.target.clone(), line.index, stays(fate)));
     let mut taken: Vec<_> = taken.collect();
     let mut open = Vec::new();

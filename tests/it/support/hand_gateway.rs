@@ -14,9 +14,10 @@ use doorward::domain::gateway_address::{GatewayAddress, HostName};
 use doorward::holder::credentials::Credentials;
 use doorward::holder::files::Place;
 use doorward::holder::reach::{ProxyUrl, Reach};
-use doorward::overlay::agent::{Agent, Identity, Settings};
+use doorward::overlay::agent::{Agent, Changes, Identity, Settings};
 use doorward::overlay::protocol::lines::Lines;
 use doorward::tls::server::provider;
+use futures_util::FutureExt;
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
@@ -45,25 +46,27 @@ impl RealConnector {
         Self::start_with(gateways, directory, backends, Reach::default(), Clock::System)
     }
 
-    /// The same on a machine whose wall clock is `clock`.
-    pub(crate) fn with_clock(clock: Clock, gateways: &[SocketAddr], directory: &Path, backends: &str) -> Self {
-        Self::start_with(gateways, directory, backends, Reach::default(), clock)
-    }
-
     pub(crate) fn by_proxy(proxy: SocketAddr, gateway: SocketAddr, directory: &Path, backends: &str) -> Self {
         let reach = Reach { proxy: Some(ProxyUrl::parse(&format!("http://{proxy}")).unwrap()) };
         Self::start_with(&[gateway], directory, backends, reach, Clock::System)
     }
 
-    fn start_with(gateways: &[SocketAddr], directory: &Path, backends: &str, reach: Reach, clock: Clock) -> Self {
-        let config = parse_connector(backends, &directory.join("connector.toml"), &|_| None);
-        let config = config.unwrap_or_else(|problems| panic!("{problems:#?}"));
-        let addresses = gateways.iter().map(|address| GatewayAddress::parse(&address.to_string()).unwrap());
-        let name = HostName::parse("connect.test").unwrap();
-        let gateway = GatewayAt { addresses: addresses.collect(), name, connections: 1 };
-        let settings = Settings { gateway, reach, backends: config.backends, drain: config.drain };
+    /// The same with more than one of these.
+    pub(crate) fn start_with(
+        gateways: &[SocketAddr],
+        directory: &Path,
+        backends: &str,
+        reach: Reach,
+        clock: Clock,
+    ) -> Self {
         let (identity, current) = watch::channel(Self::identity(directory));
+        let settings = settings(gateways, 1, backends, reach);
         Self { agent: Agent::start(settings, clock, current).unwrap(), identity }
+    }
+
+    /// Has it go by another config.
+    pub(crate) fn reload(&mut self, gateways: &[SocketAddr], connections: u32, backends: &str) -> Changes {
+        self.agent.reload(settings(gateways, connections, backends, Reach::default())).unwrap()
     }
 
     /// The identity in a directory.
@@ -71,6 +74,15 @@ impl RealConnector {
         let credentials = Credentials::load(&Place::only(directory).unwrap(), &Clock::System).unwrap();
         Identity::of(&credentials).unwrap()
     }
+}
+
+fn settings(gateways: &[SocketAddr], connections: u32, backends: &str, reach: Reach) -> Settings {
+    let config = parse_connector(backends, Path::new("/nowhere/connector.toml"), &|_| None);
+    let config = config.unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let addresses = gateways.iter().map(|address| GatewayAddress::parse(&address.to_string()).unwrap()).collect();
+    let name = HostName::parse("connect.test").unwrap();
+    let gateway = GatewayAt { addresses, name, connections };
+    Settings { gateway, reach, backends: config.backends, drain: config.drain }
 }
 
 /// A gateway that says what the test has it say.
@@ -245,6 +257,19 @@ impl Control {
                 return heard;
             }
         }
+    }
+
+    /// True when no object of this type is among those that were heard and not asked for yet.
+    pub(crate) fn has_not_said(&mut self, kind: &str) -> bool {
+        // What has come already is taken now.
+        while let Some(Some(Ok(data))) = poll_fn(|context| self.receive.poll_data(context)).now_or_never() {
+            self.receive.flow_control().release_capacity(data.len()).unwrap();
+            self.lines.push(&data);
+            while let Some(line) = self.lines.next_line().unwrap() {
+                self.heard.push_back(serde_json::from_slice(&line).unwrap());
+            }
+        }
+        self.heard.iter().all(|heard| heard["type"] != kind)
     }
 
     /// Waits until the connector has said that a backend is in this state.

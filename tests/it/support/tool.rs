@@ -113,11 +113,7 @@ impl Drop for Dialled {
 impl Dialled {
     /// A tool's connection.
     pub(crate) async fn tool(&self) -> Tool {
-        Tool {
-            stream: TcpStream::connect(self.address).await.unwrap(),
-            buffer: Vec::new(),
-            host: self.address.to_string(),
-        }
+        Tool::to(self.address).await
     }
 
     /// Tells it to stop, and waits until it has.
@@ -159,6 +155,11 @@ impl Said {
 }
 
 impl Tool {
+    /// A connection to a dial.
+    pub(crate) async fn to(address: SocketAddr) -> Self {
+        Self { stream: TcpStream::connect(address).await.unwrap(), buffer: Vec::new(), host: address.to_string() }
+    }
+
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
