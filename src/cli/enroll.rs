@@ -5,7 +5,7 @@ mod join;
 use std::io::Write;
 
 use clap::{Args, Subcommand};
-pub use join::{identity_in, reach_by, read_bundle};
+pub use join::{identity_in, reach_by};
 
 use crate::ca::bundle::BundleId;
 use crate::cli::output::{self, Failure, Format};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
 
-use crate::cli::enroll::read_bundle;
+use crate::cli::enroll;
 use crate::cli::output::Failure;
 use crate::cli::place::environment;
 use crate::cli::seen::Seen;
@@ -13,9 +13,6 @@ use crate::clock::Clock;
 use crate::config::{self, Connector, GatewayAt};
 use crate::domain::identity::Role;
 use crate::holder::chance::Chance;
-use crate::holder::fault::HolderFault;
-use crate::holder::files::Place;
-use crate::holder::join::join;
 use crate::holder::keeper::{Keeper, Options};
 use crate::holder::origin::Origin;
 use crate::holder::reach::{ProxyUrl, Reach};
@@ -46,7 +43,7 @@ impl Running {
         let clock = Clock::System;
         let seen = file.then(|| Seen::of(watched(&config)));
         let reach = reach(&config);
-        let place = identity(&config.state_dir, bundle, &reach, &clock).await?;
+        let place = enroll::identity_in(&config.state_dir, (Role::Connector, bundle), &reach, &clock).await?;
         let origin = Origin::read(&config.state_dir)?;
         let settings = settings(&mut config, origin.as_ref())?;
         let options = Options { origin, reach, clock: clock.clone(), chance: Chance::System };
@@ -152,24 +149,6 @@ fn settings(config: &mut Connector, origin: Option<&Origin>) -> Result<Settings,
     let gateway = config.gateway.clone().map_or_else(|| gateway_of(origin, &config.state_dir), Ok)?;
     let backends = std::mem::take(&mut config.backends);
     Ok(Settings { gateway, reach: reach(config), backends, drain: config.drain })
-}
-
-/// The identity in the state directory; where there is none yet, the one that a bundle gives.
-async fn identity(state: &Path, bundle: Option<&str>, reach: &Reach, clock: &Clock) -> Result<Place, Failure> {
-    match (Place::only(state), bundle) {
-        (Ok(place), _) => Ok(place),
-        (Err(HolderFault::Missing(_)), Some(bundle)) => {
-            let bundle = read_bundle(bundle)?;
-            // Before it is used up.
-            if bundle.role != Role::Connector {
-                return Err(not_a_connector(format!("the bundle is for the {} {}", bundle.role.as_str(), bundle.name)));
-            }
-            let joined = join(&bundle, Place::new(state, &bundle.name), reach, clock).await?;
-            tracing::info!(identity = %joined.identity, until = %joined.span.not_after, "joined");
-            Ok(joined.place)
-        }
-        (Err(fault), _) => Err(fault.into()),
-    }
 }
 
 fn gateway_of(origin: Option<&Origin>, state: &Path) -> Result<GatewayAt, Failure> {

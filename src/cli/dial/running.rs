@@ -48,7 +48,10 @@ impl Running {
         let bound = Bound::bind(&config.listen).await.map_err(|error| cannot_listen(&config.listen, &error))?;
         let place = match &options.certificate {
             Some(dir) => Place::only(dir)?,
-            None => enroll::identity_in(&config.state_dir, options.bundle.as_deref(), &reach, &clock).await?,
+            None => {
+                let who = (Role::Client, options.bundle.as_deref());
+                enroll::identity_in(&config.state_dir, who, &reach, &clock).await?
+            }
         };
         let dir = place.dir().to_owned();
         let (settings, origin) = settings(&config, &dir)?;

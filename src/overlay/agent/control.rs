@@ -170,13 +170,16 @@ async fn hear(message: FromGateway, Who { gateway, index, .. }: &Who, events: &m
             Event::Registered
         }
         FromGateway::Drain { reason, deadline_s } => {
-            tracing::info!(%gateway, index, %reason, deadline_s, "the gateway drains this connection");
             let replaced = reason.as_str() == Word::REPLACED;
+            // It was us who have dialled anew.
+            if !replaced {
+                tracing::info!(%gateway, index, %reason, deadline_s, "the gateway drains this connection");
+            }
             Event::Drain { deadline: Duration::from_secs(deadline_s.into()), replaced }
         }
         FromGateway::Error { code, retry, retry_after_s } => {
             let after = retry_after_s.map(|seconds| Duration::from_secs(seconds.into()));
-            tracing::warn!(%gateway, index, %code, ?retry, ?after, "the gateway closes this connection");
+            tracing::debug!(%gateway, index, %code, ?retry, ?after, "the gateway closes this connection");
             Event::Error { code: code.to_string(), retry, after }
         }
     };

@@ -28,7 +28,7 @@ use crate::overlay::agent::site::{Counted, Site};
 use crate::overlay::backoff::Ended;
 use crate::overlay::protocol::passage::{Asked, read};
 use crate::overlay::protocol::{
-    CONNECTION_WINDOW, CONTROL_TYPE, ConnectorError, MAX_HEADER_LIST, MAX_STREAMS, Retry, STREAM_WINDOW,
+    CONNECTION_WINDOW, CONTROL_TYPE, ConnectorError, MAX_HEADER_LIST, MAX_STREAMS, Retry, STREAM_WINDOW, Word,
 };
 
 /// From one PING to the next, and how long its answer may take: a dead link is noticed in 20 s.
@@ -295,7 +295,7 @@ impl Serving {
                     (Retry::Later, Some(after)) => Ended::PutOff(after),
                     (Retry::Later, None) => Ended::Lost(self.span()),
                 };
-                Some(Over { ended, why: format!("the gateway said {code}") })
+                Some(Over { ended, why: format!("the gateway said {code}{}", meaning(&code)) })
             }
             Event::Broken(why) => Some(Over { ended: Ended::Lost(self.span()), why }),
         }
@@ -344,6 +344,25 @@ const LINGER: Duration = Duration::from_secs(60 * 60);
 const LONGEST_DRAIN: Duration = Duration::from_secs(180);
 /// Beyond its deadline, for the gateway to close the connection itself.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// What a code of the gateway's means for whoever runs this connector.
+fn meaning(code: &str) -> &'static str {
+    match code {
+        Word::DUPLICATE_INSTANCE => {
+            ": another process is connected with this identity. Does this connector run twice, or is its key copied? \
+             For replicas on purpose the gateway has [[connector]] max_instances"
+        }
+        Word::REVOKED => {
+            ": the certificate is revoked. `doorward enroll create NAME --role connector` at the gateway makes a bundle for \
+             another one"
+        }
+        Word::BAD_REGISTER | Word::BAD_MESSAGE => {
+            ": it does not understand this connector. Are both of the same version?"
+        }
+        // Words of other versions, and those that say it all.
+        _ => "",
+    }
+}
 
 async fn until(limit: Option<Instant>) {
     match limit {
