@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use doorward::domain::identity::{IdentityName, Role};
 use doorward::overlay::hub::Pace;
 use doorward::overlay::protocol::State;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::support::{
     CHAT, Caller, Daemon, Exchange, Flow, HandGateway, LONG, Line, Prepared, RealConnector, Setup, Stub, Tool, Tunnel,

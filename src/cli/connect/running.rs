@@ -93,7 +93,8 @@ impl Running {
                 added = added.join(","),
                 removed = removed.join(","),
                 changed = changed.join(","),
-                reconnects = declared_anew || gateway,
+                reconnects = declared_anew,
+                gateway_changed = gateway,
                 "reloaded the config"
             ),
             Err(failure) => tracing::error!("the last good config stays in force: {}", failure.to_string().trim_end()),

@@ -84,7 +84,7 @@ impl Running {
     pub(super) fn reload(&mut self) {
         if self.seen.is_none() {
             tracing::warn!(
-                "there is no config file to reload: this dial was started with options; restart it to change it"
+                "there is no config file to reload: this dial was started without one; restart it to change it"
             );
             return;
         }
