@@ -8,6 +8,7 @@ pub mod body;
 mod caps;
 pub mod errors;
 pub mod json;
+pub mod json_text;
 pub mod paths;
 pub mod relay;
 
