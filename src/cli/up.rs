@@ -13,7 +13,8 @@ use serde::Serialize;
 use tokio::runtime;
 
 use crate::ca::authority::Authority;
-use crate::ca::leaf::{Existing, LeafFiles};
+use crate::ca::leaf::Existing;
+use crate::ca::leaf_files::LeafFiles;
 use crate::cli::discover::{self, Found};
 use crate::cli::output::{self, Failure, Format};
 use crate::cli::place::environment;

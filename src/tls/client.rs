@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::config::BackendTls;
-use crate::tls::server::provider;
+use crate::tls::provider::provider;
 
 /// Where Linux distributions keep the public roots; the first that exists is used. The environment
 /// (`SSL_CERT_FILE`) is not asked: what is trusted is written in config or set by the system.

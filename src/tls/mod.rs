@@ -3,6 +3,7 @@
 pub mod client;
 pub mod holder;
 pub mod peer;
+pub mod provider;
 pub mod read_ahead;
 pub mod server;
 pub mod verify;

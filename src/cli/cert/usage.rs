@@ -1,6 +1,6 @@
 //! Lines to paste: how clients use a certificate.
 
-use crate::ca::leaf::LeafFiles;
+use crate::ca::leaf_files::LeafFiles;
 use crate::config::Config;
 use crate::domain::identity::IdentityName;
 

@@ -11,7 +11,7 @@ use tokio::runtime;
 use zeroize::Zeroizing;
 
 use crate::ca::bundle::{self, Bundle};
-use crate::ca::leaf::LeafFiles;
+use crate::ca::leaf_files::LeafFiles;
 use crate::ca::plan::Span;
 use crate::cli::cert;
 use crate::cli::output::{self, Failure, Format};
