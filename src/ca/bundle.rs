@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 use crate::domain::gateway_address::{GatewayAddress, GatewayName, HostName};
 use crate::domain::identity::{IdentityName, Role};
 use crate::domain::timestamp::Timestamp;
-use crate::token::base64url;
+use crate::domain::base64url;
 
 /// How a bundle begins.
 pub const PREFIX: &str = "dwe1.";
