@@ -6,25 +6,31 @@
 
 mod connector;
 mod dial;
+#[cfg_attr(not(feature = "gateway"), expect(dead_code, reason = "doorward.toml says more than the other two"))]
 mod document;
+#[cfg_attr(not(feature = "gateway"), expect(dead_code, reason = "doorward.toml says more than the other two"))]
 mod files;
 mod filesystem;
+#[cfg(feature = "gateway")]
 mod gateway;
 mod identity_map;
 mod parse;
 mod process;
 mod suggest;
 mod upstream;
+#[cfg_attr(not(feature = "gateway"), expect(dead_code, reason = "doorward.toml says more than the other two"))]
 mod values;
 
 pub use connector::{Connector, GatewayAt, SiteBackend, load_connector, parse_connector};
 pub use dial::{Dial, DialGateway, DialListen, DialToken, load_dial, parse_dial};
+#[cfg(feature = "gateway")]
 pub use gateway::{
     ClientAuth, Config, ConnectorRule, Declared, GrantLines, IdentityEntry, Include, Issuer, KeySource, Listen, Names,
     OnError, Override, Reachable, Record, ServerCertificate, Trust, Webhook, WhenFull, bundle, declared, find,
     is_address_name, load, needs_restart, parse, reachable, state_dir,
 };
 pub use identity_map::{IdentityField, IdentityMap};
+#[cfg(feature = "gateway")]
 pub(crate) use suggest::did_you_mean;
 
 use std::fmt;
@@ -154,5 +160,5 @@ impl fmt::Display for Problem {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gateway"))]
 mod example_tests;

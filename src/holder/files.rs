@@ -289,6 +289,6 @@ impl std::fmt::Debug for NewFiles<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gateway"))]
 #[path = "files_tests.rs"]
 mod tests;

@@ -96,7 +96,7 @@ fn system_roots(bundles: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<R
         .to_owned())
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gateway"))]
 mod tests {
     use super::*;
 
