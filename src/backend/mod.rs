@@ -5,6 +5,7 @@ pub mod chunked;
 pub mod connect;
 pub mod pool;
 pub mod reply;
+#[cfg(feature = "gateway")]
 pub mod transport;
 pub mod wire;
 

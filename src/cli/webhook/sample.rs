@@ -11,7 +11,8 @@ use tokio::runtime;
 use tokio::time::Instant;
 
 use crate::cli::output::{self, Failure, Format};
-use crate::cli::place::{Place, environment};
+use crate::cli::place::Place;
+use crate::cli::process::environment;
 use crate::clock::Clock;
 use crate::config::{self, Config, OnError, Webhook, did_you_mean};
 use crate::domain::timestamp::Timestamp;

@@ -5,7 +5,7 @@
 
 use doorward::ca::bundle::{Bundle, PREFIX};
 use doorward::ca::exchange::{EnrollRequest, Granted, RenewRequest};
-use doorward::token::base64url;
+use doorward::domain::base64url;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

@@ -1,22 +1,12 @@
 //! Lines to paste: how clients use a certificate.
 
-use crate::ca::leaf::LeafFiles;
-use crate::config::Config;
+use crate::ca::leaf_files::LeafFiles;
 use crate::domain::identity::IdentityName;
-
-/// Where callers reach the gateway, as far as the config tells.
-pub(super) fn url_of(config: Option<&Config>) -> String {
-    let listen = config.map(|config| &config.listen);
-    let host = listen.and_then(|listen| listen.names.api.first()).map_or("GATEWAY", String::as_str);
-    let port = listen.map_or(8443, |listen| listen.address.port());
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    format!("https://{host}:{port}")
-}
 
 /// Lines to paste, for curl, Python and Node. `key` is the key's text, a `$VARIABLE`, or the
 /// placeholder that says that the certificate is the credential.
 #[must_use]
-pub fn usage(url: &str, files: &LeafFiles, key: &str) -> String {
+pub fn lines(url: &str, files: &LeafFiles, key: &str) -> String {
     let [certificate, private, roots] =
         [&files.certificate, &files.key, &files.roots].map(|path| path.display().to_string());
     let [certificate_word, private_word, roots_word] = [&certificate, &private, &roots].map(|path| word(path));

@@ -7,12 +7,12 @@ use http::HeaderName;
 use toml::de::DeValue;
 
 use crate::config::BackendTls;
-use crate::config::backends::read_tls;
 use crate::config::connector::parse_proxy;
 use crate::config::document::{Place, Table, Value};
-use crate::config::grants::{PlacedGrant, optional};
-use crate::config::listen::is_empty_list;
+use crate::config::gateway::grants::{PlacedGrant, optional};
+use crate::config::gateway::listen::is_empty_list;
 use crate::config::suggest::did_you_mean;
+use crate::config::upstream::read_tls;
 use crate::domain::gateway_address::GatewayAddress;
 use crate::domain::network::Networks;
 use crate::domain::notification::Kind;

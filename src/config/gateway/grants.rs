@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::config::document::{Place, Table, Value};
-use crate::config::listen::is_empty_list;
+use crate::config::gateway::listen::is_empty_list;
 use crate::config::suggest::did_you_mean;
 use crate::config::{ClientAuth, GrantLines, IdentityEntry};
 use crate::domain::endpoint::Endpoints;

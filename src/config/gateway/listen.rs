@@ -7,9 +7,9 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use crate::config::document::{Place, Table, Value};
-use crate::config::reachable::read_advertise;
+use crate::config::gateway::reachable::read_advertise;
+use crate::config::upstream::is_host_name;
 use crate::config::{ClientAuth, Listen, Names, ServerCertificate};
-use crate::domain::gateway_address::HostName;
 use crate::domain::network::Networks;
 
 const KIB: u64 = 1 << 10;
@@ -240,9 +240,4 @@ fn check_name(text: &str, may_be_address: bool) -> Result<String, String> {
         return Err(format!("host names are written in lower case: {lower:?}"));
     }
     Err(format!("{text:?} is not a host name such as llm.corp.example (without port, wildcard or final dot)"))
-}
-
-/// True for lower-case DNS names.
-pub(super) fn is_host_name(text: &str) -> bool {
-    HostName::parse(text).is_ok()
 }

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::config::backends::Declared;
 use crate::config::document::{Table, Value};
+use crate::config::gateway::backends::Declared;
 use crate::config::suggest::did_you_mean;
 use crate::domain::endpoint::{Endpoint, Endpoints};
 use crate::domain::route::{BackendIndex, MAX_ALIAS_BYTES, Model, Target, is_alias};

@@ -11,10 +11,10 @@ use tokio::runtime;
 use zeroize::Zeroizing;
 
 use crate::ca::bundle::{self, Bundle};
-use crate::ca::leaf::LeafFiles;
+use crate::ca::leaf_files::LeafFiles;
 use crate::ca::plan::Span;
-use crate::cli::cert;
 use crate::cli::output::{self, Failure, Format};
+use crate::cli::usage;
 use crate::clock::Clock;
 use crate::domain::gateway_address::GatewayName;
 use crate::domain::identity::Role;
@@ -88,7 +88,7 @@ impl Join {
                 }
                 if bundle.role == Role::Client {
                     let files = LeafFiles { certificate, key, roots };
-                    writeln!(out, "\n{}", cert::usage(&url_of(&bundle), &files, "certificate"))?;
+                    writeln!(out, "\n{}", usage::lines(&url_of(&bundle), &files, "certificate"))?;
                 }
                 Ok(())
             }

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
-use crate::config::IdentityEntry;
-use crate::config::bundle::{self, Bundle};
-use crate::config::crls::read_crls;
 use crate::config::document::{Table, Value};
+use crate::config::gateway::bundle::{self, Bundle};
+use crate::config::gateway::crls::read_crls;
+use crate::config::{IdentityEntry, IdentityField, IdentityMap};
 use crate::domain::glob::Glob;
 use crate::domain::identity::{IdentityMatch, TrustDomain};
 use crate::domain::owner::OwnerPath;
@@ -26,34 +26,6 @@ pub struct Trust {
     pub crls: Vec<CertificateRevocationListDer<'static>>,
     /// How a certificate becomes an identity.
     pub map: IdentityMap,
-}
-
-/// How a certificate of an external authority becomes an identity.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum IdentityMap {
-    /// Its one SPIFFE ID, in one of these trust domains.
-    Spiffe {
-        /// The domains that the entry owns; never empty.
-        trust_domains: Vec<TrustDomain>,
-    },
-    /// One field of it becomes the name in `spiffe://<trust_domain>/client/<name>`.
-    Field {
-        /// The field; it must occur exactly once.
-        from: IdentityField,
-        /// The trust domain of `to`.
-        trust_domain: TrustDomain,
-    },
-}
-
-/// A field of a certificate that can name a caller.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum IdentityField {
-    /// The DNS name among the subject alternative names.
-    SanDns,
-    /// The e-mail address among the subject alternative names.
-    SanEmail,
-    /// The subject's common name.
-    SubjectCn,
 }
 
 /// The authorities of the config, as far as they could be read.

@@ -7,8 +7,8 @@ use toml::de::DeTable;
 
 use crate::config::document::{Document, Table};
 use crate::config::files::read_bounded;
-use crate::config::listen::{read_address, read_names};
-use crate::config::load::whole;
+use crate::config::gateway::listen::{read_address, read_names};
+use crate::config::parse::whole;
 use crate::config::{Listen, Names, Problem};
 use crate::domain::gateway_address::GatewayAddress;
 

@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
 use crate::dialect::json;
-use crate::token::base64url;
+use crate::domain::base64url;
 
 /// Largest document that is read, in bytes.
 pub const MAX_DOCUMENT: usize = 1 << 20;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::config::document::Value;
-use crate::config::grants::{PlacedGrant, optional};
+use crate::config::gateway::grants::{PlacedGrant, optional};
 use crate::domain::grant::Models;
 use crate::domain::key::{Binding, KeyDetails, KeyDigest, KeyId, KeyRecord, Labels, Narrowing, Note};
 use crate::domain::network::Networks;

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use tokio::runtime;
 
-use crate::cli::enroll;
+use crate::cli::join;
 use crate::cli::output::{self, Failure, Format};
 use crate::clock::Clock;
 use crate::domain::gateway_address::{GatewayAddress, HostName};
@@ -58,7 +58,7 @@ impl Renew {
             None => Place::only(&self.dir)?,
         };
         let origin = self.origin()?;
-        let (reach, clock) = (enroll::reach_by(self.proxy.as_deref())?, Clock::System);
+        let (reach, clock) = (join::reach_by(self.proxy.as_deref())?, Clock::System);
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let credentials = runtime.block_on(renew::renew(&place, &origin, &reach, &clock))?;
         let files = place.files();

@@ -8,15 +8,15 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
-use crate::config::backends::{self, read_backends};
 use crate::config::document::Document;
 use crate::config::files::read_bounded;
-use crate::config::grants::read_grants;
-use crate::config::keys::read_keys;
-use crate::config::load::whole;
-use crate::config::models::read_models;
-use crate::config::trust::{Authorities, read_ca, read_identities};
-use crate::config::webhooks::webhook_names;
+use crate::config::gateway::backends::{self, read_backends};
+use crate::config::gateway::grants::read_grants;
+use crate::config::gateway::keys::read_keys;
+use crate::config::gateway::models::read_models;
+use crate::config::gateway::trust::{Authorities, read_ca, read_identities};
+use crate::config::gateway::webhooks::webhook_names;
+use crate::config::parse::whole;
 use crate::config::{Config, GrantLines, IdentityEntry, Problem};
 use crate::domain::endpoint::Dialect;
 use crate::domain::grant::Grant;

@@ -2,19 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use toml::de::DeTable;
-
-use crate::config::backends::{read_backends, read_connectors};
-use crate::config::document::{Document, Findings, Table, line_at};
+use crate::config::document::{Findings, Table};
 use crate::config::files::read_bounded;
-use crate::config::grants::{self, read_grants};
-use crate::config::issuers::read_issuers;
-use crate::config::keys::read_keys;
-use crate::config::listen::{Authority, read_admin, read_listen};
-use crate::config::models::read_models;
-use crate::config::process::{DEFAULT_STATE_DIR, read_gateway_id, read_log, read_record, read_state_dir, read_store};
-use crate::config::trust::{Authorities, read_ca, read_identities, read_trust};
-use crate::config::webhooks::{self, read_webhooks};
+use crate::config::gateway::backends::{read_backends, read_connectors};
+use crate::config::gateway::grants::{self, read_grants};
+use crate::config::gateway::issuers::read_issuers;
+use crate::config::gateway::keys::read_keys;
+use crate::config::gateway::listen::{Authority, read_admin, read_listen};
+use crate::config::gateway::models::read_models;
+use crate::config::gateway::record::{read_gateway_id, read_record, read_store};
+use crate::config::gateway::trust::{Authorities, read_ca, read_identities, read_trust};
+use crate::config::gateway::webhooks::{self, read_webhooks};
+use crate::config::parse::{parse_as, read_text, whole};
+use crate::config::process::{DEFAULT_STATE_DIR, read_log, read_state_dir};
 use crate::config::{Config, Problem};
 
 /// Where the config is looked for when nobody names it.
@@ -90,43 +90,6 @@ pub fn state_dir(file: &Path) -> Result<PathBuf, Vec<Problem>> {
 pub fn parse(text: &str, file: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Config, Vec<Problem>> {
     let (config, Findings { problems: _, warnings, watched }) = parse_as(text, file, environment, read)?;
     Ok(Config { watched, warnings, ..config })
-}
-
-/// Reads the file of any of the program's configs as text.
-pub(super) fn read_text(file: &Path) -> Result<String, Vec<Problem>> {
-    let bytes = read_bounded(file).map_err(|error| vec![whole(format!("cannot read {}: {error}", file.display()))])?;
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => Ok(text.to_owned()),
-        Err(error) => {
-            let line = bytes.iter().take(error.valid_up_to()).filter(|&&byte| byte == b'\n').count() + 1;
-            Err(vec![Problem { path: String::new(), line, message: "is not UTF-8".to_owned() }])
-        }
-    }
-}
-
-/// Checks a document with `read`; what it gives stands only when nothing is wrong.
-pub(super) fn parse_as<T>(
-    text: &str,
-    file: &Path,
-    environment: &dyn Fn(&str) -> Option<String>,
-    read: impl FnOnce(&Table<'_>, PathBuf) -> Option<T>,
-) -> Result<(T, Findings), Vec<Problem>> {
-    let root = DeTable::parse(text).map_err(|error| {
-        let line = error.span().map_or(0, |span| line_at(text, span.start));
-        vec![Problem { path: String::new(), line, message: error.message().to_owned() }]
-    })?;
-    let file = std::path::absolute(file)
-        .map_err(|error| vec![whole(format!("cannot tell where {} is: {error}", file.display()))])?;
-    let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
-    let document = Document::new(text, directory, environment);
-    let config = document.read(root.get_ref(), |root| read(root, file));
-    let findings = document.into_findings();
-    match config {
-        Some(config) if findings.problems.is_empty() => Ok((config, findings)),
-        // A reader that gives nothing has said why; this is here so that none can open the gate.
-        None if findings.problems.is_empty() => Err(vec![whole("the config was refused without a reason".to_owned())]),
-        Some(_) | None => Err(findings.problems),
-    }
 }
 
 fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
@@ -205,10 +168,6 @@ fn read(root: &Table<'_>, file: PathBuf) -> Option<Config> {
         watched: Vec::new(),
         warnings: Vec::new(),
     })
-}
-
-pub(super) fn whole(message: String) -> Problem {
-    Problem { path: String::new(), line: 0, message }
 }
 
 #[cfg(test)]
