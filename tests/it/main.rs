@@ -24,6 +24,8 @@ mod networks;
 mod notifications;
 mod order;
 mod overlay;
+mod overlay_faults;
+mod overlay_processes;
 mod pages;
 mod promises;
 mod proxied;
