@@ -237,7 +237,7 @@ async fn two_hundred_tunnels_come_back() {
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let mut settled = None;
-    for how in ["", "KILL", "TERM", "KILL"] {
+    for how in ["", "KILL", "TERM"] {
         if !how.is_empty() {
             let first = said.waits().is_empty();
             gateway.signal(how);
