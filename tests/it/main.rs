@@ -25,6 +25,7 @@ mod notifications;
 mod order;
 mod overlay;
 mod overlay_faults;
+mod overlay_namespaces;
 mod overlay_processes;
 mod pages;
 mod promises;
