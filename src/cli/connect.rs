@@ -12,9 +12,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use self::running::Running;
 use crate::cli::output::Failure;
-use crate::cli::place::environment;
+use crate::cli::process::{environment, raise_file_limit};
 use crate::cli::seen::WATCH;
-use crate::cli::serve::raise_file_limit;
 use crate::config::{self, Connector, Problem};
 use crate::telemetry::log;
 

@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use self::running::Running;
 use crate::cli::output::Failure;
-use crate::cli::place::environment;
+use crate::cli::process::environment;
 use crate::cli::seen::WATCH;
 use crate::config::{self, Dial as Config, DialListen, DialToken};
 use crate::domain::gateway_address::{GatewayAddress, GatewayName};

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
 
-use crate::cli::enroll;
+use crate::cli::join;
 use crate::cli::output::Failure;
-use crate::cli::place::environment;
+use crate::cli::process::environment;
 use crate::cli::seen::Seen;
 use crate::clock::Clock;
 use crate::config::{self, Connector, GatewayAt};
@@ -43,7 +43,7 @@ impl Running {
         let clock = Clock::System;
         let seen = file.then(|| Seen::of(watched(&config)));
         let reach = reach(&config);
-        let place = enroll::identity_in(&config.state_dir, (Role::Connector, bundle), &reach, &clock).await?;
+        let place = join::identity_in(&config.state_dir, (Role::Connector, bundle), &reach, &clock).await?;
         let origin = Origin::read(&config.state_dir)?;
         let settings = settings(&mut config, origin.as_ref())?;
         let options = Options { origin, reach, clock: clock.clone(), chance: Chance::System };

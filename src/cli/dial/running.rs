@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::token_of;
-use crate::cli::enroll;
+use crate::cli::join;
 use crate::cli::output::Failure;
-use crate::cli::place::environment;
+use crate::cli::process::environment;
 use crate::cli::seen::Seen;
 use crate::clock::Clock;
 use crate::config::{self, Dial as Config, DialGateway, DialListen, DialToken};
@@ -50,7 +50,7 @@ impl Running {
             Some(dir) => Place::only(dir)?,
             None => {
                 let who = (Role::Client, options.bundle.as_deref());
-                enroll::identity_in(&config.state_dir, who, &reach, &clock).await?
+                join::identity_in(&config.state_dir, who, &reach, &clock).await?
             }
         };
         let dir = place.dir().to_owned();

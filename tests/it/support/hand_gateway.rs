@@ -25,10 +25,11 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::world::Prepared;
 use super::{LONG, within};
@@ -46,6 +47,12 @@ impl RealConnector {
         Self::start_with(gateways, directory, backends, Reach::default(), Clock::System)
     }
 
+    /// The same, with so many connections to one gateway.
+    pub(crate) fn with_links(gateway: SocketAddr, directory: &Path, backends: &str, connections: u32) -> Self {
+        let settings = settings(&[gateway], connections, backends, Reach::default());
+        Self::with(settings, directory, Clock::System)
+    }
+
     pub(crate) fn by_proxy(proxy: SocketAddr, gateway: SocketAddr, directory: &Path, backends: &str) -> Self {
         let reach = Reach { proxy: Some(ProxyUrl::parse(&format!("http://{proxy}")).unwrap()) };
         Self::start_with(&[gateway], directory, backends, reach, Clock::System)
@@ -59,8 +66,11 @@ impl RealConnector {
         reach: Reach,
         clock: Clock,
     ) -> Self {
+        Self::with(settings(gateways, 1, backends, reach), directory, clock)
+    }
+
+    fn with(settings: Settings, directory: &Path, clock: Clock) -> Self {
         let (identity, current) = watch::channel(Self::identity(directory));
-        let settings = settings(gateways, 1, backends, reach);
         Self { agent: Agent::start(settings, clock, current).unwrap(), identity }
     }
 
@@ -133,6 +143,15 @@ impl HandGateway {
                 tunnel.control = Some(tunnel.open_control().await);
                 return tunnel;
             }
+        })
+        .await
+    }
+
+    /// The next connection, of which nothing is known but that it speaks TLS.
+    pub(crate) async fn secured(&self) -> TlsStream<TcpStream> {
+        within(LONG, "the connector dials", async {
+            let (socket, _) = self.listener.accept().await.unwrap();
+            self.acceptor.accept(socket).await.unwrap()
         })
         .await
     }
