@@ -19,8 +19,9 @@ use crate::config::{Backend, Timeouts, Via};
 use crate::overlay::hub::stream::{self, Incoming};
 use crate::overlay::hub::tunnels::{Seat, Tunnels};
 
-/// Tunnels that a request is given to, one after the other, as long as none has taken it.
-const TUNNELS_TRIED: usize = 3;
+/// A request that was not taken is tried over so many tunnels: a connector that dials elsewhere leaves
+/// several at once.
+const TUNNELS_TRIED: usize = 8;
 
 /// The way to a backend.
 #[derive(Debug)]

@@ -118,9 +118,9 @@ impl Keeper {
         self.kept.clock.clone()
     }
 
-    /// Renews there from now on.
+    /// Renews there from now on. What failed elsewhere is tried again at the next look.
     pub fn redirect(&self, origin: Option<Origin>, reach: Reach) {
-        self.kept.to.store(Arc::new((origin, reach)));
+        self.kept.redirect((origin, reach));
     }
 
     /// How it stands.
@@ -157,6 +157,16 @@ impl Kept {
             changes: watch::Sender::new(0),
             plan: Mutex::new(Plan { due, failures: 0 }),
         })
+    }
+
+    fn redirect(&self, to: (Option<Origin>, Reach)) {
+        if **self.to.load() == to {
+            return;
+        }
+        self.to.store(Arc::new(to));
+        if *self.standing.borrow() != Standing::Good {
+            self.lock_plan().due = self.clock.now();
+        }
     }
 
     /// One look: takes what somebody else has put into the files, and renews what is due.

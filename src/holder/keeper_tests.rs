@@ -179,6 +179,24 @@ async fn without_an_origin_it_is_watched() {
     assert_eq!(desk.seen().len(), 1);
 }
 
+/// Told of another place, it renews there, and does not wait for what has failed elsewhere.
+#[tokio::test]
+async fn it_can_be_sent_elsewhere() {
+    let house = House::new();
+    let desk = Desk::start(&house, house.grants()).await;
+    let place = house.joined(&desk).await;
+    let kept = Kept::new(place, Options { origin: None, ..house.options(&desk) }).unwrap();
+    house.clock.advance(HOUR * 18);
+    kept.look().await;
+    assert!(matches!(standing(&kept), Standing::Refused(_)));
+    kept.redirect((None, Reach::default()));
+    kept.look().await;
+    assert_eq!(desk.seen().len(), 1);
+    kept.redirect((house.options(&desk).origin, Reach::default()));
+    kept.look().await;
+    assert_eq!((standing(&kept), desk.seen().len()), (Standing::Good, 2));
+}
+
 #[tokio::test]
 async fn a_keeper_looks_by_itself() {
     let house = House::new();

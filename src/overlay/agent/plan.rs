@@ -102,13 +102,12 @@ pub(super) fn plan(lines: &[Line], places: &[Place], connections: u32) -> Plan {
     Plan { fates, open }
 }
 
-/// A number that no other connection to this target has that stays; then one that none has that
-/// goes; then the one that the fewest have, since two addresses may be one gateway's.
+/// A number that no other connection to this target has that stays, and that the fewest have that stay
+/// elsewhere, since two addresses may be one gateway's; best one that none has that goes.
 fn number(taken: &[(Target, u32, bool)], target: &Target) -> u32 {
     let cost = |number: &u32| {
-        let same = || taken.iter().filter(|(_, index, _)| index == number);
-        let own = |staying: bool| same().filter(|(at, _, stays)| at == target && *stays == staying).count();
-        (own(true), own(false), same().count())
+        let same = |staying: bool| taken.iter().filter(move |(_, index, stays)| index == number && *stays == staying);
+        (same(true).filter(|(at, _, _)| at == target).count(), same(true).count(), same(false).count())
     };
     (0..NUMBERS).min_by_key(cost).unwrap_or(0)
 }

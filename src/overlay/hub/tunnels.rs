@@ -185,7 +185,23 @@ impl Tunnels {
     }
 
     fn try_seat(self: &Arc<Self>, backend: &str, but: &[u64]) -> Result<Seat, NoSeat> {
-        let routes = self.routes.load();
+        let mut routes = self.routes.load();
+        loop {
+            let decided = self.seat_by(&routes, backend, but);
+            if decided.is_ok() {
+                return decided;
+            }
+            // A link may have left meanwhile, after its successor had entered: only routes that are still
+            // in force can say that nobody is there.
+            let now = self.routes.load();
+            if Arc::ptr_eq(&now, &routes) {
+                return decided;
+            }
+            routes = now;
+        }
+    }
+
+    fn seat_by(self: &Arc<Self>, routes: &Routes, backend: &str, but: &[u64]) -> Result<Seat, NoSeat> {
         let lanes = routes.get(backend).map(Vec::as_slice).unwrap_or_default();
         let mut lanes = lanes.iter().filter(|lane| lane.takes_requests(but)).peekable();
         if lanes.peek().is_none() {
