@@ -32,6 +32,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::process::figure;
 use super::{Caller, LONG, Leaf, Line, Stub, until, within};
 
 /// The trust domain of the built-in authority.
@@ -476,22 +477,12 @@ impl World {
 
     /// What the admin listener answers at `path`: status line, headers and body.
     pub(crate) async fn admin(&self, path: &str) -> String {
-        within(LONG, "the admin listener answers", async {
-            let mut socket = TcpStream::connect(self.server.admin_address()).await.unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
-            socket.write_all(request.as_bytes()).await.unwrap();
-            let mut text = String::new();
-            socket.read_to_string(&mut text).await.unwrap();
-            text
-        })
-        .await
+        admin(self.server.admin_address(), path).await
     }
 
     /// The figure of a metric, with its labels as they are printed; 0 when it was never counted.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let text = self.admin("/metrics").await;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
-        line.map_or(0.0, |figure| figure.trim().parse().unwrap())
+        figure(&self.admin("/metrics").await, name)
     }
 
     /// Waits until a metric has this figure.
@@ -503,4 +494,17 @@ impl World {
         })
         .await;
     }
+}
+
+/// What an admin listener answers at `path`: status line, headers and body.
+pub(crate) async fn admin(address: SocketAddr, path: &str) -> String {
+    within(LONG, "the admin listener answers", async {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).await.unwrap();
+        text
+    })
+    .await
 }
