@@ -191,6 +191,7 @@ fn explain(error: &pem::Error) -> &'static str {
     }
 }
 
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 #[path = "files_tests.rs"]
 mod tests;

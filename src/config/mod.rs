@@ -160,5 +160,6 @@ impl fmt::Display for Problem {
     }
 }
 
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 mod example_tests;

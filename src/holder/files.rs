@@ -289,6 +289,7 @@ impl std::fmt::Debug for NewFiles<'_> {
     }
 }
 
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 #[path = "files_tests.rs"]
 mod tests;
