@@ -13,6 +13,8 @@ mod forward;
 mod link;
 mod listener;
 pub mod refusal;
+#[cfg(unix)]
+mod socket;
 pub mod token;
 
 use std::sync::Arc;
