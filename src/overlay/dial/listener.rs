@@ -65,9 +65,12 @@ pub struct Bound {
 #[derive(Debug)]
 enum Listener {
     Tcp(TcpListener),
-    /// The file goes with it.
     #[cfg(unix)]
-    Unix(UnixListener, socket::SocketFile),
+    Unix {
+        listener: UnixListener,
+        /// Goes with it.
+        _file: socket::SocketFile,
+    },
 }
 
 impl Bound {
@@ -91,7 +94,7 @@ impl Bound {
             DialListen::Unix(path) => {
                 let (listener, file) = socket::bind(path)?;
                 let endpoint = Endpoint::Unix(path.clone());
-                Ok(Self { listener: Listener::Unix(listener, file), endpoint })
+                Ok(Self { listener: Listener::Unix { listener, _file: file }, endpoint })
             }
             #[cfg(not(unix))]
             DialListen::Unix(_) => {
@@ -149,7 +152,7 @@ async fn take(
             tokio::spawn(connection(stream, dial, slot, stopping));
         }
         #[cfg(unix)]
-        Listener::Unix(listener, _) => {
+        Listener::Unix { listener, .. } => {
             let (stream, _) = listener.accept().await?;
             tokio::spawn(connection(stream, dial, slot, stopping));
         }
