@@ -23,7 +23,7 @@ use doorward::domain::owner::OwnerPath;
 use doorward::domain::timestamp::Timestamp;
 use doorward::gate::connection::Patience;
 use doorward::overlay::hub::Pace;
-use doorward::store::rows::{Reason, Revoked, Serial};
+use doorward::store::rows::{CertificateRevoked, Reason, Revoked, Serial};
 use doorward::store::{Store, pepper};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -317,7 +317,7 @@ impl Prepared {
     /// Revokes a certificate as `doorward cert revoke --serial` does.
     pub(crate) fn revoke_certificate(&self, serial: &Serial) {
         let revoked = self.store().revoke_certificate(serial, Reason::KeyCompromise, self.clock.now()).unwrap();
-        assert_eq!(revoked, Revoked::Revoked);
+        assert_eq!(revoked, CertificateRevoked::Newly);
     }
 
     /// Revokes a name as `doorward cert revoke --name` does.
