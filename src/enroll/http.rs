@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, EXPECT, HOST, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, EXPECT, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -27,7 +27,7 @@ use crate::enroll::refusal::Refusal;
 use crate::gate::Gateway;
 use crate::gate::connection::Peer;
 use crate::gate::headers::{X_DOORWARD_ORIGIN, X_REQUEST_ID};
-use crate::gate::host::host_name;
+use crate::gate::host::named;
 use crate::gate::roles::Arrived;
 
 /// How long a connection takes requests, and how long the last one may take.
@@ -230,13 +230,7 @@ fn malformed() -> Refusal {
 /// hyper compares neither SNI nor an absolute target with the Host.
 fn check_host(gateway: &Gateway, head: &Parts) -> Result<(), Refusal> {
     let wrong = || Refusal::new(Code::InvalidRequest, "The Host is missing, repeated or malformed.");
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(wrong()) };
-    let host = host.to_str().map_err(|_| wrong())?;
-    if head.uri.authority().is_some_and(|authority| !authority.as_str().eq_ignore_ascii_case(host)) {
-        return Err(wrong());
-    }
-    let host = host_name(host).map_err(|_| wrong())?;
+    let host = named(&head.headers, &head.uri).ok().flatten().ok_or_else(wrong)?;
     let view = gateway.view();
     let ours = view.settings.config.listen.names.enroll.iter().any(|name| name.eq_ignore_ascii_case(host));
     if ours { Ok(()) } else { Err(Refusal::new(Code::Misdirected, "This connection is not for that host name.")) }

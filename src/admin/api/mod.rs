@@ -21,9 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
-};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -159,19 +157,8 @@ impl Api {
 
     /// A browser that was led to this listener by a name of somebody else's says so here.
     fn check_host(&self, peer: &Peer, head: &Parts) -> Result<(), Refusal> {
-        let mut hosts = head.headers.get_all(HOST).iter();
-        let header = match (hosts.next(), hosts.next()) {
-            (_, Some(_)) => return Err(Refusal::InvalidHost),
-            (header, None) => header.map(|value| value.to_str().map_err(|_| Refusal::InvalidHost)).transpose()?,
-        };
-        let authority = head.uri.authority().map(http::uri::Authority::as_str);
-        let name = match (authority, header) {
-            (Some(authority), Some(header)) if !authority.eq_ignore_ascii_case(header) => {
-                return Err(Refusal::InvalidHost);
-            }
-            (Some(name), _) | (None, Some(name)) => host::host_name(name).map_err(|_| Refusal::InvalidHost)?,
-            (None, None) => return Err(Refusal::InvalidHost),
-        };
+        let named = host::named(&head.headers, &head.uri).map_err(|_| Refusal::InvalidHost)?;
+        let name = named.ok_or(Refusal::InvalidHost)?;
         let ours = match peer {
             Peer::Local { .. } => name.eq_ignore_ascii_case("localhost"),
             Peer::Remote { local, .. } => {

@@ -476,9 +476,13 @@ impl World {
 
     /// What the admin listener answers at `path`: status line, headers and body.
     pub(crate) async fn admin(&self, path: &str) -> String {
+        self.admin_says(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await
+    }
+
+    /// What the admin listener answers to these bytes, until it closes.
+    pub(crate) async fn admin_says(&self, request: &str) -> String {
         within(LONG, "the admin listener answers", async {
             let mut socket = TcpStream::connect(self.server.admin_address()).await.unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
             socket.write_all(request.as_bytes()).await.unwrap();
             let mut text = String::new();
             socket.read_to_string(&mut text).await.unwrap();
