@@ -12,11 +12,11 @@ use doorward::overlay::protocol::State;
 use serde_json::json;
 
 use crate::support::{
-    Caller, LONG, Line, RealConnector, Setup, Stub, World, chat, chunk, json_reply, live, until, within,
+    Caller, LONG, Line, RealConnector, Setup, Stub, World, chat, chunk, doorward, json_reply, live, until, within,
 };
 
 /// A model behind `site-a`.
-const BACKENDS: &str = r#"
+pub(crate) const BACKENDS: &str = r#"
 [[backend]]
 name = "vllm-a"
 connector = "site-a"
@@ -34,7 +34,7 @@ struct Scene {
     line: Line,
 }
 
-fn site(address: SocketAddr) -> String {
+pub(crate) fn site(address: SocketAddr) -> String {
     format!("[[backend]]\nname = \"vllm-a\"\nurl = \"http://{address}\"\ncredential = \"its-own\"")
 }
 
@@ -159,15 +159,19 @@ async fn a_revoked_connector_is_cut_off_and_stays_alive() {
 }
 
 /// The program itself, under a config of its own.
-struct Process {
+pub(crate) struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
     fn connect(world: &World, directory: &Path, backend: SocketAddr) -> Self {
+        Self::connect_by(&[], world.server.address(), directory, backend)
+    }
+
+    /// Begun by a command that stays the same process.
+    pub(crate) fn connect_by(launcher: &[String], gateway: SocketAddr, directory: &Path, backend: SocketAddr) -> Self {
         let file = directory.join("connector.toml");
-        let gateway = world.server.address();
         fs::write(
             &file,
             format!(
@@ -176,30 +180,40 @@ impl Process {
             ),
         )
         .unwrap();
-        Self::start(directory, &["--config", file.to_str().unwrap()])
+        Self::start_by(launcher, directory, &["--config", file.to_str().unwrap()])
     }
 
     fn start(directory: &Path, options: &[&str]) -> Self {
+        Self::start_by(&[], directory, options)
+    }
+
+    fn start_by(launcher: &[String], directory: &Path, options: &[&str]) -> Self {
         let log = directory.join("connector.log");
-        let child = Command::new(env!("CARGO_BIN_EXE_doorward"))
-            .arg("connect")
-            .args(options)
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
+        let child =
+            doorward(launcher).arg("connect").args(options).stderr(File::create(&log).unwrap()).spawn().unwrap();
         Self { child, log }
     }
 
     async fn logs(&mut self, words: &str) {
-        until(LONG, words, || {
-            let log = fs::read_to_string(&self.log).unwrap();
+        self.logs_times(words, 1, LONG).await;
+    }
+
+    /// Waits until it has logged something so many times, and lives.
+    pub(crate) async fn logs_times(&mut self, words: &str, times: usize, span: Duration) {
+        until(span, words, || {
+            let log = self.log();
             assert!(self.child.try_wait().unwrap().is_none(), "{log}");
-            log.contains(words).then_some(())
+            (log.matches(words).count() >= times).then_some(())
         })
         .await;
     }
 
-    fn signal(&self, name: &str) {
+    /// All that it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
         assert!(status.success());
     }

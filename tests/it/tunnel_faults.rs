@@ -444,14 +444,20 @@ async fn a_slow_control_stream_is_heard() {
     no_backend(&world, &caller(&world).await, "llama").await;
 }
 
-/// Tunnels that come and go leave nothing behind: no descriptor, no tunnel, no request.
+/// A thousand tunnels that come and go leave nothing behind: no descriptor, no memory, no tunnel, no
+/// request. (A task that stayed would hold all of these.)
 #[tokio::test]
 async fn reconnects_leave_nothing_behind() {
     let world = world().await;
     let issued = site_a(&world);
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-    let mut first = None;
-    for round in 0..200 {
+    let memory = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+    };
+    let mut settled = None;
+    for round in 0..1000 {
         let mut site = Site::registered(&world, &issued, &format!("process-{round}"), &["vllm-a"]).await;
         if round % 20 == 0 {
             served_by(&world, &mut site).await;
@@ -460,12 +466,15 @@ async fn reconnects_leave_nothing_behind() {
         let gateway = world.server.gateway();
         until(LONG, "the tunnel has ended", || gateway.tunnels.is_empty().then_some(())).await;
         // After the first rounds everything that is kept once is there.
-        if round == 20 {
-            first = Some(descriptors());
+        if round == 200 {
+            settled = Some((descriptors(), memory()));
         }
     }
-    ended(&world, "lost", 200.0).await;
+    ended(&world, "lost", 1000.0).await;
     assert_eq!(world.metric("doorward_tunnel_streams{connector=\"site-a\"}").await, 0.0);
-    let before = first.unwrap();
-    until(LONG, "descriptors are closed", || (descriptors() <= before + 4).then_some(())).await;
+    let (descriptors_before, memory_before) = settled.unwrap();
+    // 800 tunnels that left 8 KiB each would be seen.
+    let grown = memory().saturating_sub(memory_before);
+    assert!(grown < 6 << 10, "{grown} KiB more than after 200 tunnels");
+    until(LONG, "descriptors are closed", || (descriptors() <= descriptors_before + 4).then_some(())).await;
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use doorward::tls::server::provider;
@@ -59,6 +60,8 @@ pub(crate) struct Caller {
     preface: Vec<u8>,
     /// Room for what comes and is not read, in bytes.
     room: Option<u32>,
+    /// How long the head of an answer may take.
+    patience: Duration,
 }
 
 impl Caller {
@@ -72,6 +75,7 @@ impl Caller {
             source: None,
             preface: Vec::new(),
             room: None,
+            patience: LONG,
         }
     }
 
@@ -101,6 +105,12 @@ impl Caller {
     /// Takes in little that it does not read.
     pub(crate) const fn cramped(mut self) -> Self {
         self.room = Some(4096);
+        self
+    }
+
+    /// Waits for so long for the head of an answer.
+    pub(crate) const fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -273,7 +283,7 @@ impl Line {
 
     /// Sends a request and waits for the head of the reply.
     pub(crate) async fn send(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
-        within(LONG, "the gateway answers", async {
+        within(self.caller.patience, "the gateway answers", async {
             match &mut self.sender {
                 Sender::H1(sender) => {
                     sender.ready().await?;
@@ -444,8 +454,14 @@ impl Flow {
 
     /// Reads to the end; gives what came in all, and how it broke off if it did.
     #[track_caller]
-    pub(crate) fn end(mut self) -> impl Future<Output = (String, Option<String>)> {
-        within(LONG, "the answer ends", async move {
+    pub(crate) fn end(self) -> impl Future<Output = (String, Option<String>)> {
+        self.end_within(LONG)
+    }
+
+    /// The same, when the end may take a while.
+    #[track_caller]
+    pub(crate) fn end_within(mut self, span: Duration) -> impl Future<Output = (String, Option<String>)> {
+        within(span, "the answer ends", async move {
             while let Some(frame) = self.incoming.frame().await {
                 match frame {
                     Ok(frame) => self.take(&frame),

@@ -24,10 +24,11 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::world::Prepared;
 use super::{LONG, within};
@@ -42,20 +43,25 @@ impl RealConnector {
     /// Starts a connector to `gateways`, one connection to each. `backends` are `[[backend]]`
     /// sections; `directory` holds its identity.
     pub(crate) fn start(gateways: &[SocketAddr], directory: &Path, backends: &str) -> Self {
-        Self::start_with(gateways, directory, backends, Reach::default())
+        Self::start_with(gateways, directory, backends, 1, Reach::default())
+    }
+
+    /// The same, with so many connections to one gateway.
+    pub(crate) fn with_links(gateway: SocketAddr, directory: &Path, backends: &str, connections: u32) -> Self {
+        Self::start_with(&[gateway], directory, backends, connections, Reach::default())
     }
 
     pub(crate) fn by_proxy(proxy: SocketAddr, gateway: SocketAddr, directory: &Path, backends: &str) -> Self {
         let reach = Reach { proxy: Some(ProxyUrl::parse(&format!("http://{proxy}")).unwrap()) };
-        Self::start_with(&[gateway], directory, backends, reach)
+        Self::start_with(&[gateway], directory, backends, 1, reach)
     }
 
-    fn start_with(gateways: &[SocketAddr], directory: &Path, backends: &str, reach: Reach) -> Self {
+    fn start_with(gateways: &[SocketAddr], directory: &Path, backends: &str, connections: u32, reach: Reach) -> Self {
         let config = parse_connector(backends, &directory.join("connector.toml"), &|_| None);
         let config = config.unwrap_or_else(|problems| panic!("{problems:#?}"));
         let addresses = gateways.iter().map(|address| GatewayAddress::parse(&address.to_string()).unwrap());
         let name = HostName::parse("connect.test").unwrap();
-        let gateway = GatewayAt { addresses: addresses.collect(), name, connections: 1 };
+        let gateway = GatewayAt { addresses: addresses.collect(), name, connections };
         let settings =
             Settings { gateway, reach, backends: config.backends, drain: config.drain, clock: Clock::System };
         let (identity, current) = watch::channel(Self::identity(directory));
@@ -117,6 +123,15 @@ impl HandGateway {
                 tunnel.control = Some(tunnel.open_control().await);
                 return tunnel;
             }
+        })
+        .await
+    }
+
+    /// The next connection, of which nothing is known but that it speaks TLS.
+    pub(crate) async fn secured(&self) -> TlsStream<TcpStream> {
+        within(LONG, "the connector dials", async {
+            let (socket, _) = self.listener.accept().await.unwrap();
+            self.acceptor.accept(socket).await.unwrap()
         })
         .await
     }

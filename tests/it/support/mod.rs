@@ -22,7 +22,7 @@ pub(crate) use connect_proxy::ConnectProxy;
 pub(crate) use hand_gateway::{HandGateway, RealConnector, Tunnel, unread};
 pub(crate) use hook::{Answer, Hook, Message, Play, status};
 pub(crate) use issuer::{AUDIENCE, DISCOVERY, IssuerServer, KEYS, Reply, Signer, base64url, claims, jwks, rsa_key};
-pub(crate) use process::Process;
+pub(crate) use process::{Process, doorward};
 pub(crate) use receiver::{Manner, Receiver};
 pub(crate) use site::{Asked, Site, dialler, register, reset_of};
 pub(crate) use stub::{Exchange, Stub, TlsFiles, chunk, dead_port, json_reply};
@@ -30,6 +30,7 @@ pub(crate) use tool::{DialSetup, Tool};
 pub(crate) use world::{Issued, Key, OPEN, Prepared, Setup, World};
 
 use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{interval, timeout};
@@ -70,6 +71,37 @@ pub(crate) fn chat_stream(model: &str) -> String {
 
 /// Where chat requests go.
 pub(crate) const CHAT: &str = "/v1/chat/completions";
+
+/// Asks for a chat, and has the backend answer if it gets so far.
+pub(crate) async fn ask(line: &mut Line, stub: &Stub) -> Whole {
+    let body = chat("llama");
+    let mut asking = pin!(line.chat(&body));
+    loop {
+        tokio::select! {
+            whole = &mut asking => return whole,
+            mut exchange = stub.coming() => {
+                // It may be that of an earlier request, whose connection is gone.
+                if exchange.try_send(json_reply("{}")).await.is_ok() {
+                    exchange.keep();
+                }
+            }
+        }
+    }
+}
+
+/// Asks until a chat is served.
+pub(crate) async fn served_within(span: Duration, caller: &Caller, stub: &Stub) {
+    within(span, "a chat is served", async {
+        let mut tick = interval(Duration::from_millis(50));
+        loop {
+            tick.tick().await;
+            if ask(&mut caller.h1().await, stub).await.status == 200 {
+                return;
+            }
+        }
+    })
+    .await;
+}
 
 /// Begins a stream: its first event is here, and the backend's end of it is in hand.
 pub(crate) async fn live(line: &mut Line, stub: &Stub) -> (Flow, Exchange) {

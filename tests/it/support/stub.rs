@@ -88,7 +88,15 @@ impl Stub {
     }
 
     async fn start(script: Option<Scripted>, tls: Option<TlsFiles>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(TcpListener::bind("127.0.0.1:0").await.unwrap(), script, tls)
+    }
+
+    /// Leaves every request that comes to this listener to the test.
+    pub(crate) fn by_hand_at(listener: TcpListener) -> Self {
+        Self::start_at(listener, None, None)
+    }
+
+    fn start_at(listener: TcpListener, script: Option<Scripted>, tls: Option<TlsFiles>) -> Self {
         let address = listener.local_addr().unwrap();
         let (hand_over, exchanges) = mpsc::channel(256);
         let shared = Arc::new(Shared {
@@ -105,7 +113,12 @@ impl Stub {
     /// The next request, to be answered by hand.
     #[track_caller]
     pub(crate) fn next(&self) -> impl Future<Output = Exchange> {
-        within(LONG, "the backend gets a request", async { self.exchanges.lock().await.recv().await.unwrap() })
+        within(LONG, "the backend gets a request", self.coming())
+    }
+
+    /// The same, whenever it comes.
+    pub(crate) async fn coming(&self) -> Exchange {
+        self.exchanges.lock().await.recv().await.unwrap()
     }
 
     /// All requests so far.

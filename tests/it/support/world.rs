@@ -32,6 +32,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::process::figure;
 use super::{Caller, LONG, Leaf, Line, Stub, until, within};
 
 /// The trust domain of the built-in authority.
@@ -476,26 +477,17 @@ impl World {
 
     /// What the admin listener answers at `path`: status line, headers and body.
     pub(crate) async fn admin(&self, path: &str) -> String {
-        self.admin_says(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await
+        admin(self.server.admin_address(), path).await
     }
 
     /// What the admin listener answers to these bytes, until it closes.
     pub(crate) async fn admin_says(&self, request: &str) -> String {
-        within(LONG, "the admin listener answers", async {
-            let mut socket = TcpStream::connect(self.server.admin_address()).await.unwrap();
-            socket.write_all(request.as_bytes()).await.unwrap();
-            let mut text = String::new();
-            socket.read_to_string(&mut text).await.unwrap();
-            text
-        })
-        .await
+        admin_says(self.server.admin_address(), request).await
     }
 
     /// The figure of a metric, with its labels as they are printed; 0 when it was never counted.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let text = self.admin("/metrics").await;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
-        line.map_or(0.0, |figure| figure.trim().parse().unwrap())
+        figure(&self.admin("/metrics").await, name)
     }
 
     /// Waits until a metric has this figure.
@@ -507,4 +499,20 @@ impl World {
         })
         .await;
     }
+}
+
+/// What an admin listener answers at `path`: status line, headers and body.
+pub(crate) async fn admin(address: SocketAddr, path: &str) -> String {
+    admin_says(address, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await
+}
+
+async fn admin_says(address: SocketAddr, request: &str) -> String {
+    within(LONG, "the admin listener answers", async {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).await.unwrap();
+        text
+    })
+    .await
 }
