@@ -28,6 +28,7 @@ use crate::gate::Gateway;
 use crate::gate::connection::Peer;
 use crate::gate::headers::{X_DOORWARD_ORIGIN, X_REQUEST_ID};
 use crate::gate::host::named;
+use crate::gate::respond::read_off;
 use crate::gate::roles::Arrived;
 
 /// How long a connection takes requests, and how long the last one may take.
@@ -144,7 +145,7 @@ async fn answer(desk: &Desk, gateway: &Arc<Gateway>, peer: &Peer, request: Reque
             // Who is still sending when the connection closes may never see the answer. Who waits for leave to
             // send is given none.
             if !head.headers.contains_key(EXPECT) {
-                drop(timeout(REST, rest_of(&mut body)).await);
+                read_off(&mut body, MAX_REST, REST).await;
             }
             (answer, refusal.retry_after)
         }
@@ -250,17 +251,6 @@ async fn whole(head: &Parts, body: &mut Incoming, patience: Duration) -> Result<
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) | Err(_) => Err(Refusal::new(Code::InvalidRequest, "The body broke off or came too slowly.")),
-    }
-}
-
-/// Reads a body that nobody wants, to its end or to a bound.
-async fn rest_of(body: &mut Incoming) {
-    let mut length = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        length += frame.data_ref().map_or(0, Bytes::len);
-        if length > MAX_REST {
-            return;
-        }
     }
 }
 

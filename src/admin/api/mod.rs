@@ -36,6 +36,7 @@ use crate::admin::api::route::{Done, Fields, Route};
 use crate::config::{Declared, Reachable, is_address_name};
 use crate::domain::audit::Actor;
 use crate::domain::key::redacted;
+use crate::gate::respond::read_off;
 use crate::gate::{Gateway, host};
 use crate::manage::enrollments::Enrollment;
 use crate::manage::fault::{Code, Fault};
@@ -97,7 +98,7 @@ impl Api {
             Ok((status, body)) => response(status, JSON, body),
             Err(refusal) => {
                 // Who is still sending when the connection closes may never see the answer.
-                drop(timeout(REST, rest_of(&mut body)).await);
+                read_off(&mut body, MAX_REST, REST).await;
                 refused(&refusal)
             }
         }
@@ -267,17 +268,6 @@ fn find(head: &Parts) -> Result<(&'static Route, Fields), Refusal> {
         methods.push(route.method.as_str());
     }
     if methods.is_empty() { Err(Refusal::UnknownPath) } else { Err(Refusal::Method(methods.join(", "))) }
-}
-
-/// Reads a body that nobody wants, to its end or to a bound.
-async fn rest_of(body: &mut Incoming) {
-    let mut length = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        length += frame.data_ref().map_or(0, Bytes::len);
-        if length > MAX_REST {
-            return;
-        }
-    }
 }
 
 async fn whole(route: &Route, head: &Parts, body: &mut Incoming) -> Result<Bytes, Refusal> {

@@ -110,7 +110,7 @@ impl Guest {
             () = sleep_until(self.since + PATIENCE) => {}
         }
         if !self.is_stranger() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
