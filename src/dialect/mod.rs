@@ -11,6 +11,7 @@ mod caps;
 pub mod errors;
 #[cfg(feature = "gateway")]
 pub mod json;
+#[cfg(feature = "gateway")]
 pub mod json_text;
 pub mod paths;
 #[cfg(feature = "gateway")]
