@@ -273,7 +273,7 @@ async fn two_hundred_tunnels_come_back() {
 }
 
 /// They are drawn evenly, from the first second if nothing has failed before: no tenth of a second
-/// has a quarter of them, and there is no rush at the end.
+/// has a quarter of them.
 fn assert_spread(waits: &[u64]) {
     let mut tenths = BTreeMap::new();
     for wait in waits {

@@ -56,13 +56,7 @@ impl RealConnector {
         Self::start_with(&[gateway], directory, backends, 1, reach)
     }
 
-    fn start_with(
-        gateways: &[SocketAddr],
-        directory: &Path,
-        backends: &str,
-        connections: u32,
-        reach: Reach,
-    ) -> Self {
+    fn start_with(gateways: &[SocketAddr], directory: &Path, backends: &str, connections: u32, reach: Reach) -> Self {
         let config = parse_connector(backends, &directory.join("connector.toml"), &|_| None);
         let config = config.unwrap_or_else(|problems| panic!("{problems:#?}"));
         let addresses = gateways.iter().map(|address| GatewayAddress::parse(&address.to_string()).unwrap());
