@@ -204,7 +204,9 @@ async fn a_certificate_ends_in_the_middle_of_a_stream() {
     let ((short, directory), (_, renewed)) = (of(600 * SECOND), of(3600 * SECOND));
     let connector = RealConnector::start(&[world.address()], &directory, &site(stub.address));
     up(&world, 1).await;
-    let mut line = caller(&world).await.h2().await;
+    let caller = caller(&world).await;
+    served_within(LONG, &caller, &stub).await;
+    let mut line = caller.h2().await;
     world.clock.advance(short.not_after.since(world.clock.now()) - Duration::from_millis(1));
     let (mut flow, mut exchange) = live(&mut line, &stub).await;
     exchange.chunk("data: {\"n\":2}\n\n").await;
