@@ -39,6 +39,7 @@
 //! records, reload, admin) is elsewhere, and reaches the workers as atomically swapped views
 //! ([`gate::View`]).
 
+#[cfg(feature = "gateway")]
 pub mod admin;
 pub mod backend;
 pub mod ca;
@@ -47,14 +48,21 @@ pub mod clock;
 pub mod config;
 pub mod dialect;
 pub mod domain;
+#[cfg(feature = "gateway")]
 pub mod enroll;
+#[cfg(feature = "gateway")]
 pub mod gate;
 pub mod holder;
+#[cfg(feature = "gateway")]
 pub mod manage;
+#[cfg(feature = "gateway")]
 pub mod notify;
 pub mod overlay;
+#[cfg(feature = "gateway")]
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+#[cfg(feature = "gateway")]
 pub mod token;
+#[cfg(feature = "gateway")]
 pub mod webhook;

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 /// Measured beside glibc's and mimalloc: the least CPU for a request and the least memory for an idle
-/// connection. `.cargo/config.toml` keeps it small at rest.
+/// connection. `.cargo/config.toml` keeps it small at rest. A connector has few connections, and is built
+/// where no C but that of the cryptography should be needed.
+#[cfg(feature = "gateway")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

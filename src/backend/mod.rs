@@ -5,6 +5,7 @@ pub mod chunked;
 pub mod connect;
 pub mod pool;
 pub mod reply;
+#[cfg(feature = "gateway")]
 pub mod transport;
 pub mod wire;
 
@@ -21,7 +22,7 @@ use crate::tls::client::backend_config;
 #[derive(Debug)]
 pub struct Upstream {
     /// Its name in config, logs and records.
-    pub name: String,
+    pub name: Arc<str>,
     /// `host:port` to dial.
     pub dial: (String, u16),
     /// Value of the `Host` header.
@@ -68,7 +69,7 @@ impl Upstream {
             None
         };
         Ok(Self {
-            name: backend.name.clone(),
+            name: backend.name.as_str().into(),
             dial: (url.host.clone(), url.port),
             host,
             base_path: url.base_path.clone(),

@@ -35,7 +35,7 @@ pub enum Way {
 #[derive(Debug)]
 pub struct Remote {
     /// Its name in config, logs and records; and all that its connector is told of it.
-    pub name: String,
+    pub name: Arc<str>,
     /// How long to wait for what.
     pub timeouts: Timeouts,
     /// True to tell the backend who is calling.
@@ -52,7 +52,7 @@ impl Way {
         match &backend.via {
             Via::Url(_) => Upstream::new(backend).map(|upstream| Self::Direct(Arc::new(upstream))),
             Via::Connector(_) => Ok(Self::Tunnel(Remote {
-                name: backend.name.clone(),
+                name: backend.name.as_str().into(),
                 timeouts: backend.timeouts,
                 forward_identity: backend.forward_identity,
             })),
@@ -61,7 +61,7 @@ impl Way {
 
     /// The backend's name in config, logs and records.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &Arc<str> {
         match self {
             Self::Direct(upstream) => &upstream.name,
             Self::Tunnel(remote) => &remote.name,

@@ -29,10 +29,10 @@ use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::domain::base64url;
 use crate::domain::gateway_address::{GatewayAddress, GatewayName, HostName};
 use crate::domain::identity::{IdentityName, Role};
 use crate::domain::timestamp::Timestamp;
-use crate::token::base64url;
 
 /// How a bundle begins.
 pub const PREFIX: &str = "dwe1.";

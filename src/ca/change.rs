@@ -19,7 +19,7 @@ use crate::ca::contents::{
 use crate::ca::passphrase::{self, Passphrase};
 use crate::ca::plan::LeafPlan;
 use crate::ca::request::Request;
-use crate::ca::{CaError, checks, files, make};
+use crate::ca::{CaError, checks, files, make, x509};
 use crate::domain::identity::{IdentityName, Role, TrustDomain};
 use crate::domain::timestamp::Timestamp;
 
@@ -208,7 +208,7 @@ struct Imported {
 }
 
 fn check_import(text: &str, request: &Request, now: Timestamp) -> Result<Imported, String> {
-    let mut chain = checks::certificates(text)?;
+    let mut chain = x509::certificates(text)?;
     if chain.len() > MAX_CHAIN {
         return Err(format!("the chain has more than {MAX_CHAIN} certificates"));
     }
@@ -217,13 +217,13 @@ fn check_import(text: &str, request: &Request, now: Timestamp) -> Result<Importe
     }
     let root = chain.pop().ok_or("no root")?;
     let issuer = chain.first().ok_or("no issuer")?;
-    let parsed = checks::parse(issuer)?;
+    let parsed = x509::parse(issuer)?;
     if !checks::is_pair(request.key(), &parsed) {
         return Err(
             match chain
                 .iter()
                 .chain([&root])
-                .any(|other| checks::parse(other).is_ok_and(|other| checks::is_pair(request.key(), &other)))
+                .any(|other| x509::parse(other).is_ok_and(|other| checks::is_pair(request.key(), &other)))
             {
                 true => "the issuer must come first, and the root last".to_owned(),
                 false => {
@@ -232,7 +232,7 @@ fn check_import(text: &str, request: &Request, now: Timestamp) -> Result<Importe
             },
         );
     }
-    let top = checks::parse(&root)?;
+    let top = x509::parse(&root)?;
     if !checks::signed_by(&top, &top) {
         return Err(format!("the last certificate, {}, is not a root: it did not sign itself", top.subject()));
     }
@@ -336,7 +336,7 @@ fn root_key(
     } else {
         read_key(&text).map_err(|why| broken(&why))?
     };
-    let root = checks::parse(authority.root()).map_err(|why| broken(&why))?;
+    let root = x509::parse(authority.root()).map_err(|why| broken(&why))?;
     if checks::is_pair(&key, &root) { Ok((key, encrypted)) } else { Err(broken("it is not the root's key")) }
 }
 

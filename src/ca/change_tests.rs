@@ -337,7 +337,7 @@ fn an_issuer_that_the_enterprise_signed_comes_into_force() {
     enterprise
         .run("req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout evil.key -out evil.csr -subj /CN=evil");
     enterprise.sign("evil.csr", "mid", "evil.crt", "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=clientAuth\nsubjectAltName=URI:spiffe://corp.example/operator/evil", 1);
-    let evil = checks::certificates(&enterprise.read(&["evil.crt", "mid.crt"])).unwrap();
+    let evil = x509::certificates(&enterprise.read(&["evil.crt", "mid.crt"])).unwrap();
     assert!(!knows(&authority, &evil, now));
 
     // A year later: another issuer of the same root; alice's certificate stays good.

@@ -4,9 +4,9 @@
 //! beside it and exchanges the two directories in one step, so no crash and no reader sees a mixture.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -111,7 +111,7 @@ impl Contents {
     pub(super) fn place_instead(&self, dir: &Path, before_each: BeforeEach<'_>) -> Result<(), CaError> {
         let staging = self.stage(dir, before_each)?;
         before_each().map_err(CaError::io(dir))?;
-        files::exchange(&staging, dir).map_err(|error| given_up(&staging, CaError::io(dir)(error)))?;
+        exchange(&staging, dir).map_err(|error| given_up(&staging, CaError::io(dir)(error)))?;
         let parent = parent_of(dir);
         files::sync_dir(parent).map_err(CaError::io(parent))?;
         before_each().map_err(CaError::io(&staging))?;
@@ -123,7 +123,7 @@ impl Contents {
         let staging = staging_of(dir)?;
         // What a crashed attempt left.
         remove_staging(&staging)?;
-        files::create_private_dir(&staging).map_err(CaError::io(&staging))?;
+        create_private_dir(&staging).map_err(CaError::io(&staging))?;
         for (name, text) in &self.0 {
             let path = staging.join(name);
             before_each().map_err(CaError::io(&path))?;
@@ -210,4 +210,31 @@ fn inode(dir: &Path) -> Result<Option<u64>, CaError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(CaError::io(dir)(error)),
     }
+}
+
+/// Writes a file in the place of what may be there, whole and down to the disk.
+pub(super) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".new");
+    let staging = path.with_file_name(name);
+    match fs::remove_file(&staging) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    files::write_new(&staging, bytes, mode).and_then(|()| fs::rename(&staging, path)).inspect_err(|_| {
+        drop(fs::remove_file(&staging));
+    })?;
+    files::sync_dir(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new(".")))
+}
+
+/// Puts each of two directories in the other's place, in one step.
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
+}
+
+/// Makes a directory that only its owner can look into.
+fn create_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
 }

@@ -16,8 +16,8 @@ use time::OffsetDateTime;
 use x509_parser::extensions::ParsedExtension;
 
 use crate::ca::authority::Authority;
-use crate::ca::contents::Lock;
-use crate::ca::{CaError, checks, files};
+use crate::ca::contents::{Lock, replace};
+use crate::ca::{CaError, files, x509};
 use crate::domain::timestamp::Timestamp;
 
 /// Beside the authority: the number of the last list.
@@ -134,12 +134,12 @@ fn next_number(dir: &Path, now: Timestamp) -> Result<u64, CaError> {
     };
     let clock = u64::try_from(now.as_seconds()).unwrap_or(0);
     let next = clock.max(u64::checked_add(last, 1).ok_or_else(|| CaError::broken(&path, "the numbers are used up"))?);
-    files::replace(&path, format!("{next}\n").as_bytes(), files::PUBLIC).map_err(CaError::io(&path))?;
+    replace(&path, format!("{next}\n").as_bytes(), files::PUBLIC).map_err(CaError::io(&path))?;
     Ok(next)
 }
 
 fn key_id(issuer: &CertificateDer<'_>) -> Result<Vec<u8>, CaError> {
-    let parsed = checks::parse(issuer).map_err(|_| CaError::NotAsPlanned("the issuer is not X.509"))?;
+    let parsed = x509::parse(issuer).map_err(|_| CaError::NotAsPlanned("the issuer is not X.509"))?;
     let found = parsed.extensions().iter().find_map(|extension| {
         if let ParsedExtension::SubjectKeyIdentifier(id) = extension.parsed_extension() {
             Some(id.0.to_vec())
@@ -161,7 +161,7 @@ fn date(at: Timestamp) -> Result<OffsetDateTime, CaError> {
 ///
 /// When it cannot be written.
 pub fn write(file: &Path, list: &[u8]) -> Result<(), CaError> {
-    files::replace(file, list, files::PUBLIC).map_err(CaError::io(file))
+    replace(file, list, files::PUBLIC).map_err(CaError::io(file))
 }
 
 #[cfg(test)]

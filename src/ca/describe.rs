@@ -3,8 +3,8 @@
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 
-use crate::ca::checks;
 use crate::ca::plan::Span;
+use crate::ca::x509;
 
 /// What a certificate says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,7 +34,7 @@ impl Description {
     ///
     /// When it is none.
     pub fn read(der: &CertificateDer<'_>) -> Result<Self, String> {
-        let parsed = checks::parse(der)?;
+        let parsed = x509::parse(der)?;
         let serial: Vec<u8> = parsed.raw_serial().iter().copied().skip_while(|byte| *byte == 0).collect();
         let names = parsed.subject_alternative_name().map_err(|_| "its names cannot be read".to_owned())?;
         let names = names.map_or_else(Vec::new, |names| names.value.general_names.iter().map(name).collect());
@@ -42,7 +42,7 @@ impl Description {
             subject: printable(&parsed.subject().to_string()),
             issuer: printable(&parsed.issuer().to_string()),
             serial: hex(&serial),
-            span: checks::span(&parsed),
+            span: x509::span(&parsed),
             names,
             key: key(parsed.public_key()),
             is_ca: parsed.is_ca(),

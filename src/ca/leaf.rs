@@ -11,11 +11,9 @@ use rcgen::{KeyPair, PublicKeyData};
 use zeroize::Zeroizing;
 
 use crate::ca::authority::{Authority, Issued};
+use crate::ca::leaf_files::LeafFiles;
 use crate::ca::plan::LeafPlan;
-use crate::ca::{CaError, checks, files};
-
-/// The roots, beside every certificate.
-const ROOTS: &str = "ca.crt";
+use crate::ca::{CaError, files, x509};
 
 /// A certificate with the private key that was made for it.
 pub struct NewLeaf {
@@ -28,26 +26,6 @@ pub struct NewLeaf {
 impl std::fmt::Debug for NewLeaf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("NewLeaf").field("issued", &self.issued).finish_non_exhaustive()
-    }
-}
-
-/// Where the files of a leaf are.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LeafFiles {
-    /// `NAME.crt`: the chain, leaf first.
-    pub certificate: PathBuf,
-    /// `NAME.key`: readable by its owner only.
-    pub key: PathBuf,
-    /// `ca.crt`: what the gateway's certificate is verified with.
-    pub roots: PathBuf,
-}
-
-impl LeafFiles {
-    /// The files of `name` in `dir`.
-    #[must_use]
-    pub fn of(dir: &Path, name: &str) -> Self {
-        let at = |suffix: &str| dir.join(format!("{name}.{suffix}"));
-        Self { certificate: at("crt"), key: at("key"), roots: dir.join(ROOTS) }
     }
 }
 
@@ -144,7 +122,7 @@ pub fn write(
 }
 
 fn shares_a_root(found: &str, bundle: &str) -> bool {
-    match (checks::certificates(found), checks::certificates(bundle)) {
+    match (x509::certificates(found), x509::certificates(bundle)) {
         (Ok(found), Ok(bundle)) => found.iter().any(|root| bundle.contains(root)),
         (Ok(_) | Err(_), _) => false,
     }

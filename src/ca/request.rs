@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use zeroize::Zeroizing;
 
-use crate::ca::contents::Lock;
+use crate::ca::contents::{Lock, replace};
 use crate::ca::{CaError, files, make};
 use crate::domain::identity::TrustDomain;
 
@@ -41,10 +41,9 @@ impl Request {
         let key = KeyPair::generate()?;
         let [key_file, domain_file] = paths(dir);
         // The key comes last: with it the request exists.
-        files::replace(&domain_file, format!("{domain}\n").as_bytes(), files::PUBLIC)
-            .map_err(CaError::io(&domain_file))?;
+        replace(&domain_file, format!("{domain}\n").as_bytes(), files::PUBLIC).map_err(CaError::io(&domain_file))?;
         let pem = Zeroizing::new(key.serialize_pem());
-        files::replace(&key_file, pem.as_bytes(), files::SECRET).map_err(CaError::io(&key_file))?;
+        replace(&key_file, pem.as_bytes(), files::SECRET).map_err(CaError::io(&key_file))?;
         Ok(Self { domain: domain.clone(), key })
     }
 

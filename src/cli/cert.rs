@@ -2,18 +2,16 @@
 
 mod issue;
 mod list;
-mod renew;
 mod revoke;
-mod usage;
 
 use std::io::Write;
 
 use clap::Subcommand;
 pub use issue::{Made, issue};
-pub use usage::{pkcs12, usage};
 
 use crate::cli::inspect::Inspect;
 use crate::cli::output::Failure;
+use crate::cli::renew;
 
 /// Certificates for clients, connectors and operators.
 #[derive(Debug, Subcommand)]

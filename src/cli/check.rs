@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::output::{Failure, count};
-use crate::cli::place::{environment, find};
+use crate::cli::place::find;
+use crate::cli::process::environment;
 use crate::config;
 
 /// Validates a config file. Every problem is printed at once.

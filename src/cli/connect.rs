@@ -8,10 +8,9 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::cli::enroll::read_bundle;
+use crate::cli::join::read_bundle;
 use crate::cli::output::Failure;
-use crate::cli::place::environment;
-use crate::cli::serve::raise_file_limit;
+use crate::cli::process::{environment, raise_file_limit};
 use crate::clock::Clock;
 use crate::config::{self, Connector, GatewayAt, Problem, SiteBackend};
 use crate::domain::identity::Role;

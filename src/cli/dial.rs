@@ -11,9 +11,9 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::cli::enroll;
+use crate::cli::join;
 use crate::cli::output::Failure;
-use crate::cli::place::environment;
+use crate::cli::process::environment;
 use crate::clock::Clock;
 use crate::config::{self, Dial as Config, DialGateway, DialListen, DialToken};
 use crate::domain::gateway_address::{GatewayAddress, GatewayName};
@@ -164,7 +164,7 @@ impl Dial {
         let bound = Bound::bind(&config.listen).await.map_err(|error| cannot_listen(&config.listen, &error))?;
         let place = match &self.certificate {
             Some(dir) => Place::only(dir)?,
-            None => enroll::identity_in(&config.state_dir, self.bundle.as_deref(), &reach, &clock).await?,
+            None => join::identity_in(&config.state_dir, self.bundle.as_deref(), &reach, &clock).await?,
         };
         let origin = Origin::read(place.dir())?;
         let gateway = config.gateway.map_or_else(|| gateway_of(origin.as_ref(), place.dir()), Ok)?;

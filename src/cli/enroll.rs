@@ -1,13 +1,11 @@
 //! `doorward enroll`
 
-mod join;
-
 use std::io::Write;
 
 use clap::{Args, Subcommand};
-pub use join::{identity_in, reach_by, read_bundle};
 
 use crate::ca::bundle::BundleId;
+use crate::cli::join;
 use crate::cli::output::{self, Failure, Format};
 use crate::cli::reach::{Reach, said};
 use crate::clock::Clock;

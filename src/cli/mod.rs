@@ -4,102 +4,85 @@
 //! one JSON document with stable names; errors say what was wrong and what to do (`hint:`), begin
 //! with `error:`, and end without a full stop; exit 0 is done, 1 failed, 2 wrong usage. A secret
 //! is never an argument.
+//!
+//! The program is built whole, or without the feature `gateway`: then it has the verbs of machines
+//! beside backends and tools.
 
-pub mod admin_api;
-pub mod ca;
-pub mod cert;
-pub mod check;
 pub mod completions;
 pub mod connect;
-pub mod connector;
-pub mod desk;
 pub mod dial;
-pub mod discover;
-pub mod enroll;
-pub mod explain;
-pub mod grant;
-pub mod inspect;
-pub mod key;
+pub mod join;
 pub mod output;
+pub mod process;
+pub mod renew;
+pub mod usage;
+
+#[cfg(feature = "gateway")]
+pub mod admin_api;
+#[cfg(feature = "gateway")]
+pub mod ca;
+#[cfg(feature = "gateway")]
+pub mod cert;
+#[cfg(feature = "gateway")]
+pub mod check;
+#[cfg(feature = "gateway")]
+pub mod connector;
+#[cfg(feature = "gateway")]
+pub mod desk;
+#[cfg(feature = "gateway")]
+pub mod discover;
+#[cfg(feature = "gateway")]
+pub mod enroll;
+#[cfg(feature = "gateway")]
+pub mod explain;
+#[cfg(feature = "gateway")]
+pub mod grant;
+#[cfg(feature = "gateway")]
+pub mod inspect;
+#[cfg(feature = "gateway")]
+pub mod key;
+#[cfg(feature = "gateway")]
 pub mod owner;
+#[cfg(feature = "gateway")]
 pub mod place;
+#[cfg(feature = "gateway")]
 pub mod reach;
+#[cfg(feature = "gateway")]
 pub mod remote;
+#[cfg(feature = "gateway")]
 pub mod root_key;
+#[cfg(feature = "gateway")]
 pub mod serve;
+#[cfg(feature = "gateway")]
 pub mod server;
+#[cfg(feature = "gateway")]
 pub mod status;
+#[cfg(feature = "gateway")]
 pub mod store;
+#[cfg(feature = "gateway")]
 pub mod up;
+#[cfg(feature = "gateway")]
 pub mod webhook;
+
+#[cfg(not(feature = "gateway"))]
+mod lean;
+#[cfg(feature = "gateway")]
+mod whole;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-
+#[cfg(not(feature = "gateway"))]
+use crate::cli::lean::Doorward;
 use crate::cli::output::Failure;
-
-/// A zero-trust overlay gateway for self-hosted LLM backends.
-#[derive(Debug, Parser)]
-#[command(name = "doorward", version, propagate_version = true, disable_help_subcommand = true)]
-struct Doorward {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
-#[derive(Debug, Subcommand)]
-enum Verb {
-    /// Set everything up on the first run, then serve
-    Up(up::Up),
-    /// Run the gateway
-    Serve(serve::Serve),
-    /// Validate a config file and print every problem
-    Check(check::Check),
-    /// Run a connector: backends of a closed site, dialled out to the gateway
-    Connect(connect::Connect),
-    /// Listen on this machine for tools that cannot present a certificate
-    Dial(dial::Dial),
-    /// Ask the running gateway how it is
-    Status(status::Status),
-    /// The built-in certificate authority
-    #[command(subcommand)]
-    Ca(ca::Ca),
-    /// Certificates for clients, connectors and operators
-    #[command(subcommand)]
-    Cert(cert::Cert),
-    /// Certificates for machines elsewhere, with a bundle that works once
-    #[command(subcommand)]
-    Enroll(enroll::Enroll),
-    /// Virtual keys
-    #[command(subcommand)]
-    Key(key::Key),
-    /// Grants in the store, beside those of the config
-    #[command(subcommand)]
-    Grant(grant::Grant),
-    /// Connectors of a running gateway: their tunnels and backends
-    #[command(subcommand)]
-    Connector(connector::Connector),
-    /// Owners: switched off and on again
-    #[command(subcommand)]
-    Owner(owner::Owner),
-    /// The store of this machine: backups, checks
-    #[command(subcommand)]
-    Store(store::Store),
-    /// Webhooks: who has the last word
-    #[command(subcommand)]
-    Webhook(webhook::Webhook),
-    /// Say whether a caller would be let in, and who decides it
-    Explain(explain::Verb),
-    /// Print completions for a shell
-    Completions(completions::Completions),
-}
+#[cfg(feature = "gateway")]
+use crate::cli::whole::Doorward;
 
 const WRONG_USAGE: u8 = 2;
 
 /// Reads the command line, does what it says, and reports.
 pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
-    let doorward = match Doorward::try_parse() {
+    let doorward = match Doorward::read() {
         Ok(doorward) => doorward,
         Err(error) => {
             // Help and version are results; wrong usage is not.
@@ -108,26 +91,7 @@ pub fn main(out: &mut impl Write, err: &mut impl Write) -> ExitCode {
             return code;
         }
     };
-    let result = match doorward.verb {
-        Verb::Up(verb) => verb.run(out, err),
-        Verb::Serve(verb) => verb.run(out, err),
-        Verb::Check(verb) => verb.run(out, err),
-        Verb::Connect(verb) => verb.run(out, err),
-        Verb::Dial(verb) => verb.run(out),
-        Verb::Status(verb) => verb.run(out, err),
-        Verb::Ca(verb) => verb.run(out, err),
-        Verb::Cert(verb) => verb.run(out, err),
-        Verb::Enroll(verb) => verb.run(out, err),
-        Verb::Key(verb) => verb.run(out, err),
-        Verb::Grant(verb) => verb.run(out, err),
-        Verb::Connector(verb) => verb.run(out),
-        Verb::Owner(verb) => verb.run(out, err),
-        Verb::Store(verb) => verb.run(out, err),
-        Verb::Webhook(verb) => verb.run(out, err),
-        Verb::Explain(verb) => verb.run(out),
-        Verb::Completions(verb) => verb.run(out),
-    };
-    match result {
+    match doorward.run(out, err) {
         Ok(()) => ExitCode::SUCCESS,
         // A reader that has enough (`| head`) is no failure of ours to report.
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,

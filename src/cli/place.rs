@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::output::Failure;
+use crate::cli::process::environment;
 use crate::config::{self, Config};
 use crate::store::{Store, sqlite};
 
@@ -96,11 +97,4 @@ pub fn find(explicit: Option<&Path>) -> Result<PathBuf, Failure> {
     let hint = "write one (config/doorward.toml explains every setting), or begin with `doorward up`";
     let file = config::find(explicit, &environment).map_err(|problem| Failure::with_hint(problem, hint))?;
     if file.exists() { Ok(file) } else { Err(Failure::with_hint(format!("there is no {}", file.display()), hint)) }
-}
-
-/// The environment, as config reads it.
-#[must_use]
-#[expect(clippy::disallowed_methods, reason = "handed to config/, which resolves ${env:NAME}")]
-pub fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
 }

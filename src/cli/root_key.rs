@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::ca::change::Unlock;
 use crate::ca::passphrase::{MAX_BYTES, Passphrase};
 use crate::cli::output::Failure;
-use crate::cli::place::environment;
+use crate::cli::process::environment;
 
 /// The variable that a passphrase may be in.
 const VARIABLE: &str = "DOORWARD_ROOT_PASSPHRASE";

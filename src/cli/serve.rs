@@ -6,13 +6,13 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use clap::Args;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cli::output::Failure;
-use crate::cli::place::{environment, find};
+use crate::cli::place::find;
+use crate::cli::process::{environment, raise_file_limit};
 use crate::cli::server::{Options, Server, WATCH};
 use crate::clock::Clock;
 use crate::config;
@@ -122,22 +122,3 @@ async fn until_signal(mut server: Server, mut signals: Signals) -> Result<(), Fa
     tracing::info!("stopped");
     Ok(())
 }
-
-/// Every connection is an open file, and so is the one to its backend. The soft limit is often 1,024
-/// for the sake of programs that use `select`; the hard limit is what the operator means.
-pub(super) fn raise_file_limit(max_connections: u32) {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
-    }
-    let wanted = u64::from(max_connections) * 2 + FILES_BESIDE_CONNECTIONS;
-    if let Some(current) = getrlimit(Resource::Nofile).current
-        && current < wanted
-    {
-        tracing::warn!(limit = current, wanted, "fewer open files are allowed than max_connections may need");
-    }
-}
-
-/// Store, records, listeners, log, and what runtimes need.
-const FILES_BESIDE_CONNECTIONS: u64 = 128;

@@ -11,7 +11,8 @@ use serde::Serialize;
 use tokio::runtime;
 
 use crate::cli::output::{self, Failure, Format};
-use crate::cli::place::{environment, find};
+use crate::cli::place::find;
+use crate::cli::process::environment;
 use crate::config;
 
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -13,12 +13,13 @@ use serde::Serialize;
 use tokio::runtime;
 
 use crate::ca::authority::Authority;
-use crate::ca::leaf::{Existing, LeafFiles};
+use crate::ca::leaf::Existing;
+use crate::ca::leaf_files::LeafFiles;
 use crate::cli::discover::{self, Found};
 use crate::cli::output::{self, Failure, Format};
-use crate::cli::place::environment;
+use crate::cli::process::environment;
 use crate::cli::server::cannot_listen;
-use crate::cli::{ca, cert, key, serve};
+use crate::cli::{ca, cert, key, serve, usage};
 use crate::clock::Clock;
 use crate::config;
 use crate::domain::identity::{IdentityName, Role, TrustDomain};
@@ -184,7 +185,7 @@ impl Up {
             Format::Table => {
                 let key = fs::read_to_string(&paths.api_key)?;
                 writeln!(out, "Doorward serves at {url}. The config is {}.\n", paths.config.display())?;
-                writeln!(out, "{}\n", cert::usage(&url, &paths.leaf, key.trim()))?;
+                writeln!(out, "{}\n", usage::lines(&url, &paths.leaf, key.trim()))?;
             }
         }
         out.flush()?;

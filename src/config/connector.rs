@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::backends::{DEFAULT_TIMEOUTS, is_loopback, read_timeouts, read_tls, read_url};
 use crate::config::document::{Table, Value};
-use crate::config::load::{parse_as, read_text};
+use crate::config::parse::{parse_as, read_text};
 use crate::config::process::{read_log, read_state_dir};
 use crate::config::suggest::did_you_mean;
+use crate::config::upstream::{DEFAULT_TIMEOUTS, is_loopback, read_timeouts, read_tls, read_url};
 use crate::config::{Backend, BackendTls, Log, Problem, Timeouts, Via};
 use crate::domain::endpoint::{Dialect, Endpoint, Endpoints};
 use crate::domain::gateway_address::{GatewayAddress, HostName};

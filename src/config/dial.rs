@@ -10,7 +10,7 @@ use toml::de::DeValue;
 
 use crate::config::connector::parse_proxy;
 use crate::config::document::{Table, Value};
-use crate::config::load::{parse_as, read_text};
+use crate::config::parse::{parse_as, read_text};
 use crate::config::process::{read_log, read_state_dir};
 use crate::config::{Log, Problem, Secret};
 use crate::domain::gateway_address::{GatewayAddress, GatewayName};

@@ -191,6 +191,6 @@ fn explain(error: &pem::Error) -> &'static str {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gateway"))]
 #[path = "files_tests.rs"]
 mod tests;

@@ -41,6 +41,15 @@ const MAX_COMPLETION_TOKENS: Field = Field { name: "max_completion_tokens", kind
 const MAX_OUTPUT_TOKENS: Field = Field { name: "max_output_tokens", kind: Kind::Cap { least: 0 } };
 /// What llama.cpp reads before OpenAI's own keys: a cap there that is not this one is none. -1 is no end.
 const N_PREDICT: Field = Field { name: "n_predict", kind: Kind::Cap { least: -2 } };
+/// How many replies are made, or tried: each may have as many tokens as the caps say.
+const N: Field = Field { name: "n", kind: Kind::Cap { least: 0 } };
+const BEST_OF: Field = Field { name: "best_of", kind: Kind::Cap { least: 0 } };
+/// What llama.cpp reads before `n`.
+const N_CMPL: Field = Field { name: "n_cmpl", kind: Kind::Cap { least: 0 } };
+/// One prompt or a list of them, each with replies of its own.
+const PROMPT: Field = Field { name: "prompt", kind: Kind::Any };
+/// vLLM's, beside or instead of those.
+const PROMPT_EMBEDS: Field = Field { name: "prompt_embeds", kind: Kind::Any };
 /// Ollama documents -1 (no end) and -2 (until the context is full).
 const OPTIONS: Field =
     Field { name: "options", kind: Kind::Object(&[Field { name: "num_predict", kind: Kind::Cap { least: -2 } }]) };
@@ -52,14 +61,25 @@ const NAME: Field = Field { name: "name", kind: Kind::String };
 const fn fields(endpoint: Endpoint) -> Option<&'static [Field]> {
     match endpoint {
         Endpoint::OpenAiChatCompletions => {
-            Some(&[MODEL, STREAM, STREAM_OPTIONS, MAX_TOKENS, MAX_COMPLETION_TOKENS, N_PREDICT])
+            Some(&[MODEL, STREAM, STREAM_OPTIONS, MAX_TOKENS, MAX_COMPLETION_TOKENS, N_PREDICT, N, BEST_OF, N_CMPL])
         }
         // llama.cpp reads the caps of chats here too, and before those that belong here.
-        Endpoint::OpenAiCompletions => {
-            Some(&[MODEL, STREAM, STREAM_OPTIONS, MAX_TOKENS, MAX_COMPLETION_TOKENS, N_PREDICT])
-        }
+        Endpoint::OpenAiCompletions => Some(&[
+            MODEL,
+            STREAM,
+            STREAM_OPTIONS,
+            MAX_TOKENS,
+            MAX_COMPLETION_TOKENS,
+            N_PREDICT,
+            N,
+            BEST_OF,
+            N_CMPL,
+            PROMPT,
+            PROMPT_EMBEDS,
+        ]),
+        // llama.cpp makes a chat of it, and keeps what it does not know.
         Endpoint::OpenAiResponses => {
-            Some(&[MODEL, STREAM, MAX_OUTPUT_TOKENS, MAX_TOKENS, MAX_COMPLETION_TOKENS, N_PREDICT])
+            Some(&[MODEL, STREAM, MAX_OUTPUT_TOKENS, MAX_TOKENS, MAX_COMPLETION_TOKENS, N_PREDICT, N, BEST_OF, N_CMPL])
         }
         Endpoint::OpenAiImages => Some(&[MODEL, STREAM]),
         Endpoint::AnthropicMessages => Some(&[MODEL, STREAM, MAX_TOKENS]),
@@ -100,10 +120,10 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Request, Refusal> {
         return Err(Refusal::InvalidBody(format!("{endpoint} takes no body.")));
     };
     let (mut stream, mut model, mut name) = (streams_by_default(endpoint), None, None);
-    let mut caps = Caps::default();
+    let (mut caps, mut too_long) = (Caps::default(), false);
     json::scan(body, fields, &mut |field, range| {
         // Where a cap is null, one can be written.
-        caps.note(field, range.clone());
+        too_long |= caps.note(field, &range).is_err();
         let value = body.get(range.clone()).unwrap_or_default();
         match field {
             _ if value == b"null" => {}
@@ -114,6 +134,9 @@ pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Request, Refusal> {
         }
     })
     .map_err(|fault| Refusal::InvalidBody(fault.to_string()))?;
+    if too_long {
+        return Err(wrong("The body is longer than 4 GiB: send less."));
+    }
     if endpoint == Endpoint::OllamaShow {
         model = named_once(model, name)?;
     }
@@ -143,8 +166,9 @@ fn wrong(message: &str) -> Refusal {
 
 impl Request {
     /// The pieces to send instead of `body`, which must be the one that was read, so that it names
-    /// `model`, which may be any text, and asks for no more tokens than `lower` says: a few, those of
-    /// `body` without a copy. One when nothing changes.
+    /// `model`, which may be any text, and asks for no more tokens in all than `lower` says (which are
+    /// no fewer than [`replies`](Self::replies)): a few, those of `body` without a copy. One when nothing
+    /// changes.
     ///
     /// A name that is spelled with escapes is written anew even when it stays the same: the
     /// backend never sees the caller's spelling.
@@ -175,11 +199,18 @@ impl Request {
         pieces
     }
 
-    /// The most tokens that `body`, which must be the one that was read, asks for; `None` when it
-    /// does not say.
+    /// The most tokens that `body`, which must be the one that was read, asks for in all its replies;
+    /// `None` when it does not say.
     #[must_use]
     pub fn max_tokens(&self, body: &[u8]) -> Option<u64> {
         self.caps.most(body)
+    }
+
+    /// How many replies `body`, which must be the one that was read, asks for, so that each has at most
+    /// so many tokens as its caps say: choices, tried or given, of each of its prompts. At least 1.
+    #[must_use]
+    pub fn replies(&self, body: &[u8]) -> u64 {
+        self.caps.replies(body)
     }
 }
 

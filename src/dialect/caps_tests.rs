@@ -118,7 +118,115 @@ fn what_a_body_asks_for_is_the_most_that_any_key_says() {
     assert_eq!(most(Endpoint::OllamaChat, r#"{"model":"m","options":{"num_predict":3}}"#), Some(3));
 }
 
+/// A cap in a body is one of each reply, and ours one of all of them.
+#[test]
+fn several_replies_share_the_cap() {
+    check(
+        CHAT,
+        r#"{"n":3,"model":"m","max_tokens":80}"#,
+        r#"{"max_completion_tokens":85,"n":3,"model":"own","max_tokens":80}"#,
+    );
+    check(
+        CHAT,
+        r#"{"n":null,"model":"m"}"#,
+        r#"{"max_tokens":256,"max_completion_tokens":256,"n":null,"model":"own"}"#,
+    );
+    check(CHAT, r#"{"n":0,"model":"m"}"#, r#"{"max_tokens":256,"max_completion_tokens":256,"n":0,"model":"own"}"#);
+    let completions = |prompt: &str, each: u64| {
+        check(
+            Endpoint::OpenAiCompletions,
+            &format!(r#"{{"n":1,"best_of":2e0,"prompt":{prompt},"model":"m"}}"#),
+            &format!(r#"{{"max_tokens":{each},"n":1,"best_of":2e0,"prompt":{prompt},"model":"own"}}"#),
+        );
+    };
+    completions(r#""a [\"b\", \"c\"]""#, 128);
+    completions("[1, 2, 3]", 128);
+    completions("[]", 128);
+    completions(r#"["a", "b"]"#, 64);
+    completions(r#"["a\"[", "b\\", "]"]"#, 42);
+    completions(r#"[[1, 2], [3], ["x", "y"], {"prompt_string": ["z"]}]"#, 32);
+    completions(r#"["a", "b"], "prompt_embeds": ["c", "d"]"#, 32);
+    // llama.cpp's own key goes before the others there, and no key of one endpoint counts at another.
+    check(
+        Endpoint::OpenAiResponses,
+        r#"{"n_cmpl":256,"n":1,"model":"m"}"#,
+        r#"{"max_output_tokens":1,"n_cmpl":256,"n":1,"model":"own"}"#,
+    );
+    check(
+        CHAT,
+        r#"{"prompt":["a","b"],"model":"m","max_tokens":256}"#,
+        r#"{"max_completion_tokens":256,"prompt":["a","b"],"model":"own","max_tokens":256}"#,
+    );
+    check(Endpoint::OllamaChat, r#"{"n":9,"model":"m"}"#, r#"{"options":{"num_predict":256},"n":9,"model":"own"}"#);
+}
+
+#[test]
+fn what_a_body_asks_for_is_told_for_all_replies() {
+    let asked = |endpoint, body: &str| {
+        let request = read(endpoint, body.as_bytes()).unwrap();
+        (request.max_tokens(body.as_bytes()), request.replies(body.as_bytes()))
+    };
+    let completions = Endpoint::OpenAiCompletions;
+    assert_eq!(asked(CHAT, r#"{"model":"m","max_tokens":5,"n":3,"n_cmpl":2}"#), (Some(15), 3));
+    assert_eq!(asked(CHAT, r#"{"model":"m","n":3}"#), (None, 3));
+    assert_eq!(asked(completions, r#"{"model":"m","max_tokens":5,"prompt":["a","b"],"best_of":4}"#), (Some(40), 8));
+    let huge = r#"{"model":"m","max_tokens":9e18,"n":9e18,"prompt":["a","b"]}"#;
+    assert_eq!(asked(completions, huge), (Some(u64::MAX), 18_000_000_000_000_000_000));
+}
+
+/// Reads what a backend could make of a body, with a parser of somebody else's: the most replies and the
+/// most tokens of each.
+fn greediest(body: &Value) -> (u64, Option<u64>) {
+    let number = |key: &str| body[key].as_f64().map(|number| number as u64);
+    let replies = ["n", "best_of", "n_cmpl"].into_iter().filter_map(number).max().unwrap_or(1).max(1);
+    let prompts = match &body["prompt"] {
+        Value::Array(list) if !list.is_empty() && !list.iter().any(Value::is_number) => list.len() as u64,
+        _ => 1,
+    };
+    let each = ["max_tokens", "max_completion_tokens", "n_predict"].into_iter().filter_map(number).max();
+    (replies * prompts, each)
+}
+
 proptest! {
+    /// Whatever replies a body asks for: all of them together have no more tokens than the cap, as long
+    /// as there is one for each.
+    #[test]
+    fn all_replies_together_stay_below_the_cap(
+        endpoint in prop::sample::select(vec![CHAT, Endpoint::OpenAiCompletions]),
+        numbers in prop::collection::btree_map(
+            prop::sample::select(vec!["n", "best_of", "n_cmpl", "max_tokens", "max_completion_tokens", "n_predict"]),
+            prop_oneof![Just(Value::Null), (0u64..40).prop_map(Value::from), (0u64..40).prop_map(|n| json!(n as f64))],
+            0..7,
+        ),
+        prompt in prop_oneof![
+            Just(Value::Null),
+            r#"[a-z\[\]"\\{},]{0,9}"#.prop_map(Value::from),
+            prop::collection::vec(r#"[a-z\[\]"\\{},]{0,9}"#, 0..6).prop_map(Value::from),
+            prop::collection::vec(0u64..9, 0..6).prop_map(Value::from),
+            prop::collection::vec(prop::collection::vec(0u64..9, 0..4), 0..6).prop_map(Value::from),
+        ],
+        cap in 0u64..3000,
+    ) {
+        let mut body = json!({"model": "m"});
+        if endpoint != CHAT {
+            body["prompt"] = prompt;
+        }
+        for (key, value) in numbers {
+            body[key] = value;
+        }
+        let text = body.to_string();
+        let request = read(endpoint, text.as_bytes()).unwrap();
+        let (replies, before) = greediest(&body);
+        prop_assert_eq!(request.replies(text.as_bytes()), replies);
+        let sent: Value = serde_json::from_str(&lowered(endpoint, &text, cap)).unwrap();
+        let (still, each) = greediest(&sent);
+        let each = each.unwrap();
+        prop_assert_eq!(still, replies);
+        prop_assert!(each >= 1 && before.is_none_or(|before| each <= before.max(cap / replies).max(1)));
+        // More replies than tokens are refused before anything is sent.
+        prop_assert!(replies > cap.max(1) || each * replies <= cap.max(1), "{sent}");
+    }
+
     /// Whatever a body asked for, and wherever: afterwards it is the lower of that and the cap, in
     /// every key, and never 0; nothing else changes.
     #[test]

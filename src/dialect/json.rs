@@ -43,6 +43,8 @@ pub enum Kind {
     },
     /// An object with reserved keys of its own.
     Object(&'static [Field]),
+    /// Whatever it is: only its place and its spelling count.
+    Any,
 }
 
 impl Kind {
@@ -53,6 +55,7 @@ impl Kind {
             Self::Cap { least: 0 } => "a whole number, 0 or more".to_owned(),
             Self::Cap { least } => format!("a whole number, {least} or more"),
             Self::Object(_) => "an object".to_owned(),
+            Self::Any => "a value".to_owned(),
         }
     }
 }
@@ -311,6 +314,7 @@ impl<'a> Scanner<'a, '_> {
             (_, Some(b'n')) => self.word(b"null")?,
             (Kind::Bool, Some(b't' | b'f')) | (Kind::String, Some(b'"')) => self.value(depth)?,
             (Kind::Object(fields), Some(b'{')) => self.object(fields, depth + 1)?,
+            (Kind::Any, _) => self.value(depth)?,
             (Kind::Cap { least }, Some(b'-' | b'0'..=b'9')) => {
                 self.number()?;
                 let digits = self.text.get(start..self.at).unwrap_or_default();

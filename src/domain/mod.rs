@@ -5,6 +5,7 @@
 //! tested as a table and read without knowing the rest of the house.
 
 pub mod audit;
+pub mod base64url;
 pub mod endpoint;
 pub mod event;
 pub mod explain;

@@ -58,6 +58,12 @@ pub async fn allow(
     if routed.admitted.hooks.is_empty() {
         return Ok(Allowed(routed));
     }
+    let subject = Subject::new(view, &routed, (head, body), record)?;
+    // Nothing can change meanwhile: nobody is waited for.
+    if let Some(heard) = recall(view, &routed.admitted.hooks, &subject)? {
+        let narrowings = noted(heard, Duration::ZERO, record)?;
+        return heed(&worker.gateway, view, routed, &narrowings, subject, record);
+    }
     // In a box, so that the futures of all other requests stay small.
     Box::pin(ask(worker, Arc::clone(view), routed, (head, body), record)).await
 }
@@ -79,8 +85,7 @@ async fn ask(
             refusal = routed.admitted.live.ended() => return Err(refusal),
             heard = hear(&view, hooks, &subject, (false, round)) => heard?,
         };
-        record.heard(&heard, begun.elapsed());
-        let narrowings = settle(&heard)?;
+        let narrowings = noted(heard, begun.elapsed(), record)?;
 
         let latest = gateway.view();
         let now = gateway.clock.now();
@@ -99,13 +104,44 @@ async fn ask(
                 continue;
             }
         }
-        for (name, narrowing) in &narrowings {
-            narrow(gateway, &mut routed, name, narrowing, record)?;
-        }
-        revalidate(gateway, &mut routed, &view, subject);
-        return Ok(Allowed(routed));
+        return heed(gateway, &view, routed, &narrowings, subject, record);
     }
     Err(Refusal::Overloaded("What is allowed changes too often at the moment. Try again."))
+}
+
+/// What the webhooks said before of such a request, in the order of the paths; `None` when one has to
+/// be asked.
+fn recall(view: &View, hooks: &[Hooked], subject: &Subject) -> Result<Option<Vec<Heard>>, Refusal> {
+    let mut all = Vec::with_capacity(hooks.len());
+    for hooked in hooks {
+        let Some(hook) = view.settings.webhooks.get(&hooked.name) else { return Ok(None) };
+        let Some(heard) = hook.recall(&subject.told(view, hook.webhook())?) else { return Ok(None) };
+        all.push(heard);
+    }
+    Ok(Some(all))
+}
+
+/// Notes what webhooks said, and says what it comes to.
+fn noted(heard: Vec<Heard>, waited: Duration, record: &mut Record) -> Result<Vec<(WebhookName, Narrowing)>, Refusal> {
+    let settled = settle(&heard);
+    record.heard(heard, waited);
+    settled
+}
+
+/// Does what the webhooks said of a request that they allow.
+fn heed(
+    gateway: &Arc<Gateway>,
+    view: &View,
+    mut routed: Routed,
+    narrowings: &[(WebhookName, Narrowing)],
+    subject: Subject,
+    record: &Record,
+) -> Result<Allowed, Refusal> {
+    for (name, narrowing) in narrowings {
+        narrow(gateway, &mut routed, name, narrowing, record)?;
+    }
+    revalidate(gateway, &mut routed, view, subject);
+    Ok(Allowed(routed))
 }
 
 /// Asks webhooks, all at once; gives what they say in the order of the paths. `anew`: past what is
@@ -181,7 +217,7 @@ fn narrow(
     let admitted = &mut routed.admitted;
     admitted.max_tokens = admitted.max_tokens.into_iter().chain(*max_tokens).min();
     if let Some(backend) = backend {
-        routed.stops.retain(|stop| *stop.way.name() == **backend);
+        routed.stops.retain(|stop| **stop.way.name() == **backend);
         if routed.stops.is_empty() {
             let why = "another webhook wants another backend".to_owned();
             return Err(Refusal::AuthorizationUnavailable { name: name.clone(), why });

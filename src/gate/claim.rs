@@ -8,6 +8,7 @@ use crate::domain::key::{KeyId, Uses};
 use crate::domain::refusal::{Code, CredentialFault, Refusal};
 use crate::gate::allow::Allowed;
 use crate::gate::record::Record;
+use crate::gate::replies;
 use crate::gate::route::Routed;
 use crate::gate::worker::Worker;
 use crate::store::rows;
@@ -48,9 +49,11 @@ impl ClaimedUse {
 /// # Errors
 ///
 /// The uniform 401 when none was left, `store_unavailable` when it could not be made durable,
-/// whatever refuses the request meanwhile.
-pub async fn claim(worker: &Worker, allowed: Allowed, record: &mut Record) -> Result<Claimed, Refusal> {
+/// whatever refuses the request meanwhile; `denied_by_webhook` as [`replies::check`] says, before that.
+pub async fn claim(worker: &Worker, allowed: Allowed, body: &[u8], record: &mut Record) -> Result<Claimed, Refusal> {
     let routed = allowed.into_routed();
+    // Here, since what is refused uses nothing up.
+    replies::check(worker, &routed, body)?;
     let Some((key, Uses { refund_on_failure, .. })) = routed.admitted.limited_key else {
         return Ok(Claimed(routed));
     };

@@ -1,12 +1,14 @@
 //! Which headers pass, in either direction. Framing is always made anew.
+//!
+//! What passes however a backend is reached is listed once, beside what tunnels carry
+//! ([`passage`](crate::overlay::protocol::passage)); here is what is decided at the gateway alone.
 
 use bytes::BytesMut;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS,
-    ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, DATE, HOST,
-    LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFRESH, SERVER, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE, VIA, WWW_AUTHENTICATE,
+    ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALT_SVC, AUTHORIZATION,
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, DATE, HOST, LOCATION, REFRESH,
+    SERVER, SET_COOKIE, VIA, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -14,21 +16,10 @@ use crate::backend::Upstream;
 use crate::backend::reply::Fields;
 use crate::backend::transport::Way;
 use crate::gate::record::Record;
-use crate::overlay::protocol::passage::request_header_passes;
+use crate::overlay::protocol::passage::{caller_header_passes, request_header_passes, response_header_passes};
 
-/// What a caller may say to a backend.
-const TO_BACKEND: [HeaderName; 7] = [
-    ACCEPT,
-    HeaderName::from_static("anthropic-version"),
-    HeaderName::from_static("anthropic-beta"),
-    HeaderName::from_static("openai-beta"),
-    HeaderName::from_static("idempotency-key"),
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("tracestate"),
-];
-
-/// What a backend may not say to a caller, besides `x-doorward-*`.
-const NOT_TO_CALLER: [HeaderName; 29] = [
+/// What a backend may not say to a caller, besides what is no backend's to say anywhere.
+const NOT_TO_CALLER: [HeaderName; 20] = [
     SERVER,
     // These can hold a backend's address, or tell a browser what is not a backend's to say.
     LOCATION,
@@ -45,15 +36,6 @@ const NOT_TO_CALLER: [HeaderName; 29] = [
     ACCESS_CONTROL_EXPOSE_HEADERS,
     ACCESS_CONTROL_MAX_AGE,
     HeaderName::from_static("access-control-allow-private-network"),
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
     CONTENT_ENCODING,
     DATE,
     WWW_AUTHENTICATE,
@@ -65,7 +47,6 @@ const NOT_TO_CALLER: [HeaderName; 29] = [
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// On every response that the gateway made itself.
 pub const X_DOORWARD_ORIGIN: HeaderName = HeaderName::from_static("x-doorward-origin");
-const OURS: &str = "x-doorward-";
 /// Room for a head, and for most bodies: both go out as one piece then.
 const HEAD_AND_SMALL_BODY: usize = 2048;
 
@@ -131,9 +112,7 @@ fn to_backend(
     let connection = || from_caller.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
     let names_some = connection().next().is_some();
     for (name, value) in from_caller {
-        // Readers differ on bytes outside of ASCII, and none of these headers has a use for them.
-        let passes = TO_BACKEND.contains(name) && value.to_str().is_ok();
-        if passes && !(names_some && names_in_connection(connection(), name)) {
+        if caller_header_passes(name, value) && !(names_some && names_in_connection(connection(), name)) {
             put(name.as_str(), value.as_bytes());
         }
     }
@@ -153,11 +132,9 @@ pub fn to_caller(status: StatusCode, from_backend: &Fields, record: &Record, edi
     for (name, value) in from_backend.iter() {
         // The head's parser has passed them, so these are a formality.
         let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) else { continue };
-        let framing = name == CONTENT_LENGTH || name == CONTENT_TYPE;
-        let ours = name.as_str().starts_with(OURS);
-        let for_us_alone = !framing && names_in_connection(from_backend.all("connection"), &name);
+        let for_us_alone = names_in_connection(from_backend.all("connection"), &name);
         let length_changes = (edited || status == StatusCode::NO_CONTENT) && name == CONTENT_LENGTH;
-        if !(ours || for_us_alone || length_changes || NOT_TO_CALLER.contains(&name)) {
+        if response_header_passes(&name, for_us_alone) && !(length_changes || NOT_TO_CALLER.contains(&name)) {
             headers.append(name, value);
         }
     }

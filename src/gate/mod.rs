@@ -20,6 +20,7 @@ pub mod live;
 pub mod meter;
 pub mod pipeline;
 pub mod record;
+pub mod replies;
 pub mod respond;
 pub mod revalidate;
 pub mod roles;

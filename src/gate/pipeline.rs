@@ -128,7 +128,7 @@ async fn serve(
     // 10: the webhooks on the caller's paths have the last word
     let allowed = allow(worker, &latest, routed, (head, &body), record).await?;
     // 11: of a key of limited use, one use is taken
-    let claimed = claim(worker, allowed, record).await?;
+    let claimed = claim(worker, allowed, &body.bytes, record).await?;
     // 12: forward
     let outgoing = Outgoing { headers: &head.headers, query, body };
     forward(worker, claimed, outgoing, record).await.map(|forwarded| Served::Forwarded(Box::new(forwarded)))

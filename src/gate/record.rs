@@ -128,6 +128,12 @@ impl Record {
         self.id.as_str()
     }
 
+    /// The request's id, to be kept.
+    #[must_use]
+    pub const fn request_id(&self) -> &RequestId {
+        &self.id
+    }
+
     /// The request's id as a header value.
     #[must_use]
     pub fn id_header(&self) -> HeaderValue {
@@ -146,8 +152,8 @@ impl Record {
     }
 
     /// Notes what webhooks said, and how long the request waited for it.
-    pub fn heard(&mut self, heard: &[Heard], waited: Duration) {
-        self.heard = heard.to_vec();
+    pub fn heard(&mut self, heard: Vec<Heard>, waited: Duration) {
+        self.heard = heard;
         self.waited += waited;
     }
 
@@ -280,7 +286,7 @@ impl Drop for Record {
             endpoint: self.endpoint.map(Endpoint::name),
             model: self.model.as_deref(),
             target: self.target.as_deref(),
-            backend: self.backend.as_ref().map(|backend| backend.name()),
+            backend: self.backend.as_ref().map(|backend| &**backend.name()),
             stream: self.stream,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,

@@ -11,22 +11,23 @@ use http::request::Parts;
 
 use crate::config::Webhook;
 use crate::domain::endpoint::Endpoint;
+use crate::domain::grant::Credentials;
 use crate::domain::refusal::Refusal;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::token::Vouched;
 use crate::gate::View;
 use crate::gate::body::Buffered;
 use crate::gate::live::LiveHandle;
-use crate::gate::record::Record;
+use crate::gate::record::{Record, RequestId};
 use crate::gate::route::Routed;
-use crate::webhook::hook::{Asking, Holder, message_id};
-use crate::webhook::question::{MAX_BODY, Question};
+use crate::webhook::hook::{Asking, Holder};
+use crate::webhook::question::{MAX_BODY, Question, Told};
 
 /// A request, as far as webhooks are told of it.
 #[derive(Debug)]
 pub struct Subject {
     live: LiveHandle,
-    request_id: Arc<str>,
+    request_id: RequestId,
     method: http::Method,
     endpoint: Endpoint,
     model: Arc<str>,
@@ -73,12 +74,12 @@ impl Subject {
         if with_body && body.bytes.len() > MAX_BODY {
             return Err(Refusal::BodyTooLarge { limit: MAX_BODY as u64 });
         }
-        let mut candidates: Vec<Arc<str>> = routed.stops.iter().map(|stop| Arc::from(stop.way.name())).collect();
+        let mut candidates: Vec<Arc<str>> = routed.stops.iter().map(|stop| Arc::clone(stop.way.name())).collect();
         candidates.sort_unstable();
         candidates.dedup();
         Ok(Self {
             live: admitted.live.handle(),
-            request_id: record.id().into(),
+            request_id: record.request_id().clone(),
             method: head.method.clone(),
             endpoint: admitted.endpoint,
             model: Arc::clone(&admitted.request.model),
@@ -98,18 +99,48 @@ impl Subject {
         &self.live
     }
 
+    /// What one webhook is told.
+    ///
+    /// # Errors
+    ///
+    /// When the caller's credentials do not stand any more.
+    pub fn told(&self, view: &View, webhook: &Webhook) -> Result<Told, Refusal> {
+        Ok(self.question(view, webhook, &self.live.facts().credentials(view)?))
+    }
+
     /// The question to one webhook, which was asked about the request `again` times before.
     ///
     /// # Errors
     ///
     /// When the caller's credentials do not stand any more.
     pub fn asking(&self, view: &View, webhook: &Webhook, anew: bool, again: u32) -> Result<Asking, Refusal> {
-        let facts = self.live.facts();
-        let connection = facts.connection();
-        let credentials = facts.credentials(view)?;
+        let credentials = self.live.facts().credentials(view)?;
+        let token_of = |vouched: &Vouched| {
+            let subject = vouched.token.subject.as_deref().unwrap_or_default();
+            format!("{} {subject}", vouched.token.issuer).into_boxed_str()
+        };
+        let holder = Holder {
+            key: credentials.key.as_ref().map(|key| key.id),
+            owner: credentials.bearer_owner().cloned(),
+            identity_owner: credentials.certificate.as_ref().and_then(|certificate| certificate.owner.clone()),
+            other: credentials.token.as_ref().map(token_of).or(self.serial(view).map(String::into_boxed_str)),
+        };
+        Ok(Asking {
+            told: Arc::new(self.question(view, webhook, &credentials)),
+            holder: Arc::new(holder),
+            request_id: self.request_id.as_str().into(),
+            again,
+            candidates: Arc::clone(&self.candidates),
+            credential_ends: self.until,
+            anew,
+        })
+    }
+
+    fn question(&self, view: &View, webhook: &Webhook, credentials: &Credentials) -> Told {
+        let connection = self.live.facts().connection();
         let (key, token) = (credentials.key.as_deref(), credentials.token.as_ref());
         let certificate = credentials.certificate.as_ref();
-        let serial = connection.identity(&view.settings).map(|identity| hex(&identity.peer.serial));
+        let serial = self.serial(view);
         let bearer_owner = credentials.bearer_owner();
         let identity_owner = certificate.and_then(|certificate| certificate.owner.as_ref());
         let labels: Vec<(&str, &str)> = key
@@ -120,7 +151,7 @@ impl Subject {
             webhook.include.headers.iter().filter_map(|name| self.header(name)).collect();
         let candidates: Vec<&str> = self.candidates.iter().map(|candidate| &**candidate).collect();
         let key_ends = key.and_then(|key| key.expires_at).or(token.map(|vouched| vouched.ends_at()));
-        let question = Question {
+        Question {
             gateway_id: &view.settings.config.gateway_id,
             config_revision: view.settings.generation,
             kind: match (certificate.is_some(), key.is_some(), token.is_some()) {
@@ -152,27 +183,13 @@ impl Subject {
             content_length: webhook.include.content_length.then_some(self.content_length),
             body: self.body.as_ref().filter(|_| webhook.include.body).map(text),
             candidates: &candidates,
-        };
-        let token_of = |vouched: &Vouched| {
-            let subject = vouched.token.subject.as_deref().unwrap_or_default();
-            format!("{} {subject}", vouched.token.issuer).into_boxed_str()
-        };
-        let told = question.told();
-        let holder = Holder {
-            key: key.map(|key| key.id),
-            owner: bearer_owner.cloned(),
-            identity_owner: identity_owner.cloned(),
-            other: token.map(token_of).or(serial.map(String::into_boxed_str)),
-        };
-        Ok(Asking {
-            told: Arc::new(told),
-            holder: Arc::new(holder),
-            request_id: Arc::clone(&self.request_id),
-            message_id: message_id(&self.request_id, again),
-            candidates: Arc::clone(&self.candidates),
-            credential_ends: self.until,
-            anew,
-        })
+        }
+        .told()
+    }
+
+    /// The serial number of the caller's certificate.
+    fn serial(&self, view: &View) -> Option<String> {
+        self.live.facts().connection().identity(&view.settings).map(|identity| hex(&identity.peer.serial))
     }
 
     /// A header that a webhook is told of; several of one name as one (RFC 9110, 5.3).
@@ -193,7 +210,11 @@ fn text(body: &Bytes) -> &str {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or('0');
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or('0');
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(digit(byte >> 4));
+        text.push(digit(byte & 15));
+    }
+    text
 }

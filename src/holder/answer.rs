@@ -12,13 +12,13 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use zeroize::Zeroizing;
 
 use crate::ca::bundle::RootPin;
-use crate::ca::checks;
 use crate::ca::exchange::Granted;
 use crate::ca::plan::Span;
+use crate::ca::x509;
 use crate::domain::identity::Identity;
 use crate::holder::credentials::identity_of;
 use crate::holder::fault::HolderFault;
-use crate::tls::server::provider;
+use crate::tls::provider::provider;
 
 /// Most certificates in a chain, and most roots.
 const MAX_CERTIFICATES: usize = 16;
@@ -76,11 +76,11 @@ pub(super) fn check(
     let roots = bounded(&granted.ca).map_err(|why| format!("the roots: {why}"))?;
     let (leaf, intermediates) = chain.split_first().ok_or("it holds no certificate")?;
     let span = {
-        let parsed = checks::parse(leaf)?;
+        let parsed = x509::parse(leaf)?;
         if parsed.public_key().raw != key.pair.subject_public_key_info() {
             return Err("the certificate is for another key".to_owned());
         }
-        checks::span(&parsed)
+        x509::span(&parsed)
     };
     let identity = identity_of(leaf)?;
     if !is_expected(&identity) {
@@ -98,7 +98,7 @@ pub(super) fn check(
 }
 
 fn bounded(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates = checks::certificates(pem)?;
+    let certificates = x509::certificates(pem)?;
     if certificates.len() > MAX_CERTIFICATES { Err("too many certificates".to_owned()) } else { Ok(certificates) }
 }
 

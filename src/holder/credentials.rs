@@ -8,8 +8,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
 
-use crate::ca::checks;
 use crate::ca::plan::Span;
+use crate::ca::x509;
 use crate::clock::Clock;
 use crate::domain::identity::{Identity, TrustDomain};
 use crate::domain::timestamp::Timestamp;
@@ -42,17 +42,17 @@ impl Credentials {
     fn of(contents: &Contents, place: &Place, clock: &Clock) -> Result<Self, HolderFault> {
         let paths = place.files();
         let wrong = |why: &dyn fmt::Display| HolderFault::file(&paths.certificate, why);
-        let chain = checks::certificates(&contents.certificate).map_err(|why| wrong(&why))?;
+        let chain = x509::certificates(&contents.certificate).map_err(|why| wrong(&why))?;
         let leaf = chain.first().cloned().ok_or_else(|| wrong(&"it holds no certificate"))?;
         let identity = identity_of(&leaf).map_err(|why| wrong(&why))?;
         let (span, serial) = {
-            let parsed = checks::parse(&leaf).map_err(|why| wrong(&why))?;
+            let parsed = x509::parse(&leaf).map_err(|why| wrong(&why))?;
             let digits = parsed.raw_serial().iter().skip_while(|byte| **byte == 0);
-            (checks::span(&parsed), digits.map(|byte| format!("{byte:02x}")).collect())
+            (x509::span(&parsed), digits.map(|byte| format!("{byte:02x}")).collect())
         };
         let key = PrivateKeyDer::from_pem_slice(contents.key.as_bytes())
             .map_err(|_| HolderFault::file(&paths.key, "not a private key in PEM"))?;
-        let roots = checks::certificates(&contents.roots).map_err(|why| HolderFault::file(&paths.roots, why))?;
+        let roots = x509::certificates(&contents.roots).map_err(|why| HolderFault::file(&paths.roots, why))?;
         let config = tls::config(&roots, Some((chain, key)), clock).map_err(|why| wrong(&why))?;
         Ok(Self { identity, serial, span, leaf, roots, config })
     }
@@ -126,7 +126,7 @@ impl fmt::Debug for Credentials {
 
 /// Whose certificate this is: read as strictly as the gateway reads it.
 pub(super) fn identity_of(leaf: &CertificateDer<'_>) -> Result<Identity, String> {
-    let parsed = checks::parse(leaf)?;
+    let parsed = x509::parse(leaf)?;
     let names = parsed.subject_alternative_name().map_err(|_| "its names cannot be read".to_owned())?;
     let uri = names
         .iter()

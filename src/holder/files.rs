@@ -16,8 +16,8 @@ use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use crate::ca::bundle::RootPin;
-use crate::ca::leaf::LeafFiles;
-use crate::ca::{checks, files};
+use crate::ca::leaf_files::LeafFiles;
+use crate::ca::{files, x509};
 use crate::domain::identity::IdentityName;
 use crate::holder::fault::HolderFault;
 use crate::holder::origin::{self, Origin};
@@ -148,7 +148,7 @@ impl Place {
         }
         let is_pinned = |root: &CertificateDer<'_>| RootPin::of(root) == pin;
         let ours = match read(&roots) {
-            Ok(text) => checks::certificates(&text).is_ok_and(|found| found.iter().any(is_pinned)),
+            Ok(text) => x509::certificates(&text).is_ok_and(|found| found.iter().any(is_pinned)),
             Err(_) => fs::symlink_metadata(&roots).is_err(),
         };
         let needed = !matches!(Self::only(&self.dir), Err(HolderFault::Missing(_)));
@@ -260,7 +260,7 @@ fn step(path: &Path, before_each: BeforeEach<'_>, change: impl FnOnce() -> io::R
 /// True when the first certificate of a chain is for this key.
 fn belongs(pair: &KeyPair, chain: &str) -> bool {
     let Ok(leaf) = CertificateDer::from_pem_slice(chain.as_bytes()) else { return false };
-    checks::parse(&leaf).is_ok_and(|leaf| leaf.public_key().raw == pair.subject_public_key_info())
+    x509::parse(&leaf).is_ok_and(|leaf| leaf.public_key().raw == pair.subject_public_key_info())
 }
 
 fn read(path: &Path) -> Result<String, HolderFault> {
@@ -289,6 +289,6 @@ impl std::fmt::Debug for NewFiles<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gateway"))]
 #[path = "files_tests.rs"]
 mod tests;

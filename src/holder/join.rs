@@ -60,6 +60,6 @@ pub async fn join(bundle: &Bundle, place: Place, reach: &Reach, clock: &Clock) -
     Ok(Joined { place, identity: checked.identity, span: checked.span })
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gateway"))]
 #[path = "join_tests.rs"]
 mod tests;

@@ -277,6 +277,6 @@ impl fmt::Debug for Keeper {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gateway"))]
 #[path = "keeper_tests.rs"]
 mod tests;

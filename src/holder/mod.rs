@@ -19,5 +19,5 @@ pub mod renew;
 pub mod schedule;
 pub mod tls;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gateway"))]
 mod testing;

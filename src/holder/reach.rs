@@ -211,6 +211,6 @@ fn explain(error: &io::Error) -> String {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gateway"))]
 #[path = "reach_tests.rs"]
 mod tests;

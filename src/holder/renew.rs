@@ -50,6 +50,6 @@ pub(super) async fn renew_locked(
     Credentials::load(place, clock)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gateway"))]
 #[path = "renew_tests.rs"]
 mod tests;

@@ -28,7 +28,7 @@ use crate::holder::join::join;
 use crate::holder::keeper::Options;
 use crate::holder::origin::Origin;
 use crate::holder::reach::Reach;
-use crate::tls::server::provider;
+use crate::tls::provider::provider;
 
 pub(super) const ENROLL_NAME: &str = "enroll.test";
 

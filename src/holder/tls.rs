@@ -21,7 +21,7 @@ use crate::ca::bundle::RootPin;
 use crate::clock::Clock;
 use crate::domain::gateway_address::GatewayName;
 use crate::holder::fault::Why;
-use crate::tls::server::provider;
+use crate::tls::provider::provider;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);

@@ -1,29 +1,19 @@
 //! One signed message to one webhook, and the status that it answers.
 //!
-//! Invariants: only addresses that [`Reach`] lets through are connected to, or the proxy that the config names, and TLS is verified; no
-//! redirect is followed, no proxy of the environment is used; of the answer nothing counts but its
-//! status, and no more is read than a bound says.
+//! Invariants: a connection is made by a [`Way`]; no redirect is followed; of the answer nothing
+//! counts but its status, and no more is read than a bound says.
 
 use std::future::poll_fn;
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
-use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use crate::backend::connect::Stream;
 use crate::backend::wire::Wire;
 use crate::config::Webhook;
-use crate::tls::client::backend_config;
-use crate::webhook::address::Reach;
-use crate::webhook::proxied::Proxied;
 use crate::webhook::sign::{self, SigningSecret, sign};
-use crate::webhook::url::WebhookUrl;
+use crate::webhook::way::{Opened, Unreached, Way};
 
 /// Most of an answer's body that is read, so that the connection can be used again.
 const MAX_ANSWER: usize = 16 * 1024;
@@ -31,10 +21,7 @@ const MAX_ANSWER: usize = 16 * 1024;
 /// How messages get to one webhook.
 #[derive(Debug)]
 pub struct Post {
-    url: WebhookUrl,
-    reach: Reach,
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    proxy: Option<Proxied>,
+    way: Way,
     secrets: Vec<SigningSecret>,
     patience: Patience,
 }
@@ -72,15 +59,7 @@ impl Post {
     ///
     /// When its TLS material does not fit together.
     pub fn new(webhook: &Webhook) -> Result<Self, String> {
-        let url = webhook.url.clone();
-        let tls = if url.https {
-            let name = ServerName::try_from(url.host.clone()).map_err(|_| "the host is no server name".to_owned())?;
-            Some((Arc::new(backend_config(&webhook.tls)?), name))
-        } else {
-            None
-        };
-        let (reach, secrets) = (webhook.reach.clone(), webhook.secrets.clone());
-        Ok(Self { url, reach, tls, proxy: Proxied::of(webhook)?, secrets, patience: PATIENCE })
+        Ok(Self { way: Way::new(webhook)?, secrets: webhook.secrets.clone(), patience: PATIENCE })
     }
 
     /// Sends a message, over the connection that is open or over a new one.
@@ -126,33 +105,10 @@ impl Post {
     }
 
     async fn dial(&self) -> Result<Stream, String> {
-        if let Some(proxy) = &self.proxy {
-            return self.secure(proxy.open().await?).await.map_err(|error| said(&error));
-        }
-        let found = lookup_host((self.url.host.as_str(), self.url.port)).await;
-        let found: Vec<_> = found.map_err(|error| said(&error))?.map(|address| address.ip()).collect();
-        let addresses = self.reach.filter(&found, self.url.port).map_err(|(address, kind)| match address {
-            Some(address) => format!("{address} is {kind}: nothing is sent there (see allow_networks)"),
-            None => format!("the name {kind}"),
-        })?;
-        let mut failed = String::new();
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(socket) => return self.secure(socket).await.map_err(|error| said(&error)),
-                Err(error) => failed = said(&error),
-            }
-        }
-        Err(failed)
-    }
-
-    async fn secure(&self, socket: TcpStream) -> io::Result<Stream> {
-        socket.set_nodelay(true)?;
-        match &self.tls {
-            None => Ok(Stream::Plain(socket)),
-            Some((config, name)) => {
-                let stream = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket).await?;
-                Ok(Stream::Tls(Box::new(stream)))
-            }
+        let places = self.way.places().await.map_err(said)?;
+        match self.way.open(places).await.map_err(said)? {
+            Opened::Plain(socket) => Ok(Stream::Plain(socket)),
+            Opened::Tls(stream) => Ok(Stream::Tls(stream)),
         }
     }
 
@@ -169,8 +125,8 @@ impl Post {
              {id_name}: {id}\r\n\
              {timestamp_name}: {seconds}\r\n\
              {signature_name}: {signature}\r\n\r\n",
-            path = self.url.path,
-            host = self.url.authority(),
+            path = self.way.url().path,
+            host = self.way.url().authority(),
             version = env!("CARGO_PKG_VERSION"),
             length = body.len(),
             id_name = sign::ID,
@@ -197,9 +153,16 @@ async fn rested(mut wire: Wire) -> Line {
     wire.is_reusable().then_some(wire)
 }
 
-/// An error in one line.
-fn said(error: &io::Error) -> String {
-    error.to_string()
+/// Why there is no connection, in one line.
+fn said(unreached: Unreached) -> String {
+    match unreached {
+        Unreached::Refused(Some(address), kind) => {
+            format!("{address} is {kind}: nothing is sent there (see allow_networks)")
+        }
+        Unreached::Refused(None, kind) => format!("the name {kind}"),
+        Unreached::Proxy(why) => why,
+        Unreached::Resolve(error) | Unreached::Connect(error) | Unreached::Tls(error) => error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -208,6 +171,9 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::tls::client::backend_config;
+    use crate::webhook::address::Reach;
+    use crate::webhook::url::WebhookUrl;
 
     const MESSAGE: Message<'static> = Message { id: "evt_1", seconds: 1_795_000_000, body: b"{}" };
 
@@ -215,11 +181,11 @@ mod tests {
         let url = WebhookUrl::parse(url).unwrap();
         let tls = url.https.then(|| {
             let roots = vec![crate::tls::testing::Ca::new("Webhooks").root()];
-            let config = backend_config(&crate::config::BackendTls { roots, client: None }).unwrap();
-            (Arc::new(config), ServerName::try_from(url.host.clone()).unwrap())
+            backend_config(&crate::config::BackendTls { roots, client: None }).unwrap()
         });
         let patience = Patience { connect: Duration::from_millis(80), attempt: Duration::from_millis(160) };
-        Post { reach: Reach::new(&url, None), url, tls, proxy: None, secrets: Vec::new(), patience }
+        let way = Way::with_tls(url.clone(), Reach::new(&url, None), tls, None).unwrap();
+        Post { way, secrets: Vec::new(), patience }
     }
 
     fn run<T>(future: impl Future<Output = T>) -> T {

@@ -7,5 +7,6 @@
 pub mod agent;
 pub mod backoff;
 pub mod dial;
+#[cfg(feature = "gateway")]
 pub mod hub;
 pub mod protocol;

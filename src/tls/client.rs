@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::config::BackendTls;
-use crate::tls::server::provider;
+use crate::tls::provider::provider;
 
 /// Where Linux distributions keep the public roots; the first that exists is used. The environment
 /// (`SSL_CERT_FILE`) is not asked: what is trusted is written in config or set by the system.
@@ -96,7 +96,7 @@ fn system_roots(bundles: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<R
         .to_owned())
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gateway"))]
 mod tests {
     use super::*;
 

@@ -116,32 +116,12 @@ pub(crate) struct Validity {
 }
 
 impl Validity {
-    /// Reads the validity of any certificate.
-    pub(crate) fn read(certificate: &CertificateDer<'_>) -> Result<Self, PeerFault> {
-        parse(certificate).map(|certificate| Self::of(&certificate))
-    }
-
-    fn of(certificate: &X509Certificate<'_>) -> Self {
+    pub(super) fn of(certificate: &X509Certificate<'_>) -> Self {
         let validity = certificate.validity();
         Self {
             not_before: Timestamp::from_seconds(validity.not_before.timestamp()),
             not_after: Timestamp::from_seconds(validity.not_after.timestamp()),
         }
-    }
-
-    /// True when `now` lies within.
-    pub(crate) fn contains(self, now: Timestamp) -> bool {
-        self.not_before <= now && now < self.not_after
-    }
-
-    /// True when webpki, which counts in whole seconds and the last one in, finds it valid.
-    pub(crate) fn contains_second_of(self, now: Timestamp) -> bool {
-        self.not_before <= now && now.as_seconds() <= self.not_after.as_seconds()
-    }
-
-    /// The time in which both are valid.
-    pub(crate) fn and(self, other: Self) -> Self {
-        Self { not_before: self.not_before.max(other.not_before), not_after: self.not_after.min(other.not_after) }
     }
 }
 
@@ -151,7 +131,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     hash
 }
 
-fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, PeerFault> {
+pub(super) fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, PeerFault> {
     match X509Certificate::from_der(certificate) {
         Ok(([], certificate)) => Ok(certificate),
         Ok(_) => Err(PeerFault::Malformed("bytes after its end")),
@@ -177,13 +157,6 @@ fn check_usage(certificate: &X509Certificate<'_>, built_in: bool) -> Result<(), 
         None if built_in => Err(PeerFault::Usage("no extended key usage")),
         Some(_) | None => Ok(()),
     }
-}
-
-/// False when the certificate's key usage says that it issues none (RFC 5280, 6.1.4 n). webpki does
-/// not look at that: it must never see such a one as an issuer. What is malformed is left to it.
-pub(crate) fn may_issue(certificate: &CertificateDer<'_>) -> bool {
-    let Ok(certificate) = parse(certificate) else { return true };
-    certificate.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
 }
 
 /// The subject alternative names.
@@ -263,6 +236,6 @@ fn without_leading_zeros(bytes: &[u8]) -> &[u8] {
     bytes.get(zeros..).unwrap_or_default()
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gateway"))]
 #[path = "peer_tests.rs"]
 mod tests;

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+pub use crate::tls::provider::provider;
 use crate::tls::verify::CallerVerifier;
 
 const ONLY_13: &[&rustls::SupportedProtocolVersion] = &[&TLS13];
@@ -21,12 +21,6 @@ const FROM_12: &[&rustls::SupportedProtocolVersion] = &[&TLS13, &TLS12];
 /// TLS 1.3 and nothing before it.
 pub(super) const fn only_13() -> &'static [&'static rustls::SupportedProtocolVersion] {
     ONLY_13
-}
-
-/// The one crypto provider: aws-lc-rs, with the hybrid post-quantum group X25519MLKEM768 first.
-#[must_use]
-pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
 }
 
 /// TLS for the `api` names: HTTP/2 and HTTP/1.1, callers verified by `verifier`.

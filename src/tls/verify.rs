@@ -6,6 +6,7 @@
 
 mod cache;
 mod fault;
+mod issuers;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cache::{Cache, Verified, key_of};
 pub use fault::explain;
 use fault::{out_of, refused, unix_time};
+use issuers::may_issue;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::WebPkiClientVerifier;
@@ -149,7 +151,7 @@ impl CallerVerifier {
     ) -> Result<Verified, Error> {
         let mut fault = None;
         // Those that may not sign are left out, as strays are.
-        let issuers: Vec<_> = intermediates.iter().filter(|sent| peer::may_issue(sent)).cloned().collect();
+        let issuers: Vec<_> = intermediates.iter().filter(|sent| may_issue(sent)).cloned().collect();
         for entry in &self.entries {
             // The built-in authority's roots are its issuers, which sign callers themselves. What else was
             // sent counts for nothing there: of a root, webpki looks at no path length.

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::dialect::json;
+use crate::domain::base64url;
 use crate::domain::owner_template::Claim;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::token::{Algorithm, TokenFault};
-use crate::token::base64url;
 
 /// Longest token that is read, in bytes.
 pub const MAX_BYTES: usize = 8 * 1024;

@@ -16,8 +16,8 @@ use aws_lc_rs::signature::{
 use serde_json::{Map, Value};
 
 use crate::dialect::json;
+use crate::domain::base64url;
 use crate::domain::token::Algorithm;
-use crate::token::base64url;
 
 /// Largest document that is read, in bytes.
 pub const MAX_DOCUMENT: usize = 256 * 1024;

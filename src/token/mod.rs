@@ -2,7 +2,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `base64url`, `compact` | pure: from bytes of a stranger to claims that nobody has vouched for yet |
+//! | `compact` | pure: from bytes of a stranger to claims that nobody has vouched for yet |
 //! | `keys` | pure: an issuer's JWKS document; signatures |
 //! | `location` | pure: where an issuer's keys are |
 //! | `issuers` | what requests are decided by: issuers, their keys of now, and proofs |
@@ -16,7 +16,6 @@
 //! Invariant: a request never fetches anything. It decides by the keys that are there, and at most
 //! waits a moment for those who fetch.
 
-pub mod base64url;
 pub mod compact;
 pub mod desk;
 pub mod fetch;

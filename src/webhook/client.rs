@@ -1,13 +1,9 @@
-//! One exchange with a webhook: resolve, look at the addresses, connect, send, read.
+//! One exchange with a webhook: connect, send, read.
 //!
-//! Invariants: only an address that was looked at is connected to, or the proxy that the config names; no redirect is followed, no proxy
-//! of the environment is used, no cookie is kept; a question of which a byte may have been read is
-//! never sent twice; nothing is read without bound; of the threads that look names up, which all
-//! webhooks share, one whose name nobody answers for keeps a few.
+//! Invariants: a connection is made by its [`Way`]; no redirect is followed, no cookie is kept; a
+//! question of which a byte may have been read is never sent twice; nothing is read without bound.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,58 +13,29 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsConnector;
 
 use crate::config::Webhook;
-use crate::tls::client::backend_config;
 use crate::webhook::answer::MAX_BYTES;
-use crate::webhook::proxied::Proxied;
 use crate::webhook::trouble::Trouble;
+use crate::webhook::way::{Opened, Unreached, Way};
 
 /// Most connections that wait for the next question.
 const MAX_IDLE: usize = 32;
 /// How long one waits at most: shorter than servers usually do.
 const IDLE: Duration = Duration::from_secs(30);
-/// Most look-ups of the name at once.
-const LOOKING_UP: usize = 8;
 /// Longest head of an answer in bytes.
 const MAX_HEAD: usize = 32 * 1024;
 
 /// Reaches one webhook. Its connections live on the runtime that it is used on.
 #[derive(Debug)]
 pub struct Client {
-    webhook: Arc<Webhook>,
+    way: Way,
+    connect_timeout: Duration,
     target: Uri,
     host: HeaderValue,
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    proxy: Option<Proxied>,
-    resolver: Resolver,
-    looking_up: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
-}
-
-impl std::fmt::Debug for Resolver {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Resolver")
-    }
-}
-
-/// How names become addresses.
-enum Resolver {
-    /// As the operating system does it.
-    System,
-    /// Every name has these.
-    #[cfg(test)]
-    Fixed(Vec<IpAddr>),
-    /// Nobody answers; how often it was asked.
-    #[cfg(test)]
-    Silent(Arc<std::sync::atomic::AtomicUsize>),
 }
 
 #[derive(Debug)]
@@ -83,22 +50,13 @@ impl Client {
     /// # Errors
     ///
     /// When there are no roots to verify its server with, or the client certificate cannot be used.
-    pub fn new(webhook: &Arc<Webhook>) -> Result<Self, String> {
+    pub fn new(webhook: &Webhook) -> Result<Self, String> {
         let url = &webhook.url;
-        let tls = if url.https {
-            let name = ServerName::try_from(url.host.clone()).map_err(|error| error.to_string())?;
-            Some((Arc::new(backend_config(&webhook.tls)?), name))
-        } else {
-            None
-        };
         Ok(Self {
+            way: Way::new(webhook)?,
+            connect_timeout: webhook.connect_timeout,
             target: url.path.parse().map_err(|_| "its path cannot be used".to_owned())?,
             host: HeaderValue::from_str(&url.authority()).map_err(|error| error.to_string())?,
-            webhook: Arc::clone(webhook),
-            tls,
-            proxy: Proxied::of(webhook)?,
-            resolver: Resolver::System,
-            looking_up: Arc::new(Semaphore::new(LOOKING_UP)),
             idle: Mutex::default(),
         })
     }
@@ -196,71 +154,16 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Trouble> {
-        let addresses = if self.proxy.is_none() { self.addresses().await? } else { Vec::new() };
+        let places = self.way.places().await.map_err(trouble)?;
         let connecting = async {
-            if let Some(proxy) = &self.proxy {
-                return self.handshake(proxy.open().await.map_err(Trouble::Connect)?).await;
+            match self.way.open(places).await.map_err(trouble)? {
+                Opened::Plain(stream) => speak_http(stream).await,
+                Opened::Tls(stream) => speak_http(stream).await,
             }
-            let mut last = Trouble::Resolve;
-            for address in addresses {
-                match TcpStream::connect(address).await {
-                    Ok(socket) => return self.handshake(socket).await,
-                    Err(error) => last = Trouble::Connect(error.kind().to_string()),
-                }
-            }
-            Err(last)
         };
-        timeout(self.webhook.connect_timeout, connecting)
+        timeout(self.connect_timeout, connecting)
             .await
             .unwrap_or_else(|_| Err(Trouble::Connect("not in connect_timeout".to_owned())))
-    }
-
-    async fn handshake(&self, socket: TcpStream) -> Result<SendRequest<Full<Bytes>>, Trouble> {
-        // Questions are small and wait for answers.
-        let _ = socket.set_nodelay(true).is_ok();
-        match &self.tls {
-            None => speak_http(socket).await,
-            Some((config, name)) => {
-                let connector = TlsConnector::from(Arc::clone(config));
-                let stream = connector.connect(name.clone(), socket).await.map_err(|error| tls_trouble(&error))?;
-                speak_http(stream).await
-            }
-        }
-    }
-
-    /// The addresses that may be connected to.
-    async fn addresses(&self) -> Result<Vec<SocketAddr>, Trouble> {
-        let url = &self.webhook.url;
-        let found = match url.host.parse::<IpAddr>() {
-            Ok(address) => vec![address],
-            Err(_) => self.resolve(&url.host, url.port).await.map_err(|_| Trouble::Resolve)?,
-        };
-        let reach = &self.webhook.reach;
-        reach.filter(&found, url.port).map_err(|(address, kind)| Trouble::AddressRefused { address, kind })
-    }
-
-    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<IpAddr>> {
-        let place = Arc::clone(&self.looking_up).acquire_owned().await.map_err(io::Error::other)?;
-        let host = host.to_owned();
-        let looking = match &self.resolver {
-            // A task of its own: a look-up goes on when nobody waits for it any more, and keeps its place.
-            Resolver::System => tokio::spawn(async move {
-                let found = lookup_host((host, port)).await.map(|found| found.map(|address| address.ip()).collect());
-                drop(place);
-                found
-            }),
-            #[cfg(test)]
-            Resolver::Fixed(addresses) => return Ok(addresses.clone()),
-            #[cfg(test)]
-            Resolver::Silent(asked) => {
-                asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                tokio::spawn(async move {
-                    let _place = place;
-                    std::future::pending().await
-                })
-            }
-        };
-        looking.await.map_err(io::Error::other)?
     }
 }
 
@@ -282,9 +185,16 @@ const fn is_passing(trouble: &Trouble) -> bool {
     matches!(trouble, Trouble::Connect(_))
 }
 
-fn tls_trouble(error: &io::Error) -> Trouble {
-    let of_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-    if of_tls { Trouble::Tls(error.to_string()) } else { Trouble::Connect(error.kind().to_string()) }
+fn trouble(unreached: Unreached) -> Trouble {
+    match unreached {
+        Unreached::Resolve(_) => Trouble::Resolve,
+        Unreached::Refused(address, kind) => Trouble::AddressRefused { address, kind },
+        Unreached::Proxy(why) => Trouble::Connect(why),
+        Unreached::Tls(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+            Trouble::Tls(error.to_string())
+        }
+        Unreached::Connect(error) | Unreached::Tls(error) => Trouble::Connect(error.kind().to_string()),
+    }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -1,3 +1,5 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -5,6 +7,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::config::parse;
+use crate::webhook::way::{LOOKING_UP, Resolver};
 
 /// The one webhook of a config with this URL and these settings.
 fn webhook(url: &str, settings: &str) -> Arc<Webhook> {
@@ -47,7 +50,13 @@ async fn server(answer: &'static [u8]) -> (SocketAddr, Arc<AtomicUsize>) {
 
 fn resolving_to(webhook: &Arc<Webhook>, addresses: &[&str]) -> Client {
     let fixed = addresses.iter().map(|address| address.parse().unwrap()).collect();
-    Client { resolver: Resolver::Fixed(fixed), ..Client::new(webhook).unwrap() }
+    client_with(webhook, Resolver::Fixed(fixed))
+}
+
+fn client_with(webhook: &Webhook, resolver: Resolver) -> Client {
+    let mut client = Client::new(webhook).unwrap();
+    client.way.resolver = resolver;
+    client
 }
 
 /// Look-ups that nobody waits for any more still keep their threads: there are never many of one
@@ -57,7 +66,7 @@ fn a_name_that_nobody_answers_for_keeps_few_threads() {
     run(async {
         let asked = Arc::new(AtomicUsize::new(0));
         let webhook = webhook("https://iam.corp.example", "");
-        let client = Client { resolver: Resolver::Silent(Arc::clone(&asked)), ..Client::new(&webhook).unwrap() };
+        let client = client_with(&webhook, Resolver::Silent(Arc::clone(&asked)));
         for _ in 0..2 * LOOKING_UP {
             let headers = HeaderMap::new();
             let given_up = timeout(Duration::from_millis(1), client.post(&headers, Bytes::new())).await;

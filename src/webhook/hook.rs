@@ -56,8 +56,8 @@ pub struct Asking {
     pub holder: Arc<Holder>,
     /// The request's id.
     pub request_id: Arc<str>,
-    /// What the message is known by: receivers refuse one that they have seen.
-    pub message_id: Box<str>,
+    /// How often it was asked about before.
+    pub again: u32,
     /// The backends that may serve it.
     pub candidates: Arc<[Arc<str>]>,
     /// When the first of the caller's credentials ends.
@@ -164,15 +164,35 @@ impl Hook {
         &self.webhook
     }
 
+    /// What it said of such a request before, if that counts without asking: what most requests need,
+    /// at no more cost than to find it.
+    #[must_use]
+    pub fn recall(&self, told: &Told) -> Option<Heard> {
+        if !told.memorable {
+            return None;
+        }
+        let key = self.key(told);
+        let decision = self.lock().cache.fresh(&key, self.clock.steady())?;
+        Some(self.recalled(decision))
+    }
+
+    fn recalled(&self, decision: Arc<Decision>) -> Heard {
+        self.figures.looked_up(Lookup::Hit);
+        self.heard(Ok((decision, Source::Cached)))
+    }
+
+    fn heard(&self, result: Result<(Arc<Decision>, Source), Trouble>) -> Heard {
+        let heard = Heard { name: self.webhook.name.clone(), result };
+        self.figures.decided(heard.verdict());
+        heard
+    }
+
     /// Decides about a request: by what is remembered, by asking, or by what is to happen when that
     /// fails. `accept_fail_open` is the word of every grant that names this webhook.
     pub async fn decide(self: &Arc<Self>, asking: &Asking, accept_fail_open: bool) -> Heard {
         let key = self.key(&asking.told);
         let result = match self.find_way(key, asking) {
-            Way::Remembered(decision) => {
-                self.figures.looked_up(Lookup::Hit);
-                Ok((decision, Source::Cached))
-            }
+            Way::Remembered(decision) => return self.recalled(decision),
             Way::Join(answer) => {
                 self.figures.looked_up(Lookup::Joined);
                 self.wait(answer).await.map(|decision| (decision, Source::Fresh))
@@ -186,10 +206,7 @@ impl Hook {
                 Err(trouble)
             }
         };
-        let result = result.or_else(|trouble| self.without_answer(&key, trouble, accept_fail_open));
-        let heard = Heard { name: self.webhook.name.clone(), result };
-        self.figures.decided(heard.verdict());
-        heard
+        self.heard(result.or_else(|trouble| self.without_answer(&key, trouble, accept_fail_open)))
     }
 
     /// Forgets decisions of these holders; gives how many. What is asked for them at the moment will not
@@ -296,12 +313,14 @@ impl Hook {
     }
 }
 
-/// What the message of a request's question is known by: the first is named after the request alone,
-/// one that is asked about it again has its number behind, so that it is not taken for a replay.
-#[must_use]
-pub fn message_id(request_id: &str, again: u32) -> Box<str> {
-    let id = if again == 0 { format!("dec_{request_id}") } else { format!("dec_{request_id}_{again}") };
-    id.into()
+impl Asking {
+    /// What the message is known by: receivers refuse one that they have seen. The first is named after
+    /// the request alone, one that is asked about it again has its number behind.
+    #[must_use]
+    pub fn message_id(&self) -> String {
+        let Self { request_id, again, .. } = self;
+        if *again == 0 { format!("dec_{request_id}") } else { format!("dec_{request_id}_{again}") }
+    }
 }
 
 /// Asks a webhook once, outside of everything that bounds and remembers.
@@ -312,7 +331,7 @@ pub fn message_id(request_id: &str, again: u32) -> Box<str> {
 pub async fn ask_once(hook: &Hook, asking: &Asking) -> Result<Decision, Trouble> {
     let now = hook.clock.now();
     let body = asking.told.message(&asking.request_id, now);
-    let headers = hook.headers(&asking.message_id, now, &body);
+    let headers = hook.headers(&asking.message_id(), now, &body);
     let exchange = hook.client.post(&headers, Bytes::from(body));
     let body = timeout(hook.webhook.timeout, exchange).await.unwrap_or(Err(Trouble::TimedOut))?;
     answer::read(&body, &asking.request_id, &hook.webhook.allow_overrides, &asking.candidates)

@@ -5,7 +5,7 @@
 //! error, which runs `on_error`; a webhook that hangs costs only the callers whose grants name it.
 //!
 //! To read it in the order of a request: [`question`] (what is told), [`hook`] (remembered, joined,
-//! bounded), [`client`] (sent, signed by [`sign`]), [`answer`] (read strictly).
+//! bounded), [`client`] (sent by a [`way`], signed by [`sign`]), [`answer`] (read strictly).
 
 pub mod address;
 pub mod answer;
@@ -22,3 +22,4 @@ pub mod runner;
 pub mod sign;
 pub mod trouble;
 pub mod url;
+pub mod way;

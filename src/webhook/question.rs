@@ -4,9 +4,7 @@
 //! everything in it but the request's id and the time is [`Question::told`], of which the cache's
 //! key is made: a decision is never remembered for a question that differs in anything.
 
-use std::io::Write;
-
-use crate::dialect::seek::string_stop;
+use crate::dialect::json_text::{number, quoted, string, text, time, word};
 use crate::domain::timestamp::Timestamp;
 
 /// The type of these messages.
@@ -69,7 +67,7 @@ impl Question<'_> {
         out.extend_from_slice(b",\"config_revision\":");
         number(&mut out, self.config_revision);
         out.extend_from_slice(b"},\"caller\":{\"kind\":");
-        string(&mut out, self.kind.as_bytes());
+        quoted(&mut out, self.kind);
         text(&mut out, "owner", self.owner);
         text(&mut out, "identity_owner", self.identity_owner);
         text(&mut out, "key_id", self.key_id);
@@ -80,14 +78,14 @@ impl Question<'_> {
         out.extend_from_slice(b",\"labels\":");
         object(&mut out, self.labels.iter().map(|(name, value)| (*name, value.as_bytes())));
         out.extend_from_slice(b"},\"client\":{\"ip\":");
-        string(&mut out, self.ip.as_bytes());
-        text(&mut out, "tls", Some(self.tls));
-        text(&mut out, "kx", Some(self.kx));
+        quoted(&mut out, self.ip);
+        word(&mut out, "tls", self.tls);
+        word(&mut out, "kx", self.kx);
         text(&mut out, "sni", self.sni);
         out.extend_from_slice(b"},\"request\":{\"method\":");
         string(&mut out, self.method.as_bytes());
-        text(&mut out, "dialect", Some(self.dialect));
-        text(&mut out, "endpoint", Some(self.endpoint));
+        word(&mut out, "dialect", self.dialect);
+        word(&mut out, "endpoint", self.endpoint);
         text(&mut out, "model", Some(self.model));
         out.extend_from_slice(if self.stream { b",\"stream\":true" } else { b",\"stream\":false" });
         out.extend_from_slice(b",\"max_tokens\":");
@@ -123,7 +121,7 @@ impl Told {
     pub fn message(&self, request_id: &str, now: Timestamp) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.members.len() + 192);
         out.extend_from_slice(b"{\"version\":1");
-        text(&mut out, "type", Some(TYPE));
+        word(&mut out, "type", TYPE);
         text(&mut out, "request_id", Some(request_id));
         time(&mut out, "timestamp", Some(now));
         out.push(b',');
@@ -136,33 +134,6 @@ impl Told {
     pub fn as_bytes(&self) -> &[u8] {
         &self.members
     }
-}
-
-fn number(out: &mut Vec<u8>, number: u64) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-}
-
-fn text(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
-    member(out, name);
-    match value {
-        Some(value) => string(out, value.as_bytes()),
-        None => out.extend_from_slice(b"null"),
-    }
-}
-
-fn time(out: &mut Vec<u8>, name: &str, at: Option<Timestamp>) {
-    member(out, name);
-    match at {
-        // Writing to memory cannot fail.
-        Some(at) => drop(write!(out, "\"{at}\"")),
-        None => out.extend_from_slice(b"null"),
-    }
-}
-
-fn member(out: &mut Vec<u8>, name: &str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
 }
 
 fn object<'a>(out: &mut Vec<u8>, members: impl Iterator<Item = (&'a str, &'a [u8])>) {
@@ -181,24 +152,6 @@ fn object<'a>(out: &mut Vec<u8>, members: impl Iterator<Item = (&'a str, &'a [u8
         }
     }
     out.push(b'}');
-}
-
-/// A JSON string (RFC 8259, section 7).
-fn string(out: &mut Vec<u8>, mut rest: &[u8]) {
-    out.push(b'"');
-    loop {
-        let (plain, odd) = rest.split_at(string_stop(rest, 0));
-        out.extend_from_slice(plain);
-        let Some((&byte, behind)) = odd.split_first() else { break };
-        rest = behind;
-        match byte {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            // Writing to memory cannot fail.
-            control => drop(write!(out, "\\u{control:04x}")),
-        }
-    }
-    out.push(b'"');
 }
 
 #[cfg(test)]

@@ -488,7 +488,7 @@ fn elliptic_signatures_have_the_one_fixed_form() {
     let issuers = sso(&[&signer]);
     let good = signer.token(&claims(ISSUER, "alice"));
     let (signed, signature) = good.rsplit_once('.').unwrap();
-    let raw = doorward::token::base64url::decode(signature.as_bytes()).unwrap();
+    let raw = doorward::domain::base64url::decode(signature.as_bytes()).unwrap();
     let integer = |half: &[u8]| {
         let mut half = half.iter().copied().skip_while(|byte| *byte == 0).collect::<Vec<u8>>();
         if half[0] >= 0x80 {

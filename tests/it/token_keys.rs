@@ -26,7 +26,7 @@ fn unsound_keys_are_passed_over() {
     };
     let short = Signer { key: rsa_key(KeySize::Rsa2048), ..rsa.clone() };
     let small_n =
-        base64url(&doorward::token::base64url::decode(short.jwk()["n"].as_str().unwrap().as_bytes()).unwrap()[128..]);
+        base64url(&doorward::domain::base64url::decode(short.jwk()["n"].as_str().unwrap().as_bytes()).unwrap()[128..]);
     let odd = [
         changed(&rsa, &|jwk| jwk["n"] = json!(small_n)),
         changed(&rsa, &|jwk| jwk["n"] = json!("")),
@@ -62,7 +62,7 @@ fn unsound_keys_are_passed_over() {
         assert_eq!(parse(json!([odd, good.jwk()])).len(), 1);
     }
     // A zero in front of the modulus is a habit of some.
-    let n = doorward::token::base64url::decode(rsa.jwk()["n"].as_str().unwrap().as_bytes()).unwrap();
+    let n = doorward::domain::base64url::decode(rsa.jwk()["n"].as_str().unwrap().as_bytes()).unwrap();
     let padded = changed(&rsa, &|jwk| jwk["n"] = json!(base64url([vec![0], n.clone()].concat())));
     let keys = KeySet::parse(json!({ "keys": [padded] }).to_string().as_bytes()).unwrap();
     let issuers = configured(&entry("sso", ISSUER, &[Algorithm::RS256], "")).with_keys(&place("sso"), &keys, now());
@@ -96,7 +96,7 @@ fn the_examples_of_the_rfcs_verify() {
         let keys = KeySet::parse(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap();
         let key = keys.fitting(None, algorithm).next().unwrap();
         let (signed, signature) = token.rsplit_once('.').unwrap();
-        let signature = doorward::token::base64url::decode(signature.as_bytes()).unwrap();
+        let signature = doorward::domain::base64url::decode(signature.as_bytes()).unwrap();
         assert!(key.verifies(algorithm, signed.as_bytes(), &signature));
         assert!(!key.verifies(algorithm, signed.as_bytes(), &signature[1..]));
         assert!(!key.verifies(algorithm, &signed.as_bytes()[1..], &signature));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use doorward::domain::key::{KeyRecord, Uses};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -51,6 +52,32 @@ async fn fewer_tokens_are_asked_of_the_backend() {
         assert_eq!((&forwarded["max_tokens"], &forwarded["max_completion_tokens"]), (&json!(sent.0), &json!(sent.1)));
         assert_eq!(forwarded["model"], "org/llama-8b");
     }
+}
+
+/// A cap is one of the request: whoever asks for several replies shares it among them, and whoever asks for
+/// more of them than there are tokens is refused before a use of the key is taken.
+#[tokio::test]
+async fn several_replies_share_the_tokens() {
+    let (stub, receiver) = (Stub::chatty().await, Receiver::start().await);
+    let (world, _) = guarded(&stub, &receiver, ALL).await;
+    let uses = Some(Uses { left: 2, refund_on_failure: false });
+    let key = world.key_like("acme/research/bob", |key| KeyRecord { uses, ..key }).await;
+    let mut line = world.caller().key(&key).h1().await;
+    receiver.says(json!({"decision": "allow", "overrides": {"max_tokens": 256}}));
+    for (replies, told, sent) in [(json!({"n": 3}), 300, 85), (json!({"n": 2, "n_cmpl": 256, "best_of": 5}), 25_600, 1)]
+    {
+        let mut body = json!({"model": "llama", "max_tokens": 100});
+        body.as_object_mut().unwrap().append(&mut replies.as_object().unwrap().clone());
+        let too_many = json!({"model": "llama", "n": 257});
+        let refused = line.chat(&too_many.to_string()).await;
+        refused.assert_refused(&world, 403, "denied_by_webhook").await;
+        assert!(refused.text().contains("256 tokens, and it asks for 257 replies"), "{}", refused.text());
+        assert_eq!(line.chat(&body.to_string()).await.status, 200);
+        assert_eq!(receiver.asked().pop().unwrap().body["request"]["max_tokens"], json!(told));
+        let forwarded: Value = serde_json::from_str(stub.seen().pop().unwrap().text()).unwrap();
+        assert_eq!((&forwarded["max_tokens"], &forwarded["max_completion_tokens"]), (&json!(sent), &json!(sent)));
+    }
+    assert_eq!(stub.seen().len(), 2);
 }
 
 /// What is not among `allow_overrides` narrows nothing; labels reach the record, with their prefix.

@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 
 import httpx
 import pytest
+import regopy
 import standardwebhooks
 import yaml
 
@@ -21,6 +23,8 @@ from conftest import in_force
 from world import BACKEND_KEY, REPO, Caller, World, chat, free_port, poll
 
 RECEIVER = REPO / "scripts" / "examples" / "webhook-receiver"
+POLICY = RECEIVER / "opa.rego"
+DOCUMENT = (REPO / "docs" / "webhook.md").read_text()
 RULES = {
     "rules": [
         {
@@ -102,6 +106,10 @@ owner   = "acme/hooked"
 webhook = "iam"
 
 [[grant]]
+owner   = "acme/research"
+webhook = "iam"
+
+[[grant]]
 owner   = "acme/stale"
 webhook = "stale"
 
@@ -113,6 +121,7 @@ accept_fail_open = true
 [webhook.iam]
 {where}
 events  = {events}
+allow_overrides = ["max_tokens"]
 
 [webhook.stale]
 {where}
@@ -122,6 +131,10 @@ stale_max = "2m"
 [webhook.open]
 {where}
 on_error = "allow"
+
+[[model]]
+name    = "llama-tiny"
+targets = [{{ backend = "chat", model = "tiny-llama" }}]
 
 [webhook.capture]
 url     = "http://127.0.0.1:{self.capture.server_port}/doorward"
@@ -301,15 +314,39 @@ def test_the_command_line_asks_a_webhook(hooked):
     assert (code, said) == (1, "") and "the status is 500" in complaint and "hint:" in complaint
 
 
-class Opa(http.server.BaseHTTPRequestHandler):
-    """OPA's data API as far as the adapter uses it: a result, or none when the rule is undefined."""
+class Opa(http.server.ThreadingHTTPServer):
+    """OPA's data API (POST /v1/data/PATH) around another engine for Rego. What is undefined is left out of the answer; a
+    rule that says two things at once is status 500."""
 
+    daemon_threads = True
+
+    def __init__(self, policy):
+        super().__init__(("127.0.0.1", 0), OpaHandler)
+        self.policy = policy
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def url(self, rule):
+        return f"http://127.0.0.1:{self.server_port}/v1/data/{rule}"
+
+
+def evaluated(policy, rule, question):
+    """The status and the body of OPA's answer."""
+    engine = regopy.Interpreter()
+    engine.add_module("opa.rego", policy)
+    engine.set_input(question)
+    said = engine.query("data." + rule.replace("/", "."))
+    if not said.ok():
+        return 500, {"code": "internal_error", "message": str(said)}
+    return 200, {"result": said[0][0]} if said[0].expressions else {}
+
+
+class OpaHandler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         question = json.loads(self.rfile.read(int(self.headers["content-length"])))["input"]
-        owner = question["caller"]["owner"]
-        answer = {} if owner.endswith("undefined") else {"result": {"decision": "allow", "ttl_s": 0}}
+        status, answer = evaluated(self.server.policy, self.path.removeprefix("/v1/data/"), question)
         body = json.dumps(answer).encode()
-        self.send_response(200)
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -318,23 +355,98 @@ class Opa(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_the_adapter_to_opa(hooked, asker):
-    opa = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Opa)
-    threading.Thread(target=opa.serve_forever, daemon=True).start()
-    hooked.kill(hooked.receiver)
-    hooked.start_receiver("--opa", f"http://127.0.0.1:{opa.server_port}/v1/data/doorward/decision")
-    try:
-        poll(90, "OPA decides", lambda: asker.ask("hooked") == (200, None, "allow", "fresh"), 0.5)
-        key = hooked.key("acme/hooked/undefined")
-        caller = in_force(Caller(hooked, None, key))
-        with caller.http(httpx) as http_client:
-            reply = http_client.post(hooked.url + "/v1/chat/completions", json=chat(), headers=caller.headers())
-        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "authorization_unavailable")
-    finally:
+def test_the_policy_for_opa_is_that_of_the_documentation():
+    """And it decides the question that is shown there."""
+    (shown,) = re.findall(r"```rego\n(.*?)```", DOCUMENT, re.S)
+    assert shown == POLICY.read_text()
+    (question,) = (json.loads(text) for text in re.findall(r'```json\n(\{"version":1,"type".*?)```', DOCUMENT, re.S))
+    allowed = (200, {"result": {"decision": "allow", "ttl_s": 20, "overrides": {}}})
+    assert evaluated(shown, "doorward/decision", question) == allowed
+    question["request"]["endpoint"] = "openai.completions"
+    assert evaluated(shown, "doorward/decision", question)[1]["result"]["decision"] == "deny"
+    # What is nobody's question is no reason to allow.
+    assert evaluated(shown, "doorward/decision", {})[1]["result"]["decision"] == "deny"
+
+
+@pytest.fixture
+def asked_of_opa(hooked):
+    """Starts the receiver before a policy, and gives back the rules at the end."""
+    engines = []
+
+    def ask_opa(policy, rule):
+        engines.append(Opa(policy))
         hooked.kill(hooked.receiver)
-        hooked.start_receiver()
-        opa.shutdown()
-    poll(90, "the rules decide", lambda: asker.ask("hooked") == (200, None, "allow", "fresh"), 0.5)
+        hooked.start_receiver("--opa", engines[-1].url(rule))
+
+    yield ask_opa
+    hooked.kill(hooked.receiver)
+    hooked.start_receiver()
+    for engine in engines:
+        engine.shutdown()
+
+
+class Researcher:
+    """A caller below acme/research."""
+
+    def __init__(self, hooked, name):
+        self.hooked, self.caller = hooked, in_force(Caller(hooked, None, hooked.key(f"acme/research/{name}")))
+
+    def ask(self, model="llama-tiny", **more):
+        with self.caller.http(httpx) as http:
+            url = self.hooked.url + "/v1/chat/completions"
+            return http.post(url, json=chat(model, **more), headers=self.caller.headers())
+
+    def decided(self, reply):
+        entry = self.hooked.entry(reply.headers["x-request-id"])
+        (said,) = entry["webhooks"]
+        return said["decision"], entry["detail"] or ""
+
+
+def test_the_policy_for_opa_decides(hooked, asker, asked_of_opa):
+    """Allow, narrow, deny with a message for the caller, and deny what no rule fits."""
+    asked_of_opa(POLICY.read_text(), "doorward/decision")
+    alice, guest = Researcher(hooked, "alice"), Researcher(hooked, "guests/bob")
+    poll(90, "OPA decides", lambda: alice.ask().status_code == 200, 0.5)
+    for caller, cap in [(alice, 200), (guest, 64)]:
+        reply = caller.ask(max_tokens=200)
+        assert (reply.status_code, reply.json()["usage"]["completion_tokens"]) == (200, cap), reply.text
+        assert caller.decided(reply)[0] == "allow"
+    suspended = Researcher(hooked, "suspended/eve")
+    reply = suspended.ask()
+    assert (reply.status_code, reply.json()["error"]["message"]) == (402, "Your project is suspended. Ask the help desk.")
+    decision, why = suspended.decided(reply)
+    assert decision == "deny" and "suspended in opa.rego" in why
+    reply = alice.ask("tiny")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "denied_by_webhook")
+    assert asker.ask("hooked") == (403, "denied_by_webhook", "deny", "fresh"), "an owner that the policy does not know"
+
+
+SAYS_TWO_THINGS = """
+package doorward
+import rego.v1
+decision := {"decision": "allow"} if true
+decision := {"decision": "deny"} if true
+"""
+
+
+@pytest.mark.parametrize(
+    "policy, rule",
+    [
+        (POLICY.read_text(), "doorward/decisions"),
+        (POLICY.read_text().replace("default decision :=", "unused :="), "doorward/decision"),
+        (SAYS_TWO_THINGS, "doorward/decision"),
+        ("package doorward\ndecision := {", "doorward/decision"),
+    ],
+    ids=["another path", "no default", "two decisions", "no policy"],
+)
+def test_what_opa_leaves_undefined_lets_nobody_pass(hooked, asked_of_opa, request, policy, rule):
+    """It is no decision: on_error decides, and says deny unless somebody wrote something else."""
+    asked_of_opa(policy, rule)
+    # Nobody who was decided on before: that would be remembered.
+    stranger = Researcher(hooked, request.node.callspec.id.replace(" ", "-") + "/alice")
+    reply = stranger.ask("tiny")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "authorization_unavailable")
+    assert stranger.decided(reply)[0] == "error"
 
 
 def verified_by_npm(cases):

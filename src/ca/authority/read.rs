@@ -15,7 +15,7 @@ use crate::ca::contents::{
     TRUST_DOMAIN,
 };
 use crate::ca::plan::Span;
-use crate::ca::{CaError, checks, passphrase};
+use crate::ca::{CaError, checks, passphrase, x509};
 use crate::domain::identity::TrustDomain;
 use crate::domain::timestamp::Timestamp;
 
@@ -30,17 +30,17 @@ impl Authority {
         };
         let root = checks::certificate(root_pem).map_err(broken(ROOT_CRT))?;
         let issuer_pem = require(ISSUER_CRT)?;
-        let issuer = checks::certificates(issuer_pem).map_err(broken(ISSUER_CRT))?;
+        let issuer = x509::certificates(issuer_pem).map_err(broken(ISSUER_CRT))?;
         let key = read_key(require(ISSUER_KEY)?).map_err(broken(ISSUER_KEY))?;
 
-        let root_x509 = checks::parse(&root).map_err(broken(ROOT_CRT))?;
+        let root_x509 = x509::parse(&root).map_err(broken(ROOT_CRT))?;
         let (domain, ours) = match text(TRUST_DOMAIN) {
             None => (checks::own_root(&root_x509).map_err(broken(ROOT_CRT))?, true),
             Some(domain) => (TrustDomain::parse(domain.trim()).map_err(broken(TRUST_DOMAIN))?, false),
         };
         let span = check_chain(&issuer, &root, &domain, ours).map_err(broken(ISSUER_CRT))?;
         let issuer_der = issuer.first().ok_or_else(|| CaError::broken(dir, "no issuer"))?;
-        if !checks::is_pair(&key, &checks::parse(issuer_der).map_err(broken(ISSUER_CRT))?) {
+        if !checks::is_pair(&key, &x509::parse(issuer_der).map_err(broken(ISSUER_CRT))?) {
             return Err(broken(ISSUER_KEY)("it is not the key of the certificate beside it".to_owned()));
         }
         let root_key = match text(ROOT_KEY) {
@@ -56,11 +56,10 @@ impl Authority {
         };
         let (older_roots, older_roots_pem) = match text(OLDER_ROOTS) {
             None => (Vec::new(), String::new()),
-            Some(pem) => (checks::certificates(pem).map_err(broken(OLDER_ROOTS))?, pem.to_owned()),
+            Some(pem) => (x509::certificates(pem).map_err(broken(OLDER_ROOTS))?, pem.to_owned()),
         };
         for older in &older_roots {
-            let theirs =
-                checks::parse(older).and_then(|older| checks::own_root(&older)).map_err(broken(OLDER_ROOTS))?;
+            let theirs = x509::parse(older).and_then(|older| checks::own_root(&older)).map_err(broken(OLDER_ROOTS))?;
             if theirs != domain {
                 return Err(broken(OLDER_ROOTS)(format!("it holds a root of the trust domain {theirs}")));
             }
@@ -101,7 +100,7 @@ impl Authority {
 
 /// When a certificate of our own is valid.
 pub(in crate::ca) fn span_of(der: &CertificateDer<'_>) -> Result<Span, CaError> {
-    checks::parse(der).map(|certificate| checks::span(&certificate)).map_err(|_| CaError::NotAsPlanned("not X.509"))
+    x509::parse(der).map(|certificate| x509::span(&certificate)).map_err(|_| CaError::NotAsPlanned("not X.509"))
 }
 
 pub(in crate::ca) fn read_key(pem: &str) -> Result<KeyPair, String> {
@@ -118,10 +117,10 @@ pub(in crate::ca) fn check_chain(
     if ours && chain.len() > 1 {
         return Err("it holds more than one certificate".to_owned());
     }
-    let parsed = chain.iter().chain([root]).map(|der| checks::parse(der)).collect::<Result<Vec<_>, _>>()?;
+    let parsed = chain.iter().chain([root]).map(|der| x509::parse(der)).collect::<Result<Vec<_>, _>>()?;
     let (issuer, above) = parsed.split_first().ok_or("it holds no certificate")?;
     checks::issuer(issuer, domain)?;
-    let mut span = checks::span(issuer);
+    let mut span = x509::span(issuer);
     let mut below = issuer;
     for (authorities_below, certificate) in above.iter().enumerate() {
         let limit = checks::authority(certificate)?;
@@ -134,7 +133,7 @@ pub(in crate::ca) fn check_chain(
                 false => format!("{} was not signed by {}, which follows it", below.subject(), certificate.subject()),
             });
         }
-        let theirs = checks::span(certificate);
+        let theirs = x509::span(certificate);
         span.not_before = span.not_before.max(theirs.not_before);
         span.not_after = span.not_after.min(theirs.not_after);
         below = certificate;
@@ -147,12 +146,12 @@ fn check_bridge(
     issuer: &CertificateDer<'static>,
     older_roots: &[CertificateDer<'static>],
 ) -> Result<(), String> {
-    let (bridge, issuer) = (checks::parse(bridge)?, checks::parse(issuer)?);
+    let (bridge, issuer) = (x509::parse(bridge)?, x509::parse(issuer)?);
     if bridge.public_key().raw != issuer.public_key().raw || bridge.subject().as_raw() != issuer.subject().as_raw() {
         return Err("it is not a certificate of the issuer beside it".to_owned());
     }
     for older in older_roots {
-        if checks::signed_by(&bridge, &checks::parse(older)?) {
+        if checks::signed_by(&bridge, &x509::parse(older)?) {
             return Ok(());
         }
     }
@@ -160,7 +159,7 @@ fn check_bridge(
 }
 
 fn older_issuers(pem: &str) -> Result<Vec<OlderIssuer>, String> {
-    let certificates = checks::certificates(pem)?;
+    let certificates = x509::certificates(pem)?;
     let keys: Result<Vec<_>, _> = PrivateKeyDer::pem_slice_iter(pem.as_bytes()).collect();
     let keys = keys.map_err(|_| "a private key in it cannot be read".to_owned())?;
     if keys.len() != certificates.len() {
@@ -171,11 +170,11 @@ fn older_issuers(pem: &str) -> Result<Vec<OlderIssuer>, String> {
 
 fn older_issuer(der: CertificateDer<'static>, key: &PrivateKeyDer<'static>) -> Result<OlderIssuer, String> {
     let key = KeyPair::try_from(key).map_err(|_| "a private key in it cannot be used".to_owned())?;
-    let parsed = checks::parse(&der)?;
+    let parsed = x509::parse(&der)?;
     if !checks::is_pair(&key, &parsed) {
         return Err("a key in it is not that of the certificate before it".to_owned());
     }
-    let not_after = checks::span(&parsed).not_after;
+    let not_after = x509::span(&parsed).not_after;
     drop(parsed);
     Ok(OlderIssuer { der, key, not_after })
 }

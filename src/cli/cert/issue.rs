@@ -9,18 +9,18 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::usage::{pkcs12, url_of, usage};
 use crate::ca::CaError;
 use crate::ca::authority::Authority;
 use crate::ca::csr;
 use crate::ca::exchange::CRL;
-use crate::ca::leaf::{self, Existing, LeafFiles, NewLeaf};
+use crate::ca::leaf::{self, Existing, NewLeaf};
+use crate::ca::leaf_files::LeafFiles;
 use crate::ca::plan::LeafPlan;
-use crate::cli::ca;
 use crate::cli::output::{self, Failure, Format};
 use crate::cli::place::Place;
+use crate::cli::{ca, usage};
 use crate::clock::Clock;
-use crate::config;
+use crate::config::{self, Config};
 use crate::domain::audit::{Deed, Event};
 use crate::domain::identity::{Identity, IdentityName, Role};
 use crate::domain::timestamp::{Timestamp, parse_span};
@@ -258,15 +258,24 @@ impl Issue {
                     writeln!(
                         out,
                         "\n# PKCS#12; it asks for the password of the file\n{}",
-                        pkcs12(&made.files, &self.name)
+                        usage::pkcs12(&made.files, &self.name)
                     )?;
                 }
                 if self.role == Role::Client {
                     let url = url_of(self.place.config_if_any().as_ref());
-                    writeln!(out, "\n{}", usage(&url, &made.files, "certificate"))?;
+                    writeln!(out, "\n{}", usage::lines(&url, &made.files, "certificate"))?;
                 }
                 Ok(())
             }
         }
     }
+}
+
+/// Where callers reach the gateway, as far as the config tells.
+fn url_of(config: Option<&Config>) -> String {
+    let listen = config.map(|config| &config.listen);
+    let host = listen.and_then(|listen| listen.names.api.first()).map_or("GATEWAY", String::as_str);
+    let port = listen.map_or(8443, |listen| listen.address.port());
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    format!("https://{host}:{port}")
 }

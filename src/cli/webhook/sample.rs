@@ -11,13 +11,14 @@ use tokio::runtime;
 use tokio::time::Instant;
 
 use crate::cli::output::{self, Failure, Format};
-use crate::cli::place::{Place, environment};
+use crate::cli::place::Place;
+use crate::cli::process::environment;
 use crate::clock::Clock;
 use crate::config::{self, Config, OnError, Webhook, did_you_mean};
 use crate::domain::timestamp::Timestamp;
 use crate::telemetry::metrics::Metrics;
 use crate::webhook::answer::{Decision, Narrowing, Ruling};
-use crate::webhook::hook::{Asking, Holder, Hook, ask_once, message_id};
+use crate::webhook::hook::{Asking, Holder, Hook, ask_once};
 use crate::webhook::question::Question;
 use crate::webhook::runner::Runner;
 use crate::webhook::trouble::Trouble;
@@ -151,7 +152,7 @@ fn sample(config: &Config, webhook: &Webhook, owner: &str, now: Timestamp) -> Re
     Ok(Asking {
         told: Arc::new(told),
         holder: Arc::new(Holder { key: None, other: None, owner: None, identity_owner: None }),
-        message_id: message_id(&request_id, 0),
+        again: 0,
         request_id: request_id.into(),
         candidates: backends.into_iter().map(Arc::from).collect(),
         credential_ends: Timestamp::FAR_FUTURE,

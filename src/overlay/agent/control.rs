@@ -147,7 +147,7 @@ async fn tell_health(
     let states = health.borrow_and_update().clone();
     for (index, (served, state)) in site.served.iter().zip(&states).enumerate() {
         if said.get(index) != Some(state) {
-            let backend = served.upstream.name.clone();
+            let backend = served.upstream.name.to_string();
             say(send, &FromConnector::Health(Health { backend, state: *state })).await?;
         }
     }

@@ -25,7 +25,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// Asks the backend at `index` again and again, and says in `site.health` how it is.
 pub(super) async fn probe(site: Arc<Site>, index: usize) {
     let Some(served) = site.served.get(index) else { return };
-    let name = &served.upstream.name;
+    let name = &*served.upstream.name;
     let (mut failures, mut said) = (0, None);
     loop {
         let answer = timeout(PATIENCE, ask(&site, &served.upstream, &served.probe)).await;

@@ -75,13 +75,13 @@ impl Site {
     /// What is said of the backends in `register`.
     pub(super) fn offers(&self) -> Vec<Offer> {
         let offer =
-            |served: &Served| Offer { name: served.upstream.name.clone(), max_concurrent: served.max_concurrent };
+            |served: &Served| Offer { name: served.upstream.name.to_string(), max_concurrent: served.max_concurrent };
         self.served.iter().map(offer).collect()
     }
 
     /// The backend of this name.
     pub(super) fn find(&self, name: &str) -> Option<&Served> {
-        self.served.iter().find(|served| served.upstream.name == name)
+        self.served.iter().find(|served| *served.upstream.name == *name)
     }
 
     pub(super) fn registered(&self) -> usize {

@@ -9,7 +9,7 @@ use aws_lc_rs::{constant_time, digest, rand};
 use zeroize::Zeroizing;
 
 use crate::ca::files;
-use crate::token::base64url;
+use crate::domain::base64url;
 
 /// The file in the state directory.
 pub const FILE: &str = "dial.token";

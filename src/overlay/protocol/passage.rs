@@ -11,11 +11,9 @@ use crate::dialect::paths::{allow, check_query, find, has_credential, upstream_p
 use crate::domain::endpoint::Endpoint;
 use crate::overlay::protocol::{CONTROL_PATH, is_name};
 
-/// Request headers that a gateway sends and a connector passes on. Nothing else passes: no
-/// credential, no cookie, no `Host`; what belongs to a backend is added by its connector.
-const TO_BACKEND: [HeaderName; 14] = [
-    CONTENT_TYPE,
-    CONTENT_LENGTH,
+/// What a caller may say to a backend, however that is reached. Nothing else of a caller's passes: no
+/// credential, no cookie, no `Host`.
+const OF_CALLER: [HeaderName; 7] = [
     ACCEPT,
     HeaderName::from_static("anthropic-version"),
     HeaderName::from_static("anthropic-beta"),
@@ -23,6 +21,13 @@ const TO_BACKEND: [HeaderName; 14] = [
     HeaderName::from_static("idempotency-key"),
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
+];
+
+/// What a gateway says itself, and a connector passes on beside those. What belongs to a backend is
+/// added by its connector.
+const OF_GATEWAY: [HeaderName; 7] = [
+    CONTENT_TYPE,
+    CONTENT_LENGTH,
     HeaderName::from_static("x-request-id"),
     // Who is calling, where the gateway's config says that the backend is to know.
     HeaderName::from_static("x-doorward-subject"),
@@ -31,7 +36,7 @@ const TO_BACKEND: [HeaderName; 14] = [
     HeaderName::from_static("x-doorward-request-id"),
 ];
 
-/// Response headers that stay at the connector: they speak of its connection to the backend, and
+/// Response headers that stay where the backend is connected to: they speak of that connection, and
 /// HTTP/2 has no place for them (RFC 9113, 8.2.2).
 const OF_ONE_HOP: [&str; 9] = [
     "connection",
@@ -48,15 +53,21 @@ const OF_ONE_HOP: [&str; 9] = [
 /// The gateway's own headers: a backend has none of them to say.
 const OURS: &str = "x-doorward-";
 
+/// True when a request header passes from the caller to the backend.
+#[must_use]
+pub fn caller_header_passes(name: &HeaderName, value: &HeaderValue) -> bool {
+    // Readers differ on bytes outside of ASCII, and none of these headers has a use for them.
+    OF_CALLER.contains(name) && value.to_str().is_ok()
+}
+
 /// True when a request header passes from the gateway to the backend.
 #[must_use]
 pub fn request_header_passes(name: &HeaderName, value: &HeaderValue) -> bool {
-    // Readers differ on bytes outside of ASCII, and none of these headers has a use for them.
-    TO_BACKEND.contains(name) && value.to_str().is_ok()
+    caller_header_passes(name, value) || (OF_GATEWAY.contains(name) && value.to_str().is_ok())
 }
 
-/// True when a response header, or a trailer, of a backend passes to the gateway. `names_hop` tells
-/// whether the backend's `Connection` header names it.
+/// True when a response header, or a trailer, of a backend passes to the gateway, and with any backend
+/// from there on. `names_hop` tells whether the backend's `Connection` header names it.
 #[must_use]
 pub fn response_header_passes(name: &HeaderName, names_hop: bool) -> bool {
     let of_message = name == CONTENT_LENGTH || name == CONTENT_TYPE;

@@ -1,16 +1,11 @@
 //! A record as a line of JSON.
 //!
-//! Written by hand, straight into the queue's memory: a general serialiser costs a request more
-//! than all of its checks together (measured: a tenth of a chat's instructions).
-//!
 //! Invariant: what comes out is what `serde_json` would write for the same fields in the same
 //! order; a test compares the two.
 
-use std::fmt;
-use std::io::Write;
 use std::time::Duration;
 
-use crate::dialect::seek::string_stop;
+use crate::dialect::json_text::{escaped, moment, number, text, word};
 use crate::domain::event::{Consulted, Entry};
 use crate::domain::webhook::Source;
 
@@ -18,10 +13,10 @@ use crate::domain::webhook::Source;
 pub fn write(entry: &Entry<'_>, line: &mut Vec<u8>) {
     line.reserve(640);
     line.extend_from_slice(b"{\"ts\":\"");
-    formatted(line, format_args!("{}", entry.ts));
+    moment(line, entry.ts);
     line.push(b'"');
     text(line, "request_id", Some(entry.request_id));
-    text(line, "outcome", Some(entry.outcome.as_str()));
+    word(line, "outcome", entry.outcome.as_str());
     line.extend_from_slice(b",\"status\":");
     match entry.status {
         Some(status) => number(line, status.into()),
@@ -62,7 +57,7 @@ fn webhooks(line: &mut Vec<u8>, all: &[Consulted<'_>]) {
         line.extend_from_slice(if index == 0 { b"{\"name\":\"" } else { b",{\"name\":\"" });
         escaped(line, name.as_bytes());
         line.push(b'"');
-        text(line, "decision", Some(verdict.as_str()));
+        word(line, "decision", verdict.as_str());
         text(line, "source", source.map(Source::as_str));
         if let Some(labels) = labels {
             line.extend_from_slice(b",\"labels\":{");
@@ -80,15 +75,6 @@ fn webhooks(line: &mut Vec<u8>, all: &[Consulted<'_>]) {
     line.push(b']');
 }
 
-fn number(line: &mut Vec<u8>, number: u64) {
-    line.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-}
-
-fn formatted(line: &mut Vec<u8>, what: fmt::Arguments<'_>) {
-    // Writing to memory cannot fail.
-    let _ = line.write_fmt(what).is_ok();
-}
-
 /// Milliseconds to the microsecond, without zeros that say nothing: `12.0`, `0.034`.
 fn millis(line: &mut Vec<u8>, span: Duration) {
     let micros = span.saturating_add(Duration::from_nanos(500)).as_micros();
@@ -101,39 +87,6 @@ fn millis(line: &mut Vec<u8>, span: Duration) {
         fraction = fraction % 100 * 10;
         if fraction == 0 {
             return;
-        }
-    }
-}
-
-fn text(line: &mut Vec<u8>, name: &str, value: Option<&str>) {
-    line.extend_from_slice(b",\"");
-    line.extend_from_slice(name.as_bytes());
-    match value {
-        None => line.extend_from_slice(b"\":null"),
-        Some(value) => {
-            line.extend_from_slice(b"\":\"");
-            escaped(line, value.as_bytes());
-            line.push(b'"');
-        }
-    }
-}
-
-/// The inside of a JSON string (RFC 8259, section 7).
-fn escaped(line: &mut Vec<u8>, mut rest: &[u8]) {
-    loop {
-        let (plain, odd) = rest.split_at(string_stop(rest, 0));
-        line.extend_from_slice(plain);
-        let Some((&byte, behind)) = odd.split_first() else { return };
-        rest = behind;
-        match byte {
-            b'"' => line.extend_from_slice(b"\\\""),
-            b'\\' => line.extend_from_slice(b"\\\\"),
-            b'\n' => line.extend_from_slice(b"\\n"),
-            b'\r' => line.extend_from_slice(b"\\r"),
-            b'\t' => line.extend_from_slice(b"\\t"),
-            0x08 => line.extend_from_slice(b"\\b"),
-            0x0c => line.extend_from_slice(b"\\f"),
-            control => formatted(line, format_args!("\\u{control:04x}")),
         }
     }
 }

@@ -1,21 +1,3 @@
-//! An identity is spelled in exactly one way, and an outside authority makes clients only.
-
 #![no_main]
 
-use doorward::domain::identity::{Identity, Role};
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|uri: &str| {
-    if let Ok(identity) = Identity::parse(uri) {
-        assert_eq!(identity.uri(), uri);
-        let name = identity.path().rsplit('/').next().unwrap_or_default();
-        assert_eq!(uri, format!("spiffe://{}/{}/{name}", identity.trust_domain(), identity.role().as_str()));
-        assert_eq!(uri.to_ascii_lowercase(), uri);
-    }
-    if let Ok(identity) = Identity::external(uri) {
-        assert_eq!(identity.role(), Role::Client);
-        assert_eq!(format!("spiffe://{}{}", identity.trust_domain(), identity.path()), uri);
-        assert!(uri.is_ascii() && uri.len() <= Identity::MAX_BYTES);
-        assert!(!uri.contains("//connector") && !identity.path().starts_with("/operator/"));
-    }
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| doorward_fuzz::named("spiffe_id")(input));
