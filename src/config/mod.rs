@@ -6,7 +6,7 @@
 mod backends;
 pub mod bundle;
 mod connector;
-mod crls;
+pub mod crls;
 mod declared;
 mod dial;
 mod document;
