@@ -5,7 +5,7 @@
 
 mod backends;
 pub mod bundle;
-mod crls;
+pub mod crls;
 mod declared;
 mod grants;
 mod issuers;
@@ -13,6 +13,7 @@ mod keys;
 mod listen;
 mod load;
 mod models;
+mod part;
 mod reachable;
 mod record;
 mod restart;

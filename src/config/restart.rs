@@ -2,8 +2,8 @@
 
 use crate::config::{Connector, Dial, Log};
 
-/// The settings of a connector that differ between `old` and `new` and are read at start only. A reload
-/// that finds any is refused as a whole, and names them.
+/// The settings of a connector that differ between `old` and `new` and are read at start only. A
+/// reload that finds any is refused as a whole, and names them.
 #[must_use]
 pub fn connector_needs_restart(old: &Connector, new: &Connector) -> Vec<&'static str> {
     // Who it is hangs on it.

@@ -295,6 +295,7 @@ impl fmt::Debug for Keeper {
     }
 }
 
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 #[path = "keeper_tests.rs"]
 mod tests;

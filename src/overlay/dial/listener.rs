@@ -4,29 +4,29 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::net::TcpListener;
+#[cfg(unix)]
+use tokio::net::UnixListener;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::config::DialListen;
+use crate::overlay::dial::places::{Guest, Places};
+#[cfg(unix)]
+use crate::overlay::dial::socket;
 use crate::overlay::dial::{Dial, forward};
 
-/// Connections at once.
-const MAX_CONNECTIONS: usize = 256;
 /// How long a head may take, and how long a connection may be idle.
 const HEAD: Duration = Duration::from_secs(120);
 /// Most bytes of a head.
@@ -59,29 +59,17 @@ impl fmt::Display for Endpoint {
 pub struct Bound {
     listener: Listener,
     endpoint: Endpoint,
-    /// Goes with the listener.
-    _file: Option<SocketFile>,
 }
 
 #[derive(Debug)]
 enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-/// Removes the socket when it goes, unless another has taken its place.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    inode: (u64, u64),
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if inode(&self.path).is_ok_and(|now| now == self.inode) {
-            drop(fs::remove_file(&self.path));
-        }
-    }
+    #[cfg(unix)]
+    Unix {
+        listener: UnixListener,
+        /// Goes with it.
+        _file: socket::SocketFile,
+    },
 }
 
 impl Bound {
@@ -99,12 +87,17 @@ impl Bound {
                 }
                 let listener = TcpListener::bind(address).await?;
                 let endpoint = Endpoint::Loopback(listener.local_addr()?);
-                Ok(Self { listener: Listener::Tcp(listener), endpoint, _file: None })
+                Ok(Self { listener: Listener::Tcp(listener), endpoint })
             }
+            #[cfg(unix)]
             DialListen::Unix(path) => {
-                let (listener, file) = socket(path)?;
+                let (listener, file) = socket::bind(path)?;
                 let endpoint = Endpoint::Unix(path.clone());
-                Ok(Self { listener: Listener::Unix(listener), endpoint, _file: Some(file) })
+                Ok(Self { listener: Listener::Unix { listener, _file: file }, endpoint })
+            }
+            #[cfg(not(unix))]
+            DialListen::Unix(_) => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no Unix sockets that we can use"))
             }
         }
     }
@@ -116,58 +109,16 @@ impl Bound {
     }
 }
 
-/// A socket that is never open to others: made in a directory that only its owner can enter, since
-/// whoever connects between bind and chmod stays connected, closed to them, and only then put in its
-/// place. One that a crash left behind is replaced.
-fn socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
-    let taken = |what| Err(io::Error::new(io::ErrorKind::AddrInUse, what));
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-        Ok(there) if !there.file_type().is_socket() => {
-            return taken("there is a file of that name, which is no socket");
-        }
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => return taken("somebody answers there"),
-        Ok(_) => {}
-    }
-    let mut random = [0; 4];
-    rand::fill(&mut random).map_err(|_| io::Error::other("there is no randomness to make a name of"))?;
-    let directory = path.with_file_name(format!(".dial-{:08x}", u32::from_ne_bytes(random)));
-    DirBuilder::new().mode(0o700).create(&directory)?;
-    let unfinished = directory.join("s");
-    let bound = bind_closed(&unfinished).and_then(|bound| fs::rename(&unfinished, path).map(|()| bound));
-    if bound.is_err() {
-        drop(fs::remove_file(&unfinished));
-    }
-    drop(fs::remove_dir(&directory));
-    let (listener, inode) = bound?;
-    Ok((listener, SocketFile { path: path.to_owned(), inode }))
-}
-
-fn bind_closed(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    Ok((listener, inode(path)?))
-}
-
-fn inode(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
-}
-
 /// Takes connections until `stop` is done, then waits a little for answers that are under way.
 pub(super) async fn serve(bound: Bound, dial: Arc<Dial>, stop: impl Future<Output = ()>) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new();
     let (stopping, _) = watch::channel(());
     let mut stop = pin!(stop);
     loop {
         // Not before: when all places are taken, it must still be possible to stop.
-        let next = async {
-            let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
-            take(&bound.listener, &dial, slot, &stopping).await
-        };
         let taken = tokio::select! {
             () = &mut stop => break,
-            taken = next => taken,
+            taken = take(&bound.listener, &dial, &places, &stopping) => taken,
         };
         if let Err(error) = taken {
             tracing::warn!(%error, "a connection could not be taken");
@@ -176,8 +127,7 @@ pub(super) async fn serve(bound: Bound, dial: Arc<Dial>, stop: impl Future<Outpu
     }
     drop(bound);
     stopping.send_replace(());
-    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
-    if timeout(DRAIN, slots.acquire_many(all)).await.is_err() {
+    if timeout(DRAIN, places.all_free()).await.is_err() {
         tracing::warn!("answers that were under way are cut");
     }
 }
@@ -185,31 +135,36 @@ pub(super) async fn serve(bound: Bound, dial: Arc<Dial>, stop: impl Future<Outpu
 async fn take(
     listener: &Listener,
     dial: &Arc<Dial>,
-    slot: OwnedSemaphorePermit,
+    places: &Arc<Places>,
     stopping: &watch::Sender<()>,
 ) -> io::Result<()> {
     let (dial, stopping) = (Arc::clone(dial), stopping.subscribe());
+    let closed = || io::Error::other("there are no places");
     match listener {
         Listener::Tcp(listener) => {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            tokio::spawn(connection(stream, dial, slot, stopping));
+            let guest = places.enter().await.ok_or_else(closed)?;
+            tokio::spawn(connection(stream, dial, guest, stopping));
         }
-        Listener::Unix(listener) => {
+        #[cfg(unix)]
+        Listener::Unix { listener, .. } => {
             let (stream, _) = listener.accept().await?;
-            tokio::spawn(connection(stream, dial, slot, stopping));
+            let guest = places.enter().await.ok_or_else(closed)?;
+            tokio::spawn(connection(stream, dial, guest, stopping));
         }
     }
     Ok(())
 }
 
-async fn connection<S>(stream: S, dial: Arc<Dial>, slot: OwnedSemaphorePermit, mut stopping: watch::Receiver<()>)
+async fn connection<S>(stream: S, dial: Arc<Dial>, guest: Arc<Guest>, mut stopping: watch::Receiver<()>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let asks = Arc::clone(&guest);
     let service = service_fn(move |request| {
-        let dial = Arc::clone(&dial);
-        async move { Ok::<_, Infallible>(forward::handle(dial, request).await) }
+        let (dial, guest) = (Arc::clone(&dial), Arc::clone(&asks));
+        async move { Ok::<_, Infallible>(forward::handle(dial, guest, request).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -219,6 +174,10 @@ where
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = &mut served => ended,
+        () = guest.has_to_leave() => {
+            tracing::debug!("a connection that showed nothing made room");
+            return;
+        }
         _ = stopping.changed() => {
             served.as_mut().graceful_shutdown();
             served.await
@@ -227,7 +186,7 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "a tool's connection ended");
     }
-    drop(slot);
+    drop(guest);
 }
 
 #[cfg(test)]

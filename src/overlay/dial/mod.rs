@@ -12,7 +12,10 @@ pub mod admit;
 mod forward;
 mod link;
 mod listener;
+mod places;
 pub mod refusal;
+#[cfg(unix)]
+mod socket;
 pub mod token;
 
 use std::fmt;

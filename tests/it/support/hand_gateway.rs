@@ -50,7 +50,7 @@ impl RealConnector {
     /// The same, with so many connections to one gateway.
     pub(crate) fn with_links(gateway: SocketAddr, directory: &Path, backends: &str, connections: u32) -> Self {
         let settings = settings(&[gateway], connections, backends, Reach::default());
-        Self::with(settings, directory, Clock::System)
+        Self::start_by(settings, directory, Clock::System)
     }
 
     pub(crate) fn by_proxy(proxy: SocketAddr, gateway: SocketAddr, directory: &Path, backends: &str) -> Self {
@@ -66,10 +66,10 @@ impl RealConnector {
         reach: Reach,
         clock: Clock,
     ) -> Self {
-        Self::with(settings(gateways, 1, backends, reach), directory, clock)
+        Self::start_by(settings(gateways, 1, backends, reach), directory, clock)
     }
 
-    fn with(settings: Settings, directory: &Path, clock: Clock) -> Self {
+    fn start_by(settings: Settings, directory: &Path, clock: Clock) -> Self {
         let (identity, current) = watch::channel(Self::identity(directory));
         Self { agent: Agent::start(settings, clock, current).unwrap(), identity }
     }
