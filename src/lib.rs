@@ -32,6 +32,9 @@
 //!
 //! `tests/it/direction.rs` holds these directions.
 //!
+//! Without the feature `gateway` only what the machines beside backends and tools need is built: the
+//! connector's end of [`overlay`], `dial`, [`holder`] and what they stand on.
+//!
 //! # Threads
 //!
 //! Each core has a worker ([`gate::worker`]): a runtime of its own with its own listener, upstream

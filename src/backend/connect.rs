@@ -36,6 +36,7 @@ async fn dial(upstream: &Upstream) -> io::Result<Stream> {
     let (host, port) = &upstream.dial;
     let socket = TcpStream::connect((host.as_str(), *port)).await?;
     socket.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
     SockRef::from(&socket).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     match &upstream.tls {
         None => Ok(Stream::Plain(socket)),

@@ -1,34 +1,24 @@
 //! `doorward connect`: the connector, beside the backends of a closed site.
 
+mod running;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
 
-use crate::cli::join::read_bundle;
+use self::running::Running;
 use crate::cli::output::Failure;
 use crate::cli::process::{environment, raise_file_limit};
-use crate::clock::Clock;
-use crate::config::{self, Connector, GatewayAt, Problem, SiteBackend};
-use crate::domain::identity::Role;
-use crate::holder::chance::Chance;
-use crate::holder::fault::HolderFault;
-use crate::holder::files::Place;
-use crate::holder::join::join;
-use crate::holder::keeper::{Keeper, Options};
-use crate::holder::origin::Origin;
-use crate::holder::reach::{ProxyUrl, Reach};
-use crate::overlay::agent::{Agent, Identity, Settings};
+use crate::cli::seen::WATCH;
+use crate::config::{self, Connector, Problem};
 use crate::telemetry::log;
 
-/// Connections to each address where the config does not say.
-const CONNECTIONS: u32 = 2;
-
 /// Runs a connector until SIGTERM or SIGINT: dials the gateway, and serves what it sends for the
-/// backends named here. Opens no port.
+/// backends named here. Opens no port. SIGHUP, or a change of a file, reloads the config file.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["config", "backend"])))]
 pub struct Connect {
@@ -62,7 +52,7 @@ impl Connect {
         let requests: u32 = config.backends.iter().map(|site| site.max_concurrent).fold(0, u32::saturating_add);
         raise_file_limit(requests);
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(connect(config, self.bundle.as_deref()))
+        runtime.block_on(self.connect(config))
     }
 
     fn read(&self) -> Result<Connector, Failure> {
@@ -97,110 +87,37 @@ impl Connect {
         root.insert("backend".to_owned(), backends.collect::<Result<Vec<_>, Failure>>()?.into());
         toml::to_string(&root).map_err(Failure::new)
     }
-}
-
-async fn connect(config: Connector, bundle: Option<&str>) -> Result<(), Failure> {
-    // Before anything can take long: the first signal must be heard.
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut signalled = async || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    let running = tokio::select! {
-        running = start(config, bundle) => running?,
-        () = signalled() => return Ok(()),
-    };
-    let Running { agent, keeper, changes, tell } = running;
-    tokio::select! {
-        () = signalled() => {}
-        () = follow(&keeper, changes, tell) => {}
-    }
-    tracing::info!(requests = agent.in_flight(), "draining");
-    tokio::select! {
-        () = agent.stop() => tracing::info!("stopped"),
-        () = signalled() => tracing::warn!("stopped at once: signalled again"),
-    }
-    Ok(())
-}
-
-/// A connector with what keeps its identity good.
-struct Running {
-    agent: Agent,
-    keeper: Keeper,
-    changes: watch::Receiver<u64>,
-    tell: watch::Sender<Identity>,
-}
-
-async fn start(config: Connector, bundle: Option<&str>) -> Result<Running, Failure> {
-    let clock = Clock::System;
-    let reach = Reach { proxy: config.proxy.clone().map(ProxyUrl::from) };
-    let place = identity(&config.state_dir, bundle, &reach, &clock).await?;
-    let origin = Origin::read(&config.state_dir)?;
-    let options =
-        Options { origin: origin.clone(), reach: reach.clone(), clock: clock.clone(), chance: Chance::System };
-    let keeper = Keeper::start(place, options)?;
-    // Before it is read: no change is missed.
-    let changes = keeper.changes();
-    let identity = current(&keeper)?;
-    let gateway = config.gateway.map_or_else(|| gateway_of(origin.as_ref(), &config.state_dir), Ok)?;
-    let backends: Vec<_> = config.backends.iter().map(|site: &SiteBackend| site.backend.name.as_str()).collect();
-    tracing::info!(connector = identity.name(), gateway = %gateway.name, backends = backends.join(","), "connecting");
-    let (tell, identity) = watch::channel(identity);
-    let settings = Settings { gateway, reach, backends: config.backends, drain: config.drain, clock };
-    let agent = Agent::start(settings, identity).map_err(Failure::new)?;
-    Ok(Running { agent, keeper, changes, tell })
-}
-
-/// The identity in the state directory; where there is none yet, the one that a bundle gives.
-async fn identity(state: &Path, bundle: Option<&str>, reach: &Reach, clock: &Clock) -> Result<Place, Failure> {
-    match (Place::only(state), bundle) {
-        (Ok(place), _) => Ok(place),
-        (Err(HolderFault::Missing(_)), Some(bundle)) => {
-            let bundle = read_bundle(bundle)?;
-            // Before it is used up.
-            if bundle.role != Role::Connector {
-                return Err(not_a_connector(format!("the bundle is for the {} {}", bundle.role.as_str(), bundle.name)));
+    async fn connect(&self, config: Connector) -> Result<(), Failure> {
+        // Before anything can take long: the first signal must be heard.
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut hang_up = signal(SignalKind::hangup())?;
+        let mut signalled = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
             }
-            let joined = join(&bundle, Place::new(state, &bundle.name), reach, clock).await?;
-            tracing::info!(identity = %joined.identity, until = %joined.span.not_after, "joined");
-            Ok(joined.place)
+        };
+        let file = self.config.is_some();
+        let mut running = tokio::select! {
+            running = Running::start(config, self.bundle.as_deref(), file) => running?,
+            () = signalled() => return Ok(()),
+        };
+        let mut look = interval(WATCH);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = signalled() => break,
+                _ = hang_up.recv() => running.reload(),
+                _ = look.tick() => running.reload_if_due(),
+                () = running.renewed() => {}
+            }
         }
-        (Err(fault), _) => Err(fault.into()),
-    }
-}
-
-fn gateway_of(origin: Option<&Origin>, state: &Path) -> Result<GatewayAt, Failure> {
-    let Some(origin) = origin else {
-        return Err(Failure::with_hint(
-            format!("nothing in {} says where the gateway is", state.display()),
-            "use --config with gateway = { addresses = [\"HOST:PORT\"], name = \"CONNECT-NAME\" }",
-        ));
-    };
-    let Some(name) = &origin.connect else {
-        return Err(Failure::with_hint(
-            "the gateway that gave this certificate had no name for connectors",
-            "set [listen] names.connect in the gateway's config, and gateway.name in this one",
-        ));
-    };
-    Ok(GatewayAt { addresses: origin.addresses.clone(), name: name.clone(), connections: CONNECTIONS })
-}
-
-fn current(keeper: &Keeper) -> Result<Identity, Failure> {
-    Identity::of(&keeper.current()).map_err(not_a_connector)
-}
-
-fn not_a_connector(what: String) -> Failure {
-    Failure::with_hint(what, "a connector's is made with `doorward enroll create NAME --role connector`")
-}
-
-/// Hands each new certificate to the connections.
-async fn follow(keeper: &Keeper, mut changes: watch::Receiver<u64>, tell: watch::Sender<Identity>) {
-    while changes.changed().await.is_ok() {
-        match Identity::of(&keeper.current()) {
-            Ok(identity) => drop(tell.send_replace(identity)),
-            Err(why) => tracing::error!("the new certificate is not used: {why}"),
+        let agent = running.into_agent();
+        tracing::info!(requests = agent.in_flight(), "draining; a second signal ends it at once");
+        tokio::select! {
+            () = agent.stop() => tracing::info!("stopped"),
+            () = signalled() => tracing::warn!("stopped at once: signalled again"),
         }
+        Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! `doorward dial`: a port of this machine for tools that cannot present a certificate.
 
+mod running;
+
 use std::fs::DirBuilder;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
@@ -10,28 +12,23 @@ use clap::Args;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
 
-use crate::cli::join;
+use self::running::Running;
 use crate::cli::output::Failure;
 use crate::cli::process::environment;
-use crate::clock::Clock;
-use crate::config::{self, Dial as Config, DialGateway, DialListen, DialToken};
+use crate::cli::seen::WATCH;
+use crate::config::{self, Dial as Config, DialListen, DialToken};
 use crate::domain::gateway_address::{GatewayAddress, GatewayName};
-use crate::domain::identity::Role;
-use crate::holder::chance::Chance;
-use crate::holder::files::Place;
-use crate::holder::keeper::{Keeper, Options};
-use crate::holder::origin::Origin;
-use crate::holder::reach::{ProxyUrl, Reach};
 use crate::overlay::dial::token::LocalToken;
-use crate::overlay::dial::{Bound, Endpoint, Settings};
 use crate::telemetry::log;
 
 /// Where the config is when nobody names it.
 const DEFAULT_CONFIG: &str = "dial.toml";
 
 /// Listens on this machine and passes requests on to the gateway, with a client certificate that it
-/// renews by itself: for tools that cannot present one. Runs until SIGTERM or SIGINT.
+/// renews by itself: for tools that cannot present one. Runs until SIGTERM or SIGINT. SIGHUP, or a
+/// change of a file, reloads the config file.
 #[derive(Debug, Args)]
 pub struct Dial {
     /// Config file [default: ./dial.toml, if it is there and no option below says the same]
@@ -89,17 +86,20 @@ impl Dial {
     }
 
     fn read(&self) -> Result<Config, Failure> {
-        let (result, file) = match &self.config {
-            Some(file) => (config::load_dial(file, &environment), file.clone()),
-            None if self.is_bare() && Path::new(DEFAULT_CONFIG).exists() => {
-                (config::load_dial(Path::new(DEFAULT_CONFIG), &environment), PathBuf::from(DEFAULT_CONFIG))
-            }
+        let (result, file) = match self.config_file() {
+            Some(file) => (config::load_dial(file, &environment), file.to_owned()),
             // Relative paths start where the command was given.
             None => {
                 (config::parse_dial(&self.as_config()?, Path::new(DEFAULT_CONFIG), &environment), "the options".into())
             }
         };
         result.map_err(|problems| Failure::Config { file: file.display().to_string(), problems })
+    }
+
+    /// The file that is the config, where the options are not.
+    fn config_file(&self) -> Option<&Path> {
+        let default = || Some(Path::new(DEFAULT_CONFIG)).filter(|file| self.is_bare() && file.exists());
+        self.config.as_deref().or_else(default)
     }
 
     const fn is_bare(&self) -> bool {
@@ -134,6 +134,7 @@ impl Dial {
     async fn dial(self, config: Config) -> Result<(), Failure> {
         // Before anything can take long: the first signal must be heard.
         let signals = count_signals()?;
+        let mut hang_up = signal(SignalKind::hangup())?;
         let heard = |least: u32| {
             let mut signals = signals.clone();
             async move {
@@ -141,51 +142,33 @@ impl Dial {
                 let _ = signals.wait_for(|count| *count >= least).await.is_ok();
             }
         };
-        let (bound, settings, keeper) = tokio::select! {
-            started = self.start(config) => started?,
+        let file = self.config_file().is_some();
+        let (bound, mut running) = tokio::select! {
+            started = Running::start(config, &self, file) => started?,
             () = heard(1) => return Ok(()),
         };
         let stopping = async {
             heard(1).await;
-            tracing::info!("stopping");
+            tracing::info!("draining; a second signal ends it at once");
+        };
+        let served = bound.serve(Arc::clone(running.dial()), stopping);
+        let reloading = async {
+            let mut look = interval(WATCH);
+            look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    _ = hang_up.recv() => running.reload(),
+                    _ = look.tick() => running.reload_if_due(),
+                }
+            }
         };
         tokio::select! {
-            served = bound.serve(settings, keeper, stopping) => served.map_err(Failure::new)?,
-            () = heard(2) => tracing::warn!("stopped at once"),
+            () = served => {}
+            () = heard(2) => tracing::warn!("stopped at once: signalled again"),
+            () = reloading => {}
         }
         tracing::info!("stopped");
         Ok(())
-    }
-
-    async fn start(&self, config: Config) -> Result<(Bound, Settings, Arc<Keeper>), Failure> {
-        let clock = Clock::System;
-        let reach = Reach { proxy: config.proxy.clone().map(ProxyUrl::from) };
-        // A port that is taken must not cost a bundle.
-        let bound = Bound::bind(&config.listen).await.map_err(|error| cannot_listen(&config.listen, &error))?;
-        let place = match &self.certificate {
-            Some(dir) => Place::only(dir)?,
-            None => join::identity_in(&config.state_dir, self.bundle.as_deref(), &reach, &clock).await?,
-        };
-        let origin = Origin::read(place.dir())?;
-        let gateway = config.gateway.map_or_else(|| gateway_of(origin.as_ref(), place.dir()), Ok)?;
-        let origin = origin.map(|origin| Origin { addresses: gateway.addresses.clone(), ..origin });
-        let token = token_of(&config.token, &config.state_dir)?;
-        let options = Options { origin, reach: reach.clone(), clock, chance: Chance::System };
-        let keeper = Arc::new(Keeper::start(place, options)?);
-        let current = keeper.current();
-        if current.identity().role() != Role::Client {
-            return Err(Failure::with_hint(
-                format!("{} is no client: the gateway serves clients only", current.identity()),
-                "`doorward enroll create NAME --role client` on the gateway's machine makes a bundle for one",
-            ));
-        }
-        let (identity, ends) = (current.identity(), current.span().not_after);
-        tracing::info!(listen = %bound.endpoint(), gateway = %gateway.name, %identity, %ends, token = token.is_some(), "serving");
-        if token.is_none() && matches!(bound.endpoint(), Endpoint::Loopback(_)) {
-            tracing::warn!("no token is asked for: every user of this machine can use this identity");
-        }
-        let settings = Settings { gateway, reach, key: config.key, token, origins: config.origins };
-        Ok((bound, settings, keeper))
     }
 }
 
@@ -203,28 +186,6 @@ fn count_signals() -> Result<watch::Receiver<u32>, Failure> {
         }
     });
     Ok(counted)
-}
-
-fn cannot_listen(listen: &DialListen, error: &std::io::Error) -> Failure {
-    let place = match listen {
-        DialListen::Loopback(address) => address.to_string(),
-        DialListen::Unix(path) => path.display().to_string(),
-    };
-    Failure::with_hint(
-        format!("cannot listen on {place}: {error}"),
-        "does something else listen there, Ollama perhaps? --listen (or listen in the config) takes another place",
-    )
-}
-
-fn gateway_of(origin: Option<&Origin>, dir: &Path) -> Result<DialGateway, Failure> {
-    let known = origin.and_then(|origin| Some((origin, origin.api.clone()?)));
-    let Some((origin, name)) = known else {
-        return Err(Failure::with_hint(
-            format!("nothing in {} says where the gateway is", dir.display()),
-            "say it: --gateway HOST:PORT --name NAME, or [gateway] in the config",
-        ));
-    };
-    Ok(DialGateway { addresses: origin.addresses.clone(), name })
 }
 
 fn token_of(wanted: &DialToken, state_dir: &Path) -> Result<Option<LocalToken>, Failure> {

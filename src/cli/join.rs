@@ -107,27 +107,40 @@ pub fn reach_by(proxy: Option<&str>) -> Result<Reach, Failure> {
     Ok(Reach { proxy: proxy.map_err(|why| Failure::Usage(vec![format!("--proxy: {why}")]))? })
 }
 
-/// The client in a state directory; where there is none yet, the one that a bundle gives.
+/// The identity of this role in a state directory; where there is none yet, the one that a bundle gives.
 ///
 /// # Errors
 ///
 /// When there is neither, the bundle is for another role, or joining fails.
-pub async fn identity_in(dir: &Path, bundle: Option<&str>, reach: &Reach, clock: &Clock) -> Result<Place, Failure> {
+pub async fn identity_in(
+    dir: &Path,
+    (role, bundle): (Role, Option<&str>),
+    reach: &Reach,
+    clock: &Clock,
+) -> Result<Place, Failure> {
+    let role = role.as_str();
     match (Place::only(dir), bundle) {
         (Ok(place), _) => Ok(place),
         (Err(HolderFault::Missing(_)), Some(bundle)) => {
             let bundle = read_bundle(bundle)?;
             // Before it is used up.
-            if bundle.role != Role::Client {
+            if bundle.role.as_str() != role {
                 return Err(Failure::with_hint(
                     format!("the bundle is for the {} {}", bundle.role.as_str(), bundle.name),
-                    "a client's is made with `doorward enroll create NAME --role client`",
+                    format!("a {role}'s is made with `doorward enroll create NAME --role {role}`"),
                 ));
             }
             let joined = join::join(&bundle, Place::new(dir, &bundle.name), reach, clock).await?;
             tracing::info!(identity = %joined.identity, until = %joined.span.not_after, "joined");
             Ok(joined.place)
         }
+        (Err(fault @ HolderFault::Missing(_)), None) => Err(Failure::with_hint(
+            fault,
+            format!(
+                "the first start needs a bundle: --bundle BUNDLE; `doorward enroll create NAME --role {role}` at the \
+                 gateway makes one"
+            ),
+        )),
         (Err(fault), _) => Err(fault.into()),
     }
 }
@@ -137,7 +150,7 @@ pub async fn identity_in(dir: &Path, bundle: Option<&str>, reach: &Reach, clock:
 /// # Errors
 ///
 /// When there is none. Nothing of the text is repeated.
-pub fn read_bundle(given: &str) -> Result<Bundle, Failure> {
+fn read_bundle(given: &str) -> Result<Bundle, Failure> {
     let text = if given == "-" {
         read(&mut std::io::stdin(), Path::new("standard input"))?
     } else if is_literal(given) {

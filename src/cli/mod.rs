@@ -15,6 +15,7 @@ pub mod join;
 pub mod output;
 pub mod process;
 pub mod renew;
+pub mod seen;
 pub mod usage;
 
 #[cfg(feature = "gateway")]

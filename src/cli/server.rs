@@ -3,10 +3,9 @@
 mod settings;
 mod watched;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +13,14 @@ use tokio::task::JoinHandle;
 
 pub(super) use self::settings::server_names;
 use self::settings::settings;
-use self::watched::{Fingerprint, ends, fingerprints, watched};
+use self::watched::{ends, seen};
 use crate::admin::Admin;
 use crate::admin::api::operators::Tls;
 use crate::cli::admin_api::{self, AdminApi, Prepared};
 use crate::cli::ca;
 use crate::cli::desk;
 use crate::cli::output::Failure;
+use crate::cli::seen::Seen;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::domain::notification::{Data, Kind, Notification};
@@ -85,7 +85,7 @@ pub struct Server {
     renew_at: Option<Timestamp>,
     /// When it is looked up again which certificates end first.
     look_at: Timestamp,
-    seen: HashMap<PathBuf, Option<Fingerprint>>,
+    seen: Seen,
 }
 
 impl Server {
@@ -95,7 +95,7 @@ impl Server {
     ///
     /// When a part cannot start; nothing is left running then.
     pub async fn start(config: Config, options: Options) -> Result<Self, Failure> {
-        let seen = fingerprints(&config);
+        let seen = seen(&config);
         let state_dir = config.state_dir.clone();
         let (admin_address, record) = (config.admin, config.record.clone());
         let (api_address, state_stale_max) = (config.admin_api, config.state_stale_max);
@@ -221,7 +221,7 @@ impl Server {
     fn read_anew(&mut self, old: &Settings) -> Result<(), Failure> {
         let file = &old.config.file;
         // Taken before reading: what is written meanwhile is noticed the next time.
-        let before = fingerprints(&old.config);
+        let before = seen(&old.config);
         let config = config::load(file, &self.options.environment)
             .map_err(|problems| Failure::Config { file: file.display().to_string(), problems })?;
         let restart = config::needs_restart(&old.config, &config);
@@ -231,9 +231,7 @@ impl Server {
                 "restart the gateway",
             ));
         }
-        let mut seen = fingerprints(&config);
-        let watched: Vec<_> = watched(&config).collect();
-        seen.extend(before.into_iter().filter(|(file, _)| watched.contains(file)));
+        let seen = seen(&config).since(&before);
         let operators = admin_api::prepare(&config, &self.options.clock)?;
         let errands = Errand::all(&config.issuers).map_err(Failure::new)?;
         let targets = Target::all(&config.webhooks).map_err(Failure::new)?;
@@ -256,7 +254,7 @@ impl Server {
     /// Reloads if a file has changed since it was read, or the internal certificate is due.
     pub fn reload_if_due(&mut self) {
         self.look_at_ends();
-        let now = fingerprints(&self.gateway.view().settings.config);
+        let now = seen(&self.gateway.view().settings.config);
         let due = self.renew_at.is_some_and(|at| self.options.clock.now() >= at);
         if now != self.seen || due {
             self.seen = now;
@@ -363,5 +361,3 @@ pub(super) fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
 const LAST_RECORDS: Duration = Duration::from_secs(5);
 /// How often it is looked up which certificates end first.
 const LOOK: Duration = Duration::from_secs(60);
-/// How often files are looked at.
-pub const WATCH: Duration = Duration::from_secs(1);

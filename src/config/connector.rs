@@ -27,6 +27,8 @@ const DEFAULT_PROBE: &str = "/health";
 /// Everything that `connector.toml` says, checked. Paths are absolute.
 #[derive(Debug)]
 pub struct Connector {
+    /// The file itself.
+    pub file: PathBuf,
     /// Holds the identity.
     pub state_dir: PathBuf,
     /// Where the gateway is; `None`: where the identity was enrolled.
@@ -39,6 +41,8 @@ pub struct Connector {
     pub drain: Duration,
     /// What is served; names are distinct. Never empty.
     pub backends: Vec<SiteBackend>,
+    /// Every file that was read besides this one.
+    pub watched: Vec<PathBuf>,
     /// What is allowed and yet worth a word.
     pub warnings: Vec<Problem>,
 }
@@ -55,7 +59,7 @@ pub struct GatewayAt {
 }
 
 /// A backend beside the connector.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub struct SiteBackend {
     /// How it is reached.
     pub backend: Backend,
@@ -87,11 +91,11 @@ pub fn parse_connector(
     file: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Connector, Vec<Problem>> {
-    let (connector, findings) = parse_as(text, file, environment, |root, _| read(root))?;
-    Ok(Connector { warnings: findings.warnings, ..connector })
+    let (connector, findings) = parse_as(text, file, environment, read)?;
+    Ok(Connector { watched: findings.watched, warnings: findings.warnings, ..connector })
 }
 
-fn read(root: &Table<'_>) -> Option<Connector> {
+fn read(root: &Table<'_>, file: PathBuf) -> Option<Connector> {
     let state_dir = match root.get("state_dir") {
         Some(_) => read_state_dir(root),
         None => Some(root.place.document.directory.join("connector-state")),
@@ -115,12 +119,14 @@ fn read(root: &Table<'_>) -> Option<Connector> {
         sections.wrong("an empty list serves nothing");
     }
     Some(Connector {
+        file,
         state_dir: state_dir?,
         gateway: gateway?,
         proxy: proxy?,
         log: log?,
         drain: drain?,
         backends: backends.filter(|backends| !backends.is_empty())?,
+        watched: Vec::new(),
         warnings: Vec::new(),
     })
 }

@@ -28,6 +28,8 @@ const MAX_ADDRESSES: usize = 8;
 /// Everything that `dial.toml` says, checked. Paths are absolute.
 #[derive(Debug)]
 pub struct Dial {
+    /// The file itself.
+    pub file: PathBuf,
     /// Holds the identity and the local token.
     pub state_dir: PathBuf,
     /// Where the gateway is; `None`: where the identity was enrolled.
@@ -44,6 +46,8 @@ pub struct Dial {
     pub origins: Option<Origins>,
     /// The process log.
     pub log: Log,
+    /// Every file that was read besides this one.
+    pub watched: Vec<PathBuf>,
     /// What is allowed and yet worth a word.
     pub warnings: Vec<Problem>,
 }
@@ -92,11 +96,11 @@ pub fn load_dial(file: &Path, environment: &dyn Fn(&str) -> Option<String>) -> R
 ///
 /// As [`load_dial`].
 pub fn parse_dial(text: &str, file: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Dial, Vec<Problem>> {
-    let (dial, findings) = parse_as(text, file, environment, |root, _| read(root))?;
-    Ok(Dial { warnings: findings.warnings, ..dial })
+    let (dial, findings) = parse_as(text, file, environment, read)?;
+    Ok(Dial { watched: findings.watched, warnings: findings.warnings, ..dial })
 }
 
-fn read(root: &Table<'_>) -> Option<Dial> {
+fn read(root: &Table<'_>, file: PathBuf) -> Option<Dial> {
     let directory = &root.place.document.directory;
     let state_dir = match root.get("state_dir") {
         Some(_) => read_state_dir(root),
@@ -118,6 +122,7 @@ fn read(root: &Table<'_>) -> Option<Dial> {
     let origins = root.get("allowed_origins").map_or(Some(None), |value| read_origins(&value));
     let log = read_log(root.get("log").as_ref());
     Some(Dial {
+        file,
         state_dir: state_dir?,
         gateway: gateway?,
         proxy: proxy?,
@@ -126,6 +131,7 @@ fn read(root: &Table<'_>) -> Option<Dial> {
         token: token?,
         origins: origins?,
         log: log?,
+        watched: Vec::new(),
         warnings: Vec::new(),
     })
 }

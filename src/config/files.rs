@@ -4,7 +4,6 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
@@ -162,15 +161,26 @@ impl<'d> Value<'d> {
     fn read(&self, file: &Path, shown: &str, content: Content) -> Option<Zeroizing<Vec<u8>>> {
         self.place.document.watch(file);
         let bytes = read_bounded(file).map_err(|error| self.wrong(format!("cannot read {shown}: {error}"))).ok()?;
-        let mode = file.metadata().map_or(0, |metadata| metadata.permissions().mode());
         match content {
-            Content::Secret if mode & 0o044 != 0 => {
+            Content::Secret if others_may_read(file) => {
                 self.place.warn(format!("{shown} can be read by others than its owner; chmod 600 it"));
             }
             Content::Secret | Content::Public => {}
         }
         Some(bytes)
     }
+}
+
+#[cfg(unix)]
+fn others_may_read(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    file.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o044 != 0)
+}
+
+/// Access lists are the operator's matter: nothing is known of them here.
+#[cfg(not(unix))]
+const fn others_may_read(_: &Path) -> bool {
+    false
 }
 
 /// Whether others may see what a file holds.
@@ -191,6 +201,7 @@ fn explain(error: &pem::Error) -> &'static str {
     }
 }
 
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 #[path = "files_tests.rs"]
 mod tests;

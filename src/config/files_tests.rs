@@ -1,6 +1,7 @@
 //! What config files refer to, made anew for each test.
 
 use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd};
 use tempfile::TempDir;

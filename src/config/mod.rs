@@ -16,6 +16,7 @@ mod gateway;
 mod identity_map;
 mod parse;
 mod process;
+mod restart;
 mod suggest;
 mod upstream;
 #[cfg_attr(not(feature = "gateway"), expect(dead_code, reason = "doorward.toml says more than the other two"))]
@@ -30,6 +31,7 @@ pub use gateway::{
     is_address_name, load, needs_restart, parse, reachable, state_dir,
 };
 pub use identity_map::{IdentityField, IdentityMap};
+pub use restart::{connector_needs_restart, dial_needs_restart};
 #[cfg(feature = "gateway")]
 pub(crate) use suggest::did_you_mean;
 
@@ -52,7 +54,7 @@ pub struct Log {
 }
 
 /// A private inference server.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub struct Backend {
     /// Its name in config, logs and records.
     pub name: String,
@@ -160,5 +162,6 @@ impl fmt::Display for Problem {
     }
 }
 
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 mod example_tests;

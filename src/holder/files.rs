@@ -5,9 +5,8 @@
 //! crash leaves between the two moves is a new key beside an old certificate, with the new
 //! certificate waiting: whoever opens the identity next ends the move.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{KeyPair, PublicKeyData};
@@ -123,8 +122,8 @@ impl Place {
     /// When another process has it, or the directory cannot be made.
     pub fn lock(&self) -> Result<Lock, HolderFault> {
         let failed = |error: &io::Error| HolderFault::file(&self.dir, error);
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(|error| failed(&error))?;
-        let directory = File::open(&self.dir).map_err(|error| failed(&error))?;
+        files::create_private_dirs(&self.dir).map_err(|error| failed(&error))?;
+        let directory = files::lockable(&self.dir).map_err(|error| failed(&error))?;
         match directory.try_lock() {
             Ok(()) => Ok(Lock { _directory: directory }),
             Err(TryLockError::WouldBlock) => Err(HolderFault::Busy(self.dir.clone())),
@@ -289,6 +288,7 @@ impl std::fmt::Debug for NewFiles<'_> {
     }
 }
 
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 #[path = "files_tests.rs"]
 mod tests;

@@ -60,6 +60,7 @@ pub async fn join(bundle: &Bundle, place: Place, reach: &Reach, clock: &Clock) -
     Ok(Joined { place, identity: checked.identity, span: checked.span })
 }
 
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 #[path = "join_tests.rs"]
 mod tests;

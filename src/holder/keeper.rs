@@ -62,7 +62,10 @@ pub struct Keeper {
 
 struct Kept {
     place: Place,
-    options: Options,
+    /// Where it is renewed, and how that is reached.
+    to: ArcSwap<(Option<Origin>, Reach)>,
+    clock: Clock,
+    chance: Chance,
     current: ArcSwap<Credentials>,
     standing: watch::Sender<Standing>,
     /// Counts what was put in force.
@@ -112,13 +115,18 @@ impl Keeper {
     /// Where `now` comes from.
     #[must_use]
     pub fn clock(&self) -> Clock {
-        self.kept.options.clock.clone()
+        self.kept.clock.clone()
+    }
+
+    /// Renews there from now on.
+    pub fn redirect(&self, origin: Option<Origin>, reach: Reach) {
+        self.kept.to.store(Arc::new((origin, reach)));
     }
 
     /// How it stands.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        self.kept.standing_at(self.kept.options.clock.now())
+        self.kept.standing_at(self.kept.clock.now())
     }
 
     /// Notices when another certificate is in force: open connections were made with the old one.
@@ -136,11 +144,14 @@ impl Drop for Keeper {
 
 impl Kept {
     fn new(place: Place, options: Options) -> Result<Self, HolderFault> {
-        let current = Credentials::load(&place, &options.clock)?;
-        let due = renew_at(current.span(), options.chance.draw());
+        let Options { origin, reach, clock, chance } = options;
+        let current = Credentials::load(&place, &clock)?;
+        let due = renew_at(current.span(), chance.draw());
         Ok(Self {
             place,
-            options,
+            to: ArcSwap::from_pointee((origin, reach)),
+            clock,
+            chance,
             current: ArcSwap::from_pointee(current),
             standing: watch::Sender::new(Standing::Good),
             changes: watch::Sender::new(0),
@@ -150,12 +161,13 @@ impl Kept {
 
     /// One look: takes what somebody else has put into the files, and renews what is due.
     async fn look(&self) {
-        let now = self.options.clock.now();
+        let now = self.clock.now();
         self.take_over();
         if now < self.plan().due {
             return;
         }
-        let Some(origin) = &self.options.origin else {
+        let to = self.to.load_full();
+        let (Some(origin), reach) = &*to else {
             return self.warn_of_end(now);
         };
         let renewed = match self.place.lock() {
@@ -166,8 +178,7 @@ impl Kept {
                     return;
                 }
                 let current = self.current.load_full();
-                let to = (origin, &self.options.reach);
-                renew_locked(&self.place, &current, to, &self.options.clock, &lock).await
+                renew_locked(&self.place, &current, (origin, reach), &self.clock, &lock).await
             }
         };
         match renewed {
@@ -183,7 +194,7 @@ impl Kept {
     /// other roots. True when it did.
     fn take_over(&self) -> bool {
         // What cannot be read now may be in the middle of being written; the next look sees.
-        let Ok(found) = Credentials::load(&self.place, &self.options.clock) else { return false };
+        let Ok(found) = Credentials::load(&self.place, &self.clock) else { return false };
         let current = self.current.load();
         let newer = found.span().not_before >= current.span().not_before;
         if found.is_same_as(&current) || !newer || found.identity() != current.identity() {
@@ -195,7 +206,7 @@ impl Kept {
     }
 
     fn put_in_force(&self, credentials: Credentials) {
-        let due = renew_at(credentials.span(), self.options.chance.draw());
+        let due = renew_at(credentials.span(), self.chance.draw());
         *self.lock_plan() = Plan { due, failures: 0 };
         self.current.store(Arc::new(credentials));
         self.standing.send_replace(Standing::Good);
@@ -207,11 +218,8 @@ impl Kept {
         let mut plan = self.lock_plan();
         plan.failures = plan.failures.saturating_add(1);
         let said = said(fault);
-        let wait = if fault.is_final() {
-            HOPELESS_PAUSE
-        } else {
-            pause(plan.failures, ends.since(now), self.options.chance.draw())
-        };
+        let wait =
+            if fault.is_final() { HOPELESS_PAUSE } else { pause(plan.failures, ends.since(now), self.chance.draw()) };
         plan.due = now.after(wait);
         drop(plan);
         if now >= ends {
@@ -268,15 +276,16 @@ fn said(fault: &HolderFault) -> String {
 
 impl fmt::Debug for Keeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Kept { place, options, current, .. } = &*self.kept;
+        let Kept { place, to, current, .. } = &*self.kept;
         f.debug_struct("Keeper")
             .field("place", place)
-            .field("options", options)
+            .field("to", to)
             .field("current", &current.load())
             .finish_non_exhaustive()
     }
 }
 
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 #[path = "keeper_tests.rs"]
 mod tests;

@@ -14,7 +14,7 @@ fn refusal(code: Code) -> Reply {
 }
 
 fn standing(kept: &Kept) -> Standing {
-    kept.standing_at(kept.options.clock.now())
+    kept.standing_at(kept.clock.now())
 }
 
 #[tokio::test]

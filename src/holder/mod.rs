@@ -19,5 +19,6 @@ pub mod renew;
 pub mod schedule;
 pub mod tls;
 
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 mod testing;

@@ -211,6 +211,7 @@ fn explain(error: &io::Error) -> String {
     }
 }
 
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 #[path = "reach_tests.rs"]
 mod tests;

@@ -50,6 +50,7 @@ pub(super) async fn renew_locked(
     Credentials::load(place, clock)
 }
 
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 #[path = "renew_tests.rs"]
 mod tests;

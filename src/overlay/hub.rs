@@ -38,6 +38,9 @@ pub struct Pace {
     pub stalled: Duration,
     /// For requests under way, when a tunnel is drained.
     pub drain: Duration,
+    /// For requests under way on a tunnel whose connector has announced that it leaves: it ends the
+    /// tunnel by itself, and has limits of its own.
+    pub linger: Duration,
 }
 
 impl Default for Pace {
@@ -49,6 +52,7 @@ impl Default for Pace {
             probe: Duration::from_secs(2),
             stalled: Duration::from_secs(60),
             drain: Duration::from_secs(30),
+            linger: Duration::from_secs(60 * 60),
         }
     }
 }

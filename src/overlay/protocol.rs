@@ -255,6 +255,9 @@ impl Word {
     pub const CERT_EXPIRING: &'static str = "cert_expiring";
     /// Reason of a drain: an operator asked for it.
     pub const OPERATOR: &'static str = "operator";
+    /// Reason of a drain: the same process has dialled the same link anew. The deadline holds until the
+    /// connector announces a drain of its own: then it ends the link itself.
+    pub const REPLACED: &'static str = "replaced";
 
     /// One of the constants, or another word.
     ///

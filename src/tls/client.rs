@@ -96,7 +96,8 @@ fn system_roots(bundles: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<R
         .to_owned())
 }
 
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 mod tests {
     use super::*;
 

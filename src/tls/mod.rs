@@ -12,5 +12,6 @@ pub mod server;
 #[cfg(feature = "gateway")]
 pub mod verify;
 
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 pub(crate) mod testing;

@@ -5,11 +5,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use doorward::clock::Clock;
+use doorward::holder::reach::Reach;
 use h2::Reason;
 use http::{Method, Request, Uri};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::support::{
     HandGateway, LONG, Prepared, RealConnector, Setup, Stub, Tunnel, chat, chunk, dead_port, json_reply, unread, until,
@@ -633,5 +636,74 @@ async fn reconnects_leave_nothing_behind() {
         (files() <= files_before + 2 && tasks() <= tasks_before + 2).then_some(())
     })
     .await;
+    assert_eq!(ask(&mut tunnel, Tunnel::chat("a", 2), "{}").await.0, 200);
+}
+
+/// A way to a gateway that can be frozen: what goes over it then is never heard of again, and nobody
+/// is told. What is opened later passes.
+struct Freezer {
+    address: SocketAddr,
+    freeze: watch::Sender<()>,
+}
+
+impl Freezer {
+    async fn to(gateway: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, freeze) = (listener.local_addr().unwrap(), watch::Sender::new(()));
+        let opened = freeze.clone();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut frozen = opened.subscribe();
+                tokio::spawn(async move {
+                    let mut far = TcpStream::connect(gateway).await.unwrap();
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        _ = frozen.changed() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { address, freeze }
+    }
+}
+
+/// The machine sleeps for a night, and its connection dies meanwhile: that is found out in seconds. It
+/// would take 20 s by the PINGs alone, and this test is not that patient.
+#[tokio::test]
+async fn after_a_sleep_a_dead_link_is_dialled_again_at_once() {
+    let stub = Stub::chatty().await;
+    let files = Setup::new(&stub).write();
+    let gateway = HandGateway::new(&files).await;
+    let way = Freezer::to(gateway.address).await;
+    let (directory, _) = files.connector("site-a");
+    let clock = Clock::manual(Clock::System.now());
+    let config = backend(stub.address, "");
+    let site = RealConnector::start_with(&[way.address], &directory, &config, Reach::default(), clock.clone());
+    let _dead = gateway.registered().await;
+    until(LONG, "it is registered", || (site.agent.registered() == 1).then_some(())).await;
+    way.freeze.send_replace(());
+    clock.advance(Duration::from_secs(8 * 3600));
+    let mut tunnel = gateway.registered().await;
+    assert_eq!(ask(&mut tunnel, Tunnel::chat("a", 2), "{}").await.0, 200);
+}
+
+/// A wait that began before the machine slept is over when it wakes.
+#[tokio::test]
+async fn after_a_sleep_nobody_waits_any_longer() {
+    let stub = Stub::chatty().await;
+    let files = Setup::new(&stub).write();
+    let gateway = HandGateway::new(&files).await;
+    let (directory, _) = files.connector("site-a");
+    let clock = Clock::manual(Clock::System.now());
+    let config = backend(stub.address, "");
+    let _site = RealConnector::start_with(&[gateway.address], &directory, &config, Reach::default(), clock.clone());
+    let mut tunnel = gateway.accept().await;
+    tunnel.control().hear_of("register").await;
+    tunnel
+        .control()
+        .say(&json!({"type": "error", "code": "duplicate_instance", "retry": "later", "retry_after_s": 600}));
+    within(LONG, "it closes the connection", &mut tunnel.driver).await.unwrap().ok();
+    clock.advance(Duration::from_secs(3600));
+    let mut tunnel = gateway.registered().await;
     assert_eq!(ask(&mut tunnel, Tunnel::chat("a", 2), "{}").await.0, 200);
 }

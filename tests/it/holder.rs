@@ -289,7 +289,7 @@ async fn dial_does_not_start_with_what_cannot_work() {
     let (_stub, gateway) = gateway().await;
     let dir = tempfile::tempdir().unwrap();
     let dial = |arguments: &[&str]| failed(doorward(dir.path()).arg("dial").args(arguments));
-    assert!(dial(&["--listen", "127.0.0.1:0"]).contains("hint: `doorward enroll join"));
+    assert!(dial(&["--listen", "127.0.0.1:0"]).contains("hint: the first start needs a bundle"));
     assert!(dial(&["--listen", "0.0.0.0:1"]).contains("other machines"));
     let bundle = gateway.bundle("site-a", "connector", &[]);
     done(doorward(dir.path()).args(["enroll", "join", &bundle, "--out", "site-a"]));

@@ -31,6 +31,7 @@ mod pages;
 mod promises;
 mod proxied;
 mod refusals;
+mod reloads;
 mod revocation;
 mod rotation;
 mod sessions;

@@ -81,6 +81,33 @@ async fn a_chat_goes_through() {
     assert_eq!(record["backend"], "vllm-a");
 }
 
+/// A name that stands for two addresses of one gateway, of IPv4 and IPv6 say: two links, and neither
+/// takes the other's place.
+#[tokio::test]
+async fn two_addresses_of_one_gateway_are_two_links() {
+    let stub = Stub::chatty().await;
+    let mut setup = Setup::new(&stub);
+    BACKENDS.clone_into(&mut setup.backends);
+    setup.address = "0.0.0.0:0";
+    let world = setup.start().await;
+    let (directory, _) = world.connector("site-a");
+    let port = world.server.address().port();
+    let addresses = [([127, 0, 0, 1], port).into(), ([127, 0, 0, 2], port).into()];
+    let _connector = RealConnector::start(&addresses, &directory, &site(stub.address));
+    let indexes = || {
+        let mut indexes: Vec<_> = world.server.gateway().tunnels.all().iter().map(|tunnel| tunnel.index).collect();
+        indexes.sort_unstable();
+        indexes
+    };
+    until(LONG, "both are there", || (indexes() == [0, 1]).then_some(())).await;
+    up(&world).await;
+    caller(&world).await.chat(&chat("llama")).await.assert_served();
+    assert_eq!(indexes(), [0, 1]);
+    let metrics = world.admin("/metrics").await;
+    let ends = metrics.lines().filter(|line| line.starts_with("doorward_tunnel_ends_total"));
+    assert!(ends.clone().all(|line| line.ends_with(" 0")), "{:?}", ends.collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn a_caller_that_leaves_is_felt_in_the_site() {
     let mut scene = scene(Stub::by_hand().await).await;

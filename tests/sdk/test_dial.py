@@ -1,6 +1,7 @@
 """`doorward dial`: the official clients as they come out of the box, with nothing but their environment set.
 
-They know of no certificate, no private root and no key. The dial beside them was started with an enrollment bundle.
+They know of no certificate, no private root and no key. The dial beside them was started with an enrollment bundle,
+by the program that is built without the gateway.
 """
 
 import os
@@ -30,13 +31,13 @@ class Dial:
         self.bundle = world.cli("enroll", "create", name, "--role", "client").strip()
         world.secrets.append(self.bundle)
         self.process = world.start(
-            f"dial-{name}", os.environ["DOORWARD_BIN"], "dial", *self.options, DOORWARD_BUNDLE=self.bundle
+            f"dial-{name}", os.environ["DOORWARD_CONNECTOR_BIN"], "dial", *self.options, DOORWARD_BUNDLE=self.bundle
         )
         poll(10, "dial answers", lambda: world.get(f"{self.url}/")[0] in (200, 401))
 
     def environment(self):
         """What `--print-env` says, as a shell would read it."""
-        command = [os.environ["DOORWARD_BIN"], "dial", *self.options, "--print-env"]
+        command = [os.environ["DOORWARD_CONNECTOR_BIN"], "dial", *self.options, "--print-env"]
         lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
         return dict(shlex.split(line)[1].split("=", 1) for line in lines)
 
@@ -128,7 +129,7 @@ def test_curl_over_a_unix_socket(world: World, tmp_path):
     bundle = world.cli("enroll", "create", "app-socket", "--role", "client").strip()
     world.secrets.append(bundle)
     options = ["--listen", f"unix:{socket}", "--state", str(world.directory / "dial-socket"), "--bundle", bundle]
-    world.start("dial-socket", os.environ["DOORWARD_BIN"], "dial", *options)
+    world.start("dial-socket", os.environ["DOORWARD_CONNECTOR_BIN"], "dial", *options)
     poll(10, "dial listens", socket.exists)
     command = ["curl", "-sS", "--unix-socket", str(socket), "http://localhost/api/version"]
     assert "version" in subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
@@ -140,7 +141,7 @@ def test_a_gateway_that_is_away_is_said_in_words(world: World, monkeypatch):
     dial.process.terminate()
     assert dial.process.wait(15) == 0
     origin.write_text(re.sub(r"addresses = .*", f'addresses = ["127.0.0.1:{free_port()}"]', origin.read_text()))
-    again = world.start("dial-away", os.environ["DOORWARD_BIN"], "dial", *dial.options)
+    again = world.start("dial-away", os.environ["DOORWARD_CONNECTOR_BIN"], "dial", *dial.options)
     poll(10, "dial answers", lambda: world.get(f"{dial.url}/")[0] == 401)
     for name, value in dial.environment().items():
         monkeypatch.setenv(name, value)

@@ -101,7 +101,7 @@ def test_one_alias_serves_every_dialect(by_key):
 def test_models(caller):
     """Those that a client of this API can call: `tiny-ollama` is served in Ollama's dialect only."""
     listed = {model.id for model in client(caller).models.list()}
-    assert listed == {"tiny", "acme/all-dialects", "gone", "silent"}
+    assert listed == {"tiny", "acme/all-dialects", "site-llama", "gone", "silent"}
     assert client(caller).models.retrieve("tiny").id == "tiny"
     assert client(caller).models.retrieve("acme/all-dialects").id == "acme/all-dialects"
 

@@ -177,7 +177,7 @@ gateway_id = "sdk"
 
 [listen]
 address        = "127.0.0.1:{self.port}"
-names          = {{ api = ["localhost"], enroll = ["enroll.localhost"] }}
+names          = {{ api = ["localhost"], enroll = ["enroll.localhost"], connect = ["connect.localhost"] }}
 client_auth    = "optional"
 certificate    = "internal"
 max_body_bytes = 1_048_576
@@ -226,6 +226,11 @@ url      = "http://127.0.0.1:{self.ollama_port}"
 dialects = ["ollama"]
 
 [[backend]]
+name      = "site"
+connector = "site-a"
+dialects  = ["openai", "anthropic"]
+
+[[backend]]
 name     = "gone"
 url      = "http://127.0.0.1:{free_port()}"
 dialects = ["openai", "anthropic", "ollama"]
@@ -253,6 +258,10 @@ targets = [
   {{ backend = "embeddings", model = "tiny-llama", endpoints = ["openai.embeddings"] }},
   {{ backend = "ollama", model = "shim-llama" }},
 ]
+
+[[model]]
+name    = "site-llama"
+targets = [{{ backend = "site", model = "tiny-llama" }}]
 
 [[model]]
 name    = "gone"

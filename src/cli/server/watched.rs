@@ -1,20 +1,15 @@
 //! What a running gateway looks at from time to time: its files, and the ends of certificates.
 
-use std::collections::HashMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::settings::open_authority;
 use crate::ca::describe::Description;
 use crate::cli::ca;
 use crate::cli::output::Failure;
+use crate::cli::seen::Seen;
 use crate::config::{Config, ServerCertificate};
 use crate::domain::timestamp::Timestamp;
 use crate::store::Store;
-
-/// Enough of a file's metadata to notice that it was written or replaced.
-pub(super) type Fingerprint = (u64, u64, i64, i64);
 
 /// When the first certificate of each role ends, in seconds since 1970.
 pub(super) fn ends(config: &Config, now: Timestamp) -> Result<Vec<(&'static str, i64)>, Failure> {
@@ -33,17 +28,13 @@ pub(super) fn ends(config: &Config, now: Timestamp) -> Result<Vec<(&'static str,
     Ok(ends)
 }
 
-pub(super) fn fingerprints(config: &Config) -> HashMap<PathBuf, Option<Fingerprint>> {
-    watched(config).map(|file| (file.clone(), fingerprint(&file))).collect()
+/// How the files are that a reload looks at.
+pub(super) fn seen(config: &Config) -> Seen {
+    Seen::of(watched(config))
 }
 
 /// What a reload looks at. A changed authority is another directory in the place of the old one.
-pub(super) fn watched(config: &Config) -> impl Iterator<Item = PathBuf> {
+fn watched(config: &Config) -> impl Iterator<Item = PathBuf> {
     let authority = config.trust_domain.as_ref().map(|_| ca::directory(&config.state_dir));
     config.watched.iter().chain([&config.file]).cloned().chain(authority)
-}
-
-fn fingerprint(file: &Path) -> Option<Fingerprint> {
-    let metadata = fs::metadata(file).ok()?;
-    Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
 }

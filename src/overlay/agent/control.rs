@@ -1,5 +1,6 @@
 //! The connector's end of the control stream.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +10,11 @@ use h2::{RecvStream, SendStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::holder::reach::Target;
 use crate::overlay::agent::site::Site;
 use crate::overlay::protocol::lines::Lines;
 use crate::overlay::protocol::{
-    FromConnector, FromGateway, Health, MAX_STREAMS, Register, Registered, Retry, State, VERSION, decode, encode,
+    FromConnector, FromGateway, Health, MAX_STREAMS, Register, Registered, Retry, State, VERSION, Word, decode, encode,
 };
 
 /// How often the state of every backend is said, changed or not.
@@ -26,7 +28,7 @@ pub(super) enum Event {
     /// Requests may come.
     Registered,
     /// The gateway is about to close the connection.
-    Drain { deadline: Duration },
+    Drain { deadline: Duration, replaced: bool },
     /// The gateway closes the connection.
     Error { code: String, retry: Retry, after: Option<Duration> },
     /// The stream is over.
@@ -44,11 +46,12 @@ pub(super) enum Order {
     End,
 }
 
-/// Who registers.
+/// Who registers, and where.
 #[derive(Debug)]
 pub(super) struct Who {
     pub(super) connector: String,
     pub(super) index: u32,
+    pub(super) gateway: Target,
 }
 
 /// Both halves of the stream.
@@ -83,18 +86,20 @@ async fn converse(
     orders: &mut watch::Receiver<Order>,
     events: &mpsc::Sender<Event>,
 ) -> Result<(), String> {
+    let offers = site.offers();
+    let names: Vec<_> = offers.iter().map(|offer| offer.name.clone()).collect();
     let register = Register {
         protocol: VERSION,
         connector: who.connector.clone(),
         instance_id: site.instance_id.clone(),
         conn_index: who.index,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        backends: site.offers(),
+        backends: offers,
         max_streams: MAX_STREAMS,
     };
     say(&mut stream.send, &FromConnector::Register(register)).await?;
     let mut health = site.health.subscribe();
-    let mut said = Vec::new();
+    let mut said = BTreeMap::new();
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut lines = Lines::default();
@@ -106,16 +111,16 @@ async fn converse(
                 lines.push(&data);
                 while let Some(line) = lines.next_line().map_err(|fault| fault.to_string())? {
                     if let Some(message) = decode(&line).map_err(|fault| fault.to_string())? {
-                        hear(message, events).await;
+                        hear(message, who, events).await;
                     }
                 }
                 let _ = stream.receive.flow_control().release_capacity(data.len()).is_ok();
             }
             _ = tick.tick() => {
                 said.clear();
-                tell_health(site, &mut stream.send, &mut health, &mut said).await?;
+                tell_health(&names, &mut stream.send, &mut health, &mut said).await?;
             }
-            Ok(()) = health.changed() => tell_health(site, &mut stream.send, &mut health, &mut said).await?,
+            Ok(()) = health.changed() => tell_health(&names, &mut stream.send, &mut health, &mut said).await?,
             changed = orders.changed() => {
                 let order = *orders.borrow_and_update();
                 match order {
@@ -137,40 +142,44 @@ async fn converse(
     }
 }
 
-/// Says of each backend how it is, unless that was said before.
+/// Says of each backend that this connection has declared how it is, unless that was said before. One
+/// that a reload has taken away gets no more requests.
 async fn tell_health(
-    site: &Site,
+    names: &[String],
     send: &mut SendStream<Bytes>,
-    health: &mut watch::Receiver<Vec<State>>,
-    said: &mut Vec<State>,
+    health: &mut watch::Receiver<BTreeMap<String, State>>,
+    said: &mut BTreeMap<String, State>,
 ) -> Result<(), String> {
     let states = health.borrow_and_update().clone();
-    for (index, (served, state)) in site.served.iter().zip(&states).enumerate() {
-        if said.get(index) != Some(state) {
-            let backend = served.upstream.name.to_string();
-            say(send, &FromConnector::Health(Health { backend, state: *state })).await?;
+    for name in names {
+        let state = states.get(name).copied().unwrap_or(State::Draining);
+        if said.insert(name.clone(), state) != Some(state) {
+            say(send, &FromConnector::Health(Health { backend: name.clone(), state })).await?;
         }
     }
-    *said = states;
     Ok(())
 }
 
-async fn hear(message: FromGateway, events: &mpsc::Sender<Event>) {
+async fn hear(message: FromGateway, Who { gateway, index, .. }: &Who, events: &mpsc::Sender<Event>) {
     let event = match message {
         FromGateway::Registered(Registered { accepted, refused, server_time }) => {
-            tracing::info!(accepted = accepted.join(","), server_time, "registered");
+            tracing::info!(%gateway, index, accepted = accepted.join(","), server_time, "registered");
             for refused in refused {
-                tracing::warn!(backend = refused.name, code = %refused.code, "the gateway sends no requests for this name");
+                tracing::warn!(%gateway, index, backend = refused.name, code = %refused.code, "the gateway sends no requests for this name: its config does not give it to this connector");
             }
             Event::Registered
         }
         FromGateway::Drain { reason, deadline_s } => {
-            tracing::info!(%reason, deadline_s, "the gateway drains this connection");
-            Event::Drain { deadline: Duration::from_secs(deadline_s.into()) }
+            let replaced = reason.as_str() == Word::REPLACED;
+            // It was us who have dialled anew.
+            if !replaced {
+                tracing::info!(%gateway, index, %reason, deadline_s, "the gateway drains this connection");
+            }
+            Event::Drain { deadline: Duration::from_secs(deadline_s.into()), replaced }
         }
         FromGateway::Error { code, retry, retry_after_s } => {
             let after = retry_after_s.map(|seconds| Duration::from_secs(seconds.into()));
-            tracing::warn!(%code, ?retry, ?after, "the gateway closes this connection");
+            tracing::debug!(%gateway, index, %code, ?retry, ?after, "the gateway closes this connection");
             Event::Error { code: code.to_string(), retry, after }
         }
     };

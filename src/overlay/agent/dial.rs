@@ -10,10 +10,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::holder::fault::Why;
-use crate::holder::reach::Target;
 use crate::holder::tls::secure;
 use crate::overlay::agent::Identity;
-use crate::overlay::agent::site::Site;
+use crate::overlay::agent::plan::Place;
 use crate::overlay::protocol::ALPN;
 
 /// Unacknowledged bytes may be this old: a peer that is gone while we write is noticed by the
@@ -25,15 +24,16 @@ const USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// # Errors
 ///
 /// When any of the steps fails or takes too long.
-pub(super) async fn dial(site: &Site, target: &Target, identity: &Identity) -> Result<TlsStream<TcpStream>, Why> {
-    let socket = site.reach.open(target).await?;
+pub(super) async fn dial(place: &Place, identity: &Identity) -> Result<TlsStream<TcpStream>, Why> {
+    let Place { target, way } = place;
+    let socket = way.reach.open(target).await?;
     let option = SockRef::from(&socket).set_tcp_user_timeout(Some(USER_TIMEOUT));
     option.map_err(|error| Why::Connect(error.to_string()))?;
-    let stream = secure(socket, identity.tls.clone(), &site.gateway_name).await?;
+    let stream = secure(socket, identity.tls.clone(), &way.name).await?;
     // A server that does not know the protocol may finish the handshake all the same.
     if stream.get_ref().1.alpn_protocol() == Some(ALPN) {
         Ok(stream)
     } else {
-        Err(Why::NotServed(format!("connectors under the name {}", site.gateway_name)))
+        Err(Why::NotServed(format!("connectors under the name {}", way.name)))
     }
 }

@@ -19,16 +19,16 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::client::TlsStream;
 
 use crate::holder::fault::CertificateAlert;
-use crate::holder::reach::Target;
 use crate::overlay::agent::Identity;
 use crate::overlay::agent::control::{self, Event, Order, Stream, Who};
 use crate::overlay::agent::dial::dial;
+use crate::overlay::agent::plan::Place;
 use crate::overlay::agent::request;
 use crate::overlay::agent::site::{Counted, Site};
 use crate::overlay::backoff::Ended;
 use crate::overlay::protocol::passage::{Asked, read};
 use crate::overlay::protocol::{
-    CONNECTION_WINDOW, CONTROL_TYPE, ConnectorError, MAX_HEADER_LIST, MAX_STREAMS, Retry, STREAM_WINDOW,
+    CONNECTION_WINDOW, CONTROL_TYPE, ConnectorError, MAX_HEADER_LIST, MAX_STREAMS, Retry, STREAM_WINDOW, Word,
 };
 
 /// From one PING to the next, and how long its answer may take: a dead link is noticed in 20 s.
@@ -82,7 +82,7 @@ impl Over {
 /// What a connection is made from.
 struct Opening {
     site: Arc<Site>,
-    target: Target,
+    place: Place,
     index: u32,
     identity: Identity,
     /// True when it is time to go; closed when it is too late for that.
@@ -94,14 +94,14 @@ impl Link {
     /// Begins to dial. `stop` keeps the connector waiting until the connection has ended.
     pub(super) fn open(
         site: Arc<Site>,
-        (target, index): (Target, u32),
+        (place, index): (Place, u32),
         identity: Identity,
         (stop, wake): (watch::Receiver<bool>, watch::Receiver<u64>),
     ) -> Self {
         let (tell_phase, phase) = watch::channel(Phase::Opening);
         let (tell_over, over) = oneshot::channel();
         let (leave, left) = watch::channel(false);
-        let opening = Opening { site, target, index, identity, stop, wake };
+        let opening = Opening { site, place, index, identity, stop, wake };
         // Not a task of the keeper's: an old connection outlives the interest in it.
         drop(tokio::spawn(async move {
             let over = opening.run(tell_phase, left).await;
@@ -156,7 +156,7 @@ impl Opening {
     }
 
     async fn open(&self) -> Result<Connection<TlsStream<TcpStream>, Bytes>, Over> {
-        let socket = dial(&self.site, &self.target, &self.identity).await.map_err(|why| Over::lost(why.to_string()))?;
+        let socket = dial(&self.place, &self.identity).await.map_err(|why| Over::lost(why.to_string()))?;
         let mut builder = Builder::new();
         builder
             .initial_window_size(STREAM_WINDOW)
@@ -191,8 +191,9 @@ struct Serving {
     opened_at: Instant,
     /// No new requests are taken.
     leaving: bool,
-    /// When it is closed whatever is still under way.
-    gone_by: Option<Instant>,
+    /// When it is closed whatever is still under way, and whether that is firm: a gateway gives a
+    /// connection that was replaced some time until we say that we leave it.
+    gone_by: Option<(Instant, bool)>,
 }
 
 impl Serving {
@@ -209,7 +210,11 @@ impl Serving {
             if self.leaving && self.requests.is_empty() {
                 self.orders.send_if_modified(|order| std::mem::replace(order, Order::End) != Order::End);
             }
-            let limit = if self.registered.is_some() { self.gone_by } else { Some(self.opened_at + REGISTER) };
+            let limit = if self.registered.is_some() {
+                self.gone_by.map(|(by, _)| by)
+            } else {
+                Some(self.opened_at + REGISTER)
+            };
             tokio::select! {
                 incoming = self.connection.accept() => match incoming {
                     Some(Ok((request, respond))) => self.take(request, respond),
@@ -225,7 +230,7 @@ impl Serving {
                         return Over::lost("the connector is gone");
                     }
                     stopping = true;
-                    self.leave(self.opening.site.drain);
+                    self.leave(self.opening.site.drain());
                 }
                 _ = left.wait_for(|left| *left), if !self.leaving => self.leave(LINGER),
             }
@@ -237,7 +242,7 @@ impl Serving {
         let asked = match read(request.method(), request.uri()) {
             Ok(asked) => asked,
             Err(why) => {
-                tracing::warn!(gateway = %self.opening.target, "a request was not passed on: {why}");
+                tracing::warn!(gateway = %self.opening.place.target, "a request was not passed on: {why}");
                 return request::refuse(&mut respond, ConnectorError::Refused, StatusCode::FORBIDDEN);
             }
         };
@@ -255,7 +260,9 @@ impl Serving {
                 response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTROL_TYPE));
                 let Ok(send) = respond.send_response(response, false) else { return };
                 let stream = Stream { receive: request.into_body(), send };
-                let who = Who { connector: self.opening.identity.name().to_owned(), index: self.opening.index };
+                let Opening { identity, index, place, .. } = &self.opening;
+                let (connector, gateway) = (identity.name().to_owned(), place.target.clone());
+                let who = Who { connector, index: *index, gateway };
                 let (orders, tell) = (self.orders.subscribe(), self.tell.clone());
                 self.control.spawn(control::speak(Arc::clone(&self.opening.site), who, stream, orders, tell));
             }
@@ -273,10 +280,12 @@ impl Serving {
                 self.phase.send_replace(Phase::Registered);
                 None
             }
-            Event::Drain { deadline } => {
+            // It has a successor, and its own time.
+            Event::Drain { replaced: true, .. } if self.leaving => None,
+            Event::Drain { deadline, replaced } => {
                 // The gateway closes it; should it forget, we do.
                 let by = Instant::now() + deadline.min(LONGEST_DRAIN) + GRACE;
-                self.gone_by = Some(self.gone_by.map_or(by, |earlier| earlier.min(by)));
+                self.go_by(by, !replaced);
                 self.phase.send_replace(Phase::Draining);
                 None
             }
@@ -286,7 +295,7 @@ impl Serving {
                     (Retry::Later, Some(after)) => Ended::PutOff(after),
                     (Retry::Later, None) => Ended::Lost(self.span()),
                 };
-                Some(Over { ended, why: format!("the gateway said {code}") })
+                Some(Over { ended, why: format!("the gateway said {code}{}", meaning(&code)) })
             }
             Event::Broken(why) => Some(Over { ended: Ended::Lost(self.span()), why }),
         }
@@ -299,8 +308,16 @@ impl Serving {
             self.orders.send_replace(Order::Drain);
             self.connection.graceful_shutdown();
         }
-        let by = Instant::now() + within;
-        self.gone_by = Some(self.gone_by.map_or(by, |earlier| earlier.min(by)));
+        self.go_by(Instant::now() + within, true);
+    }
+
+    /// Ends by `by` at the latest. What is not `firm` holds until anything else is said.
+    fn go_by(&mut self, by: Instant, firm: bool) {
+        self.gone_by = Some(match self.gone_by {
+            Some((earlier, true)) => (earlier.min(by), true),
+            Some((earlier, false)) if !firm => (earlier.min(by), false),
+            Some((_, false)) | None => (by, firm),
+        });
     }
 
     fn too_late(&self) -> Over {
@@ -309,7 +326,7 @@ impl Serving {
         }
         let requests = self.requests.len();
         if requests > 0 {
-            tracing::warn!(gateway = %self.opening.target, requests, "requests were cut off at the end of the drain time");
+            tracing::warn!(gateway = %self.opening.place.target, requests, "requests were cut off at the end of the drain time");
         }
         Over { ended: Ended::Lost(self.span()), why: "it was drained".to_owned() }
     }
@@ -327,6 +344,25 @@ const LINGER: Duration = Duration::from_secs(60 * 60);
 const LONGEST_DRAIN: Duration = Duration::from_secs(180);
 /// Beyond its deadline, for the gateway to close the connection itself.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// What a code of the gateway's means for whoever runs this connector.
+fn meaning(code: &str) -> &'static str {
+    match code {
+        Word::DUPLICATE_INSTANCE => {
+            ": another process is connected with this identity. Does this connector run twice, or is its key copied? \
+             For replicas on purpose the gateway has [[connector]] max_instances"
+        }
+        Word::REVOKED => {
+            ": the certificate is revoked. `doorward enroll create NAME --role connector` at the gateway makes a bundle for \
+             another one"
+        }
+        Word::BAD_REGISTER | Word::BAD_MESSAGE => {
+            ": it does not understand this connector. Are both of the same version?"
+        }
+        // Words of other versions, and those that say it all.
+        _ => "",
+    }
+}
 
 async fn until(limit: Option<Instant>) {
     match limit {

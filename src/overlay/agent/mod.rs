@@ -6,26 +6,33 @@
 //!
 //! A task for each address and index keeps one connection (`keep`): dials (`dial`), serves
 //! (`link`, with `control` on its first stream and `request` on every other), waits, dials
-//! again. Which addresses there are is looked up again and again (`addresses`); how the backends
-//! are is probed once for all connections (`probe`).
+//! again. Which addresses there are is looked up again and again (`addresses`, with `plan`); how the
+//! backends are is probed once for all connections (`probe`).
+//!
+//! [`Agent::reload`] replaces what is served (`offered`) and where the gateway is, while all of this
+//! runs. Requests under way keep what they began with.
 
 mod addresses;
 mod control;
 mod dial;
 mod keep;
 mod link;
+mod offered;
+mod plan;
 mod probe;
 mod request;
 mod site;
+mod slots;
 mod wake;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, timeout};
 
 use crate::clock::Clock;
 use crate::config::{GatewayAt, SiteBackend};
@@ -34,6 +41,9 @@ use crate::holder::credentials::Credentials;
 use crate::holder::reach::Reach;
 use crate::overlay::protocol::ALPN;
 
+pub use self::offered::Changes;
+use self::offered::Offered;
+use self::plan::Route;
 use self::site::Site;
 
 /// What a connector runs with.
@@ -47,8 +57,6 @@ pub struct Settings {
     pub backends: Vec<SiteBackend>,
     /// How long requests may go on after [`Agent::stop`].
     pub drain: Duration,
-    /// Tells when the machine has slept.
-    pub clock: Clock,
 }
 
 /// Who the connector is towards the gateway: one certificate, made ready.
@@ -86,31 +94,82 @@ impl Identity {
 pub struct Agent {
     stop: watch::Sender<bool>,
     site: Arc<Site>,
+    route: watch::Sender<Arc<Route>>,
+    /// Who asks the backends how they are, by name.
+    probes: HashMap<String, AbortHandle>,
     tasks: JoinSet<()>,
 }
 
 impl Agent {
     /// Starts to dial. A new `identity` is dialled in as it comes: requests on the old connections
-    /// end there.
+    /// end there. By `clock` it is noticed that the machine has slept.
     ///
     /// # Errors
     ///
     /// When a backend or the gateway's name cannot be used.
-    pub fn start(settings: Settings, identity: watch::Receiver<Identity>) -> Result<Self, String> {
+    pub fn start(settings: Settings, clock: Clock, identity: watch::Receiver<Identity>) -> Result<Self, String> {
+        let Settings { gateway, reach, backends, drain } = settings;
         let (stop, stopped) = watch::channel(false);
         let (woken, wake) = watch::channel(0);
-        let clock = settings.clock.clone();
-        let gateway = settings.gateway.clone();
-        let site = Arc::new(Site::new(settings)?);
+        let site = Arc::new(Site::new(Offered::new(backends, drain)?)?);
+        let (route, routed) = watch::channel(Arc::new(Route::new(gateway, reach)));
         let mut tasks = JoinSet::new();
         tasks.spawn(wake::watch(clock, woken));
-        for index in 0..site.served.len() {
-            tasks.spawn(probe::probe(Arc::clone(&site), index));
-        }
         tasks.spawn(site::sweep(Arc::clone(&site)));
-        let lifeline = keep::Lifeline { identity, stop: stopped, wake };
-        tasks.spawn(addresses::dial_all(Arc::clone(&site), gateway, lifeline));
-        Ok(Self { stop, site, tasks })
+        let lifeline = keep::Lifeline { identity, stop: stopped, wake, terms: site.terms.subscribe() };
+        tasks.spawn(addresses::dial_all(Arc::clone(&site), routed, lifeline));
+        let mut agent = Self { stop, site, route, probes: HashMap::new(), tasks };
+        agent.ask_how_they_are(None);
+        Ok(agent)
+    }
+
+    /// Serves what `settings` say from now on, and dials where they say. Requests under way end as they
+    /// began. Where gateways have to be told other names or limits, every connection is made anew, and
+    /// the old one goes when its successor is registered.
+    ///
+    /// # Errors
+    ///
+    /// When a backend cannot be used; nothing has changed then.
+    pub fn reload(&mut self, settings: Settings) -> Result<Changes, String> {
+        let Settings { gateway, reach, backends, drain } = settings;
+        let before = self.site.offered();
+        let offered = before.followed_by(backends, drain, Instant::now())?;
+        let mut changes = before.compare(&offered);
+        self.site.replace(offered);
+        self.ask_how_they_are(Some(&before));
+        if changes.declared_anew {
+            self.site.terms.send_modify(|times| *times = times.wrapping_add(1));
+        }
+        let route = Arc::new(Route::new(gateway, reach));
+        changes.gateway = self.route.send_if_modified(|before| {
+            let differs = *before != route;
+            *before = route;
+            differs
+        });
+        Ok(changes)
+    }
+
+    /// Has every backend asked how it is; those that are as they were before go on being asked.
+    fn ask_how_they_are(&mut self, before: Option<&Offered>) {
+        let offered = self.site.offered();
+        let as_before = |name: &str| {
+            let (old, new) = (before?.served_as(name)?, offered.served_as(name)?);
+            new.is_probed_like(old).then_some(())
+        };
+        self.probes.retain(|name, probe| {
+            let stays = as_before(name).is_some();
+            if !stays {
+                probe.abort();
+            }
+            stays
+        });
+        for served in &offered.served {
+            if !self.probes.contains_key(served.name()) {
+                let probe = self.tasks.spawn(probe::probe(Arc::clone(&self.site), Arc::clone(served)));
+                self.probes.insert(served.name().to_owned(), probe);
+            }
+        }
+        while self.tasks.try_join_next().is_some() {}
     }
 
     /// How many connections are registered now.
@@ -130,7 +189,7 @@ impl Agent {
         self.stop.send_replace(true);
         let gone = self.stop.closed();
         // Everybody who may still work holds a receiver.
-        if timeout(self.site.drain + LAST_WORDS, gone).await.is_err() {
+        if timeout(self.site.drain() + LAST_WORDS, gone).await.is_err() {
             tracing::warn!("requests were cut off: they took longer than the drain time");
         }
         drop(self.tasks);

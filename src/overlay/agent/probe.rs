@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 
 use crate::backend::Upstream;
+use crate::overlay::agent::offered::Served;
 use crate::overlay::agent::site::Site;
 use crate::overlay::protocol::State;
 
@@ -22,13 +23,12 @@ const FAILURES: u32 = 2;
 /// Longest answer that is read, in bytes; of a longer one the connection is closed.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// Asks the backend at `index` again and again, and says in `site.health` how it is.
-pub(super) async fn probe(site: Arc<Site>, index: usize) {
-    let Some(served) = site.served.get(index) else { return };
-    let name = &*served.upstream.name;
+/// Asks a backend again and again, and says in `site.health` how it is.
+pub(super) async fn probe(site: Arc<Site>, served: Arc<Served>) {
+    let name = served.name();
     let (mut failures, mut said) = (0, None);
     loop {
-        let answer = timeout(PATIENCE, ask(&site, &served.upstream, &served.probe)).await;
+        let answer = timeout(PATIENCE, ask(&site, &served.upstream, &served.site.probe)).await;
         let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         failures = if answer.is_ok() { 0 } else { failures + 1 };
         let state = match said {
@@ -44,7 +44,7 @@ pub(super) async fn probe(site: Arc<Site>, index: usize) {
             said = Some(state);
         }
         site.health.send_if_modified(|health| {
-            health.get_mut(index).is_some_and(|before| std::mem::replace(before, state) != state)
+            health.get_mut(name).is_some_and(|before| std::mem::replace(before, state) != state)
         });
         sleep(if state == State::Up { EVERY } else { EVERY_WHILE_DOWN }).await;
     }

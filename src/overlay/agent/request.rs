@@ -16,14 +16,14 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::backend::Upstream;
 use crate::backend::pool::Lease;
 use crate::backend::reply::Fields;
 use crate::backend::wire::{Failure, Source};
-use crate::overlay::agent::site::{Served, Site};
+use crate::overlay::agent::site::Site;
+use crate::overlay::agent::slots::Slot;
 use crate::overlay::protocol::passage::{Target, method, request_header_passes, response_header_passes};
 use crate::overlay::protocol::{CONNECTOR_ENDS, CONNECTOR_ERROR, ConnectorError, ENDS_WITH_CONNECTION};
 
@@ -93,21 +93,22 @@ pub(super) async fn serve(
 }
 
 /// The head of a reply, and the connection that its body comes over.
-struct Reply<'s> {
+struct Reply {
     status: StatusCode,
     fields: Fields,
     lease: Lease,
     idle: Duration,
     /// Held until the reply has ended.
-    _slot: SemaphorePermit<'s>,
+    _slot: Slot,
     /// What was not read of the request: dropped sooner, it would be reset.
     _rest: Body,
 }
 
 /// Sends the request to its backend and waits for the head of the reply.
-async fn exchange<'s>(site: &'s Site, target: &Target, request: Request<RecvStream>) -> Result<Reply<'s>, Stop> {
-    let served = site.find(&target.backend).ok_or_else(|| Stop::answer(ConnectorError::NotFound))?;
-    if !served.allow.contain(target.endpoint) {
+async fn exchange(site: &Site, target: &Target, request: Request<RecvStream>) -> Result<Reply, Stop> {
+    let now = Instant::now();
+    let served = site.find(&target.backend, now).ok_or_else(|| Stop::answer(ConnectorError::NotFound))?;
+    if !served.site.allow.contain(target.endpoint) {
         tracing::warn!(backend = target.backend, endpoint = %target.endpoint, "the gateway asked for what is not allowed here");
         return Err(Stop::answer(ConnectorError::Refused));
     }
@@ -117,15 +118,14 @@ async fn exchange<'s>(site: &'s Site, target: &Target, request: Request<RecvStre
         tracing::warn!(backend = target.backend, endpoint = %target.endpoint, "the gateway sent a body where none belongs");
         return Err(Stop::answer(ConnectorError::Refused));
     }
-    let full = |_| Stop::Answer(ConnectorError::Refused, StatusCode::SERVICE_UNAVAILABLE);
-    let slot = served.slots.try_acquire().map_err(full)?;
-    let Served { upstream, .. } = served;
+    let full = || Stop::Answer(ConnectorError::Refused, StatusCode::SERVICE_UNAVAILABLE);
+    let slot = served.slots.take(now).ok_or_else(full)?;
+    let upstream = &served.upstream;
     let pool = site.pools.of(upstream);
     let unreachable = |error: io::Error| {
         tracing::debug!(backend = target.backend, %error, "the backend cannot be connected to");
         Stop::answer(ConnectorError::ConnectFailed)
     };
-    let now = Instant::now();
     let mut lease = pool.lease(upstream, now).await.map_err(unreachable)?;
     let (parts, receive) = request.into_parts();
     let mut body = Body::new(receive, &parts.headers);
@@ -253,7 +253,7 @@ impl Source for Body {
 }
 
 /// Passes a reply on, chunk by chunk.
-async fn pass_on(mut reply: Reply<'_>, respond: &mut SendResponse<Bytes>) -> Result<(), Stop> {
+async fn pass_on(mut reply: Reply, respond: &mut SendResponse<Bytes>) -> Result<(), Stop> {
     if reply.status.is_informational() {
         return Err(Stop::Broken(format!("status {} is never passed on", reply.status)));
     }

@@ -1,19 +1,17 @@
 //! What all connections share: the backends, how they are, and how many requests they have.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::backend::Upstream;
 use crate::backend::pool::Pools;
-use crate::domain::endpoint::Endpoints;
-use crate::domain::gateway_address::GatewayName;
-use crate::holder::reach::Reach;
-use crate::overlay::agent::Settings;
+use crate::overlay::agent::offered::{Offered, Served};
 use crate::overlay::protocol::{Offer, State};
 
 /// The site.
@@ -21,67 +19,68 @@ use crate::overlay::protocol::{Offer, State};
 pub(super) struct Site {
     /// Tells this process from another with the same certificate.
     pub(super) instance_id: String,
-    /// The backends, in the order of the config.
-    pub(super) served: Vec<Served>,
-    /// How they are, in the same order.
-    pub(super) health: watch::Sender<Vec<State>>,
-    /// Connections to them.
+    /// The backends as they are now.
+    offered: ArcSwap<Offered>,
+    /// How they are, by name.
+    pub(super) health: watch::Sender<BTreeMap<String, State>>,
+    /// Counts how often gateways had to be told other names or limits.
+    pub(super) terms: watch::Sender<u64>,
+    /// Connections to the backends.
     pub(super) pools: Pools,
-    /// The name that the gateway's certificate must have.
-    pub(super) gateway_name: GatewayName,
-    /// How the gateway is reached.
-    pub(super) reach: Reach,
-    pub(super) drain: Duration,
     registered: AtomicUsize,
     in_flight: AtomicUsize,
 }
 
-/// A backend.
-#[derive(Debug)]
-pub(super) struct Served {
-    pub(super) upstream: Arc<Upstream>,
-    pub(super) allow: Endpoints,
-    pub(super) max_concurrent: u32,
-    /// As many as requests may be under way.
-    pub(super) slots: Semaphore,
-    /// The path that tells how it is.
-    pub(super) probe: String,
-}
-
 impl Site {
-    pub(super) fn new(settings: Settings) -> Result<Self, String> {
+    pub(super) fn new(offered: Offered) -> Result<Self, String> {
         let mut random = [0; 16];
         rand::fill(&mut random).map_err(|_| "the system gives no randomness".to_owned())?;
-        let served = settings.backends.into_iter().map(|site| {
-            let upstream = Arc::new(Upstream::new(&site.backend)?);
-            let slots = Semaphore::new(usize::try_from(site.max_concurrent).unwrap_or(Semaphore::MAX_PERMITS));
-            Ok(Served { upstream, allow: site.allow, max_concurrent: site.max_concurrent, slots, probe: site.probe })
-        });
-        let served: Vec<_> = served.collect::<Result<_, String>>()?;
-        Ok(Self {
+        let site = Self {
             instance_id: uuid::Builder::from_random_bytes(random).into_uuid().hyphenated().to_string(),
-            // Until it was asked, a backend is not up: nobody should be sent to it on a guess.
-            health: watch::Sender::new(vec![State::Down; served.len()]),
-            served,
+            health: watch::Sender::default(),
+            terms: watch::Sender::new(0),
+            offered: ArcSwap::from_pointee(offered),
             pools: Pools::default(),
-            gateway_name: GatewayName::Dns(settings.gateway.name),
-            reach: settings.reach,
-            drain: settings.drain,
             registered: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
-        })
+        };
+        site.forget_who_is_gone();
+        Ok(site)
+    }
+
+    /// The backends as they are now.
+    pub(super) fn offered(&self) -> Arc<Offered> {
+        self.offered.load_full()
+    }
+
+    /// Serves something else from now on. Requests under way keep what they have.
+    pub(super) fn replace(&self, offered: Offered) {
+        self.offered.store(Arc::new(offered));
+        self.forget_who_is_gone();
+    }
+
+    /// Until it was asked, a backend is not up: nobody should be sent to it on a guess.
+    fn forget_who_is_gone(&self) {
+        let offered = self.offered();
+        self.health.send_modify(|health| {
+            let state = |served: &Arc<Served>| health.get(served.name()).copied().unwrap_or(State::Down);
+            *health = offered.served.iter().map(|served| (served.name().to_owned(), state(served))).collect();
+        });
     }
 
     /// What is said of the backends in `register`.
     pub(super) fn offers(&self) -> Vec<Offer> {
-        let offer =
-            |served: &Served| Offer { name: served.upstream.name.to_string(), max_concurrent: served.max_concurrent };
-        self.served.iter().map(offer).collect()
+        self.offered.load().offers()
     }
 
     /// The backend of this name.
-    pub(super) fn find(&self, name: &str) -> Option<&Served> {
-        self.served.iter().find(|served| *served.upstream.name == *name)
+    pub(super) fn find(&self, name: &str, now: Instant) -> Option<Arc<Served>> {
+        self.offered.load().find(name, now).cloned()
+    }
+
+    /// How long requests may go on when the connector stops.
+    pub(super) fn drain(&self) -> Duration {
+        self.offered.load().drain
     }
 
     pub(super) fn registered(&self) -> usize {

@@ -79,14 +79,16 @@ pub(super) async fn handle(dial: Arc<Dial>, guest: Arc<Guest>, request: Request<
 
 async fn answer(dial: &Dial, guest: &Guest, request: Request<Incoming>) -> Result<Response<Relayed>, Refusal> {
     let (mut head, body) = request.into_parts();
-    let admitted = dial.rules.admit(&head)?;
+    // Of one config from here to the end.
+    let terms = dial.terms.load_full();
+    let admitted = terms.rules.admit(&head)?;
     if !guest.is_a_tool().await {
         return Err(Refusal::Overloaded);
     }
     let turn = timeout(TURN, Arc::clone(&dial.requests).acquire_owned()).await;
     let Ok(Ok(permit)) = turn else { return Err(Refusal::Overloaded) };
-    head.headers = outward(&head.headers, &admitted, dial.key.as_ref());
-    let sent = timeout(FIRST_BYTE, dial.links.send(Request::from_parts(head, body))).await;
+    head.headers = outward(&head.headers, &admitted, terms.key.as_ref());
+    let sent = timeout(FIRST_BYTE, terms.links.send(Request::from_parts(head, body))).await;
     let (response, lease) = sent.map_err(|_| Refusal::Timeout)??;
     let (mut head, body) = response.into_parts();
     head.headers = inward(&head.headers, admitted.origin);

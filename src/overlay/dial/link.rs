@@ -116,6 +116,11 @@ impl Links {
         })
     }
 
+    /// True when they are the connections to this gateway, reached in this way.
+    pub(super) fn lead_to(&self, gateway: &DialGateway, reach: &Reach) -> bool {
+        self.gateway == *gateway && self.reach == *reach
+    }
+
     /// Sends a request whose target is a path, and waits for the head of the answer.
     pub(super) async fn send(&self, request: Request<OutBody>) -> Result<(Response<Incoming>, Lease), Refusal> {
         let mut request = request;

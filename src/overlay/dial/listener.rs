@@ -4,26 +4,27 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
+#[cfg(unix)]
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::config::DialListen;
 use crate::overlay::dial::places::{Guest, Places};
+#[cfg(unix)]
+use crate::overlay::dial::socket;
 use crate::overlay::dial::{Dial, forward};
 
 /// How long a head may take, and how long a connection may be idle.
@@ -58,29 +59,17 @@ impl fmt::Display for Endpoint {
 pub struct Bound {
     listener: Listener,
     endpoint: Endpoint,
-    /// Goes with the listener.
-    _file: Option<SocketFile>,
 }
 
 #[derive(Debug)]
 enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-/// Removes the socket when it goes, unless another has taken its place.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    inode: (u64, u64),
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if inode(&self.path).is_ok_and(|now| now == self.inode) {
-            drop(fs::remove_file(&self.path));
-        }
-    }
+    #[cfg(unix)]
+    Unix {
+        listener: UnixListener,
+        /// Goes with it.
+        _file: socket::SocketFile,
+    },
 }
 
 impl Bound {
@@ -98,12 +87,17 @@ impl Bound {
                 }
                 let listener = TcpListener::bind(address).await?;
                 let endpoint = Endpoint::Loopback(listener.local_addr()?);
-                Ok(Self { listener: Listener::Tcp(listener), endpoint, _file: None })
+                Ok(Self { listener: Listener::Tcp(listener), endpoint })
             }
+            #[cfg(unix)]
             DialListen::Unix(path) => {
-                let (listener, file) = socket(path)?;
+                let (listener, file) = socket::bind(path)?;
                 let endpoint = Endpoint::Unix(path.clone());
-                Ok(Self { listener: Listener::Unix(listener), endpoint, _file: Some(file) })
+                Ok(Self { listener: Listener::Unix { listener, _file: file }, endpoint })
+            }
+            #[cfg(not(unix))]
+            DialListen::Unix(_) => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no Unix sockets that we can use"))
             }
         }
     }
@@ -113,44 +107,6 @@ impl Bound {
     pub const fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
-}
-
-/// A socket that is never open to others: made in a directory that only its owner can enter, since
-/// whoever connects between bind and chmod stays connected, closed to them, and only then put in its
-/// place. One that a crash left behind is replaced.
-fn socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
-    let taken = |what| Err(io::Error::new(io::ErrorKind::AddrInUse, what));
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-        Ok(there) if !there.file_type().is_socket() => {
-            return taken("there is a file of that name, which is no socket");
-        }
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => return taken("somebody answers there"),
-        Ok(_) => {}
-    }
-    let mut random = [0; 4];
-    rand::fill(&mut random).map_err(|_| io::Error::other("there is no randomness to make a name of"))?;
-    let directory = path.with_file_name(format!(".dial-{:08x}", u32::from_ne_bytes(random)));
-    DirBuilder::new().mode(0o700).create(&directory)?;
-    let unfinished = directory.join("s");
-    let bound = bind_closed(&unfinished).and_then(|bound| fs::rename(&unfinished, path).map(|()| bound));
-    if bound.is_err() {
-        drop(fs::remove_file(&unfinished));
-    }
-    drop(fs::remove_dir(&directory));
-    let (listener, inode) = bound?;
-    Ok((listener, SocketFile { path: path.to_owned(), inode }))
-}
-
-fn bind_closed(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    Ok((listener, inode(path)?))
-}
-
-fn inode(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
 /// Takes connections until `stop` is done, then waits a little for answers that are under way.
@@ -191,7 +147,8 @@ async fn take(
             let guest = places.enter().await.ok_or_else(closed)?;
             tokio::spawn(connection(stream, dial, guest, stopping));
         }
-        Listener::Unix(listener) => {
+        #[cfg(unix)]
+        Listener::Unix { listener, .. } => {
             let (stream, _) = listener.accept().await?;
             let guest = places.enter().await.ok_or_else(closed)?;
             tokio::spawn(connection(stream, dial, guest, stopping));

@@ -14,10 +14,14 @@ mod link;
 mod listener;
 mod places;
 pub mod refusal;
+#[cfg(unix)]
+mod socket;
 pub mod token;
 
+use std::fmt;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::HeaderValue;
 pub use listener::{Bound, Endpoint};
 use tokio::sync::Semaphore;
@@ -34,7 +38,7 @@ use crate::overlay::dial::token::LocalToken;
 /// nobody bounds.
 const MAX_REQUESTS: usize = 96;
 
-/// What a dial is started with.
+/// What a dial goes by.
 #[derive(Debug)]
 pub struct Settings {
     /// Where the gateway is.
@@ -50,36 +54,77 @@ pub struct Settings {
 }
 
 /// What every request shares.
-struct Dial {
-    rules: Rules,
-    key: Option<HeaderValue>,
-    links: Links,
+pub struct Dial {
+    keeper: Arc<Keeper>,
+    hosts: Hosts,
+    /// A request goes by what is here when it comes.
+    terms: ArcSwap<Terms>,
     requests: Arc<Semaphore>,
 }
 
-impl Bound {
-    /// Serves tools with the identity of `keeper`, until `stop` is done; then waits a little for what
-    /// is under way.
+/// What a request goes by, made from [`Settings`].
+struct Terms {
+    rules: Rules,
+    key: Option<HeaderValue>,
+    links: Arc<Links>,
+}
+
+impl Dial {
+    /// Makes ready to serve at `endpoint` with the identity of `keeper`.
     ///
     /// # Errors
     ///
-    /// When the key is no header value.
-    pub async fn serve(
-        self,
-        settings: Settings,
-        keeper: Arc<Keeper>,
-        stop: impl Future<Output = ()>,
-    ) -> Result<(), String> {
+    /// When the key is no header value, or the gateway's name no host.
+    pub fn new(endpoint: &Endpoint, settings: Settings, keeper: Arc<Keeper>) -> Result<Self, String> {
+        let hosts = Hosts::of(endpoint);
         let Settings { gateway, reach, key, token, origins } = settings;
-        let key = key.map(|key| bearer(key.reveal())).transpose()?;
-        let dial = Arc::new(Dial {
-            rules: Rules { hosts: Hosts::of(self.endpoint()), token, origins },
-            key,
-            links: Links::new(gateway, reach, keeper)?,
-            requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
-        });
-        listener::serve(self, dial, stop).await;
+        let links = Arc::new(Links::new(gateway, reach, Arc::clone(&keeper))?);
+        let terms = Terms::new(&hosts, key, (token, origins), links)?;
+        let requests = Arc::new(Semaphore::new(MAX_REQUESTS));
+        Ok(Self { keeper, hosts, terms: ArcSwap::from_pointee(terms), requests })
+    }
+
+    /// Goes by other settings from now on. Requests under way end as they began, over the connections
+    /// that they have.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::new`]; nothing has changed then.
+    pub fn reload(&self, settings: Settings) -> Result<(), String> {
+        let Settings { gateway, reach, key, token, origins } = settings;
+        let links = Arc::clone(&self.terms.load().links);
+        let links = if links.lead_to(&gateway, &reach) {
+            links
+        } else {
+            Arc::new(Links::new(gateway, reach, Arc::clone(&self.keeper))?)
+        };
+        self.terms.store(Arc::new(Terms::new(&self.hosts, key, (token, origins), links)?));
         Ok(())
+    }
+}
+
+impl Terms {
+    fn new(
+        hosts: &Hosts,
+        key: Option<Secret>,
+        (token, origins): (Option<LocalToken>, Option<Origins>),
+        links: Arc<Links>,
+    ) -> Result<Self, String> {
+        let key = key.map(|key| bearer(key.reveal())).transpose()?;
+        Ok(Self { rules: Rules { hosts: hosts.clone(), token, origins }, key, links })
+    }
+}
+
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dial").field("hosts", &self.hosts).finish_non_exhaustive()
+    }
+}
+
+impl Bound {
+    /// Serves tools until `stop` is done; then waits a little for what is under way.
+    pub async fn serve(self, dial: Arc<Dial>, stop: impl Future<Output = ()>) {
+        listener::serve(self, dial, stop).await;
     }
 }
 

@@ -1,19 +1,26 @@
 //! A counted number of places: a semaphore that is asked and never waited for.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// So many places, and how many are taken.
 #[derive(Debug)]
 pub struct Places {
-    taken: AtomicU32,
+    taken: Arc<AtomicU32>,
     limit: u32,
 }
 
 impl Places {
     /// All free.
     #[must_use]
-    pub const fn new(limit: u32) -> Self {
-        Self { taken: AtomicU32::new(0), limit }
+    pub fn new(limit: u32) -> Self {
+        Self { taken: Arc::default(), limit }
+    }
+
+    /// The same places under another limit: what is taken of one is taken of both.
+    #[must_use]
+    pub fn with_limit(&self, limit: u32) -> Self {
+        Self { taken: Arc::clone(&self.taken), limit }
     }
 
     /// How many there are.
@@ -74,5 +81,14 @@ mod tests {
                 prop_assert_eq!(places.has_free(), taken < limit);
             }
         }
+    }
+    #[test]
+    fn another_limit_counts_the_same() {
+        let one = Places::new(1);
+        assert!(one.take() && !one.take());
+        let two = one.with_limit(2);
+        assert!(two.take() && !two.take() && two.taken() == 2 && one.taken() == 2);
+        one.give_back();
+        assert!(!one.take() && two.take());
     }
 }

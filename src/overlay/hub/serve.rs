@@ -25,8 +25,6 @@ use crate::telemetry::metrics::HandshakeFailure;
 const CLONE_RETRY: u32 = 60;
 /// The code of a refusal that only time cures: what is revoked cannot be known at the moment.
 const UNAVAILABLE: &str = "unavailable";
-/// Reason of a drain: the same process has dialled the same link anew.
-const REPLACED: &str = "replaced";
 /// How long requests have to find out how they ended, when a connection has.
 const READ_OUT: Duration = Duration::from_secs(1);
 
@@ -222,7 +220,7 @@ async fn enter(tunnels: &Tunnels, tunnel: &Arc<Tunnel>) -> Result<(), No> {
                 if let Some(replaced) = replaced {
                     // A certificate that was renewed, or a link that is dead: then PINGs will tell.
                     replaced.leaves();
-                    replaced.drain(REPLACED, tunnels.pace().drain);
+                    replaced.drain(Word::REPLACED, tunnels.pace().drain);
                 }
                 return Ok(());
             }
@@ -280,7 +278,7 @@ async fn carry(tunnels: &Tunnels, gateway: &Gateway, tunnel: &Tunnel, ends: Ends
     let Ends { control, connection, mut pulse } = ends;
     let mut told = tunnels.accepted(tunnel);
     control.say(&answer(gateway, tunnel, &told));
-    let mut deadline: Option<Instant> = None;
+    let mut deadline = Deadline::default();
     let mut listening = true;
     loop {
         if tunnel.is_leaving() && tunnel.streams() == 0 {
@@ -294,7 +292,7 @@ async fn carry(tunnels: &Tunnels, gateway: &Gateway, tunnel: &Tunnel, ends: Ends
                     return end;
                 }
                 if let Some((reason, span)) = drain {
-                    deadline.get_or_insert(Instant::now() + span);
+                    deadline.order(Instant::now() + span, reason != Word::REPLACED);
                     let deadline_s = u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
                     if let Some(reason) = word(reason) {
                         control.say(&FromGateway::Drain { reason, deadline_s });
@@ -320,7 +318,7 @@ async fn carry(tunnels: &Tunnels, gateway: &Gateway, tunnel: &Tunnel, ends: Ends
                 Ok(FromConnector::Health(health)) => tunnel.set_health(&health.backend, health.state),
                 Ok(FromConnector::Drain {}) => {
                     tunnel.leaves();
-                    deadline.get_or_insert(Instant::now() + tunnels.pace().drain);
+                    deadline.announce(Instant::now() + tunnels.pace().linger);
                 }
                 Ok(FromConnector::Register(_)) => return End::Protocol,
                 Err(Ended::Wrong(fault)) => {
@@ -331,8 +329,41 @@ async fn carry(tunnels: &Tunnels, gateway: &Gateway, tunnel: &Tunnel, ends: Ends
                 Err(Ended::Lost(_)) if tunnel.is_leaving() => listening = false,
                 Err(Ended::Lost(_)) => return End::Lost,
             },
-            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return End::Drained,
+            () = deadline.over() => return End::Drained,
             () = connection.over() => return End::Lost,
+        }
+    }
+}
+
+/// When a tunnel ends, whatever is under way on it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Deadline {
+    at: Option<Instant>,
+    /// It was ordered, and nothing that the connector says moves it.
+    firm: bool,
+}
+
+impl Deadline {
+    /// It has to end by `at`. A link that has a successor, where that is not `firm`, has the time that
+    /// its connector wants, once it wants any.
+    fn order(&mut self, at: Instant, firm: bool) {
+        if firm || self.at.is_none() {
+            self.at = Some(self.at.map_or(at, |earlier| earlier.min(at)));
+        }
+        self.firm |= firm;
+    }
+
+    /// The connector has announced that it leaves: it ends the link itself, by `at` at the latest.
+    fn announce(&mut self, at: Instant) {
+        if !self.firm {
+            self.at = Some(at);
+        }
+    }
+
+    async fn over(self) {
+        match self.at {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
         }
     }
 }
@@ -347,5 +378,36 @@ fn last_word(end: End) -> Option<FromGateway> {
         End::Kicked => now(Word::OPERATOR),
         End::Expired => now(Word::CERT_EXPIRING),
         End::Lost | End::Silent | End::Drained | End::Replaced => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_leaves_has_the_time_that_it_wants_unless_it_is_told_to_go() {
+        let now = Instant::now();
+        let after = |seconds| now + Duration::from_secs(seconds);
+        for (steps, expected) in [
+            (&[(Some(false), 30)][..], 30),
+            // It was replaced, and says that it ends by itself; in either order.
+            (&[(Some(false), 30), (None, 3600)], 3600),
+            (&[(None, 3600), (Some(false), 30)], 3600),
+            // The gateway stops.
+            (&[(None, 3600), (Some(true), 30)], 30),
+            (&[(Some(true), 30), (None, 3600)], 30),
+            (&[(Some(false), 30), (Some(true), 60), (None, 3600)], 30),
+            (&[(Some(true), 60), (Some(true), 30)], 30),
+        ] {
+            let mut deadline = Deadline::default();
+            for (ordered, seconds) in steps {
+                match ordered {
+                    Some(firm) => deadline.order(after(*seconds), *firm),
+                    None => deadline.announce(after(*seconds)),
+                }
+            }
+            assert_eq!(deadline.at, Some(after(expected)), "{steps:?}");
+        }
     }
 }

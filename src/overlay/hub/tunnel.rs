@@ -87,10 +87,12 @@ pub struct OpenOffer {
 }
 
 impl OpenOffer {
-    /// As it was registered; taken to be up until something else is said.
+    /// As it was registered; taken to be up until something else is said. `before` is what the same
+    /// process has offered under this name: its requests count.
     #[must_use]
-    pub fn new(offer: &Offer) -> Self {
-        let places = Places::new(offer.max_concurrent);
+    pub fn new(offer: &Offer, before: Option<&Self>) -> Self {
+        let limit = offer.max_concurrent;
+        let places = before.map_or_else(|| Places::new(limit), |before| before.places.with_limit(limit));
         Self { name: offer.name.as_str().into(), places, health: AtomicU8::new(State::Up as u8) }
     }
 
@@ -299,7 +301,12 @@ impl Tunnel {
 
     /// Asks for an end within `span`, after the requests under way.
     pub fn drain(&self, reason: &'static str, span: Duration) {
-        self.lock_orders().drain.get_or_insert((reason, span));
+        let mut orders = self.lock_orders();
+        // The one that leaves less time counts.
+        if orders.drain.is_none_or(|(_, earlier)| span < earlier) {
+            orders.drain = Some((reason, span));
+        }
+        drop(orders);
         self.ordered.notify_one();
     }
 

@@ -209,15 +209,16 @@ impl Tunnels {
         let mut inside = self.lock();
         inside.offers.retain(|(_, _, offer)| offer.strong_count() > 0);
         let offers = register.backends.iter().map(|offer| {
-            let same = |open: &OpenOffer| *open.name == *offer.name && open.places.limit() == offer.max_concurrent;
             let of_process = inside
                 .offers
                 .iter()
                 .filter(|(name, instance, _)| **name == *connector && **instance == *register.instance_id);
-            if let Some(open) = of_process.filter_map(|(_, _, open)| open.upgrade()).find(|open| same(open)) {
-                return open;
+            let named = of_process.filter_map(|(_, _, open)| open.upgrade()).filter(|open| *open.name == *offer.name);
+            let named: Vec<_> = named.collect();
+            if let Some(open) = named.iter().find(|open| open.places.limit() == offer.max_concurrent) {
+                return Arc::clone(open);
             }
-            let new = Arc::new(OpenOffer::new(offer));
+            let new = Arc::new(OpenOffer::new(offer, named.last().map(|open| &**open)));
             let process = (connector.into(), register.instance_id.as_str().into());
             inside.offers.push((process.0, process.1, Arc::downgrade(&new)));
             new

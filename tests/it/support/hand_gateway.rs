@@ -14,9 +14,10 @@ use doorward::domain::gateway_address::{GatewayAddress, HostName};
 use doorward::holder::credentials::Credentials;
 use doorward::holder::files::Place;
 use doorward::holder::reach::{ProxyUrl, Reach};
-use doorward::overlay::agent::{Agent, Identity, Settings};
+use doorward::overlay::agent::{Agent, Changes, Identity, Settings};
 use doorward::overlay::protocol::lines::Lines;
 use doorward::tls::server::provider;
+use futures_util::FutureExt;
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
@@ -43,35 +44,39 @@ impl RealConnector {
     /// Starts a connector to `gateways`, one connection to each. `backends` are `[[backend]]`
     /// sections; `directory` holds its identity.
     pub(crate) fn start(gateways: &[SocketAddr], directory: &Path, backends: &str) -> Self {
-        Self::start_with(gateways, directory, backends, 1, Reach::default())
+        Self::start_with(gateways, directory, backends, Reach::default(), Clock::System)
     }
 
     /// The same, with so many connections to one gateway.
     pub(crate) fn with_links(gateway: SocketAddr, directory: &Path, backends: &str, connections: u32) -> Self {
-        Self::start_with(&[gateway], directory, backends, connections, Reach::default())
+        let settings = settings(&[gateway], connections, backends, Reach::default());
+        Self::start_by(settings, directory, Clock::System)
     }
 
     pub(crate) fn by_proxy(proxy: SocketAddr, gateway: SocketAddr, directory: &Path, backends: &str) -> Self {
         let reach = Reach { proxy: Some(ProxyUrl::parse(&format!("http://{proxy}")).unwrap()) };
-        Self::start_with(&[gateway], directory, backends, 1, reach)
+        Self::start_with(&[gateway], directory, backends, reach, Clock::System)
     }
 
-    fn start_with(
+    /// The same with more than one of these.
+    pub(crate) fn start_with(
         gateways: &[SocketAddr],
         directory: &Path,
         backends: &str,
-        connections: u32,
         reach: Reach,
+        clock: Clock,
     ) -> Self {
-        let config = parse_connector(backends, &directory.join("connector.toml"), &|_| None);
-        let config = config.unwrap_or_else(|problems| panic!("{problems:#?}"));
-        let addresses = gateways.iter().map(|address| GatewayAddress::parse(&address.to_string()).unwrap());
-        let name = HostName::parse("connect.test").unwrap();
-        let gateway = GatewayAt { addresses: addresses.collect(), name, connections };
-        let settings =
-            Settings { gateway, reach, backends: config.backends, drain: config.drain, clock: Clock::System };
+        Self::start_by(settings(gateways, 1, backends, reach), directory, clock)
+    }
+
+    fn start_by(settings: Settings, directory: &Path, clock: Clock) -> Self {
         let (identity, current) = watch::channel(Self::identity(directory));
-        Self { agent: Agent::start(settings, current).unwrap(), identity }
+        Self { agent: Agent::start(settings, clock, current).unwrap(), identity }
+    }
+
+    /// Has it go by another config.
+    pub(crate) fn reload(&mut self, gateways: &[SocketAddr], connections: u32, backends: &str) -> Changes {
+        self.agent.reload(settings(gateways, connections, backends, Reach::default())).unwrap()
     }
 
     /// The identity in a directory.
@@ -79,6 +84,15 @@ impl RealConnector {
         let credentials = Credentials::load(&Place::only(directory).unwrap(), &Clock::System).unwrap();
         Identity::of(&credentials).unwrap()
     }
+}
+
+fn settings(gateways: &[SocketAddr], connections: u32, backends: &str, reach: Reach) -> Settings {
+    let config = parse_connector(backends, Path::new("/nowhere/connector.toml"), &|_| None);
+    let config = config.unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let addresses = gateways.iter().map(|address| GatewayAddress::parse(&address.to_string()).unwrap()).collect();
+    let name = HostName::parse("connect.test").unwrap();
+    let gateway = GatewayAt { addresses, name, connections };
+    Settings { gateway, reach, backends: config.backends, drain: config.drain }
 }
 
 /// A gateway that says what the test has it say.
@@ -262,6 +276,19 @@ impl Control {
                 return heard;
             }
         }
+    }
+
+    /// True when no object of this type is among those that were heard and not asked for yet.
+    pub(crate) fn has_not_said(&mut self, kind: &str) -> bool {
+        // What has come already is taken now.
+        while let Some(Some(Ok(data))) = poll_fn(|context| self.receive.poll_data(context)).now_or_never() {
+            self.receive.flow_control().release_capacity(data.len()).unwrap();
+            self.lines.push(&data);
+            while let Some(line) = self.lines.next_line().unwrap() {
+                self.heard.push_back(serde_json::from_slice(&line).unwrap());
+            }
+        }
+        self.heard.iter().all(|heard| heard["type"] != kind)
     }
 
     /// Waits until the connector has said that a backend is in this state.

@@ -6,6 +6,7 @@
 mod caller;
 mod client;
 mod connect_proxy;
+mod daemon;
 mod hand_gateway;
 mod hook;
 mod issuer;
@@ -19,6 +20,7 @@ mod world;
 pub(crate) use caller::{Caller, Flow, Leaf, Line, Whole, full};
 pub(crate) use client::{ChannelBody, RawLine};
 pub(crate) use connect_proxy::ConnectProxy;
+pub(crate) use daemon::Daemon;
 pub(crate) use hand_gateway::{HandGateway, RealConnector, Tunnel, unread};
 pub(crate) use hook::{Answer, Hook, Message, Play, status};
 pub(crate) use issuer::{AUDIENCE, DISCOVERY, IssuerServer, KEYS, Reply, Signer, base64url, claims, jwks, rsa_key};

@@ -15,7 +15,7 @@ use doorward::holder::files::Place;
 use doorward::holder::keeper::{Keeper, Options};
 use doorward::holder::reach::Reach;
 use doorward::overlay::dial::token::LocalToken;
-use doorward::overlay::dial::{Bound, Endpoint, Settings};
+use doorward::overlay::dial::{Bound, Dial, Endpoint, Settings};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -98,8 +98,8 @@ impl DialSetup {
         let stopped = async {
             let _ = stopped.await.is_ok();
         };
-        let serving = bound.serve(settings, Arc::clone(&keeper), stopped);
-        let task = tokio::spawn(async move { serving.await.unwrap() });
+        let dial = Arc::new(Dial::new(bound.endpoint(), settings, Arc::clone(&keeper)).unwrap());
+        let task = tokio::spawn(bound.serve(dial, stopped));
         Dialled { address, socket, dir, keeper, stop: Some(stop), task }
     }
 }
@@ -113,11 +113,7 @@ impl Drop for Dialled {
 impl Dialled {
     /// A tool's connection.
     pub(crate) async fn tool(&self) -> Tool {
-        Tool {
-            stream: TcpStream::connect(self.address).await.unwrap(),
-            buffer: Vec::new(),
-            host: self.address.to_string(),
-        }
+        Tool::to(self.address).await
     }
 
     /// Tells it to stop, and waits until it has.
@@ -159,6 +155,11 @@ impl Said {
 }
 
 impl Tool {
+    /// A connection to a dial.
+    pub(crate) async fn to(address: SocketAddr) -> Self {
+        Self { stream: TcpStream::connect(address).await.unwrap(), buffer: Vec::new(), host: address.to_string() }
+    }
+
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
