@@ -506,7 +506,7 @@ fn promise_12_nothing_else_opens_connections() {
         ("holder/reach.rs", "lookup_host"),
         ("holder/reach_tests.rs", "TcpStream::connect"),
         // A probe of a socket that lies about: it is replaced when nobody answers.
-        ("overlay/dial/listener.rs", "UnixStream::connect"),
+        ("overlay/dial/socket.rs", "UnixStream::connect"),
         ("token/fetch.rs", "reqwest::"),
         ("webhook/way.rs", "TcpStream::connect"),
         ("webhook/way.rs", "lookup_host"),
