@@ -101,9 +101,12 @@ const TEXT: &str = "text/plain; charset=utf-8";
 /// may be right: those who are let through to that address are let through to all that is here.
 fn misled(request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
     let refused = |status, why: &str| Some(plain(status, TEXT, format!("{why}\n")));
+    // Whoever is on this machine may call a listener on all addresses by that, too. No name leads a browser
+    // to such a Host.
+    let is_ours = |ip: IpAddr| ip.to_canonical().is_loopback() || ip.to_canonical().is_unspecified();
     match host::named(request.headers(), request.uri()) {
         Ok(Some(name)) if name.eq_ignore_ascii_case("localhost") => None,
-        Ok(Some(name)) if name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback()) => None,
+        Ok(Some(name)) if name.parse::<IpAddr>().is_ok_and(is_ours) => None,
         Ok(Some(_)) => refused(StatusCode::MISDIRECTED_REQUEST, "call this listener localhost, or by its address"),
         // Simple probes speak HTTP/1.0 and name no host; browsers do neither.
         Ok(None) if request.version() == Version::HTTP_10 => None,

@@ -428,7 +428,7 @@ async fn the_operators_listener_answers_to_names_of_this_machine_alone() {
         said.split(' ').nth(1).unwrap().to_owned()
     };
     let get = "GET /metrics HTTP/1.1";
-    for ours in ["localhost", "LocalHost:9000", "127.0.0.1", "127.0.0.1:8444", "[::1]:1"] {
+    for ours in ["localhost", "LocalHost:9000", "127.0.0.1", "127.0.0.1:8444", "[::1]:1", "0.0.0.0:8444"] {
         assert_eq!(status(get, &[ours]).await, "200", "{ours}");
     }
     for foreign in ["rebind.evil.example", "llm.test", "localhost.evil.example", "10.0.0.1:8444", "169.254.169.254"] {

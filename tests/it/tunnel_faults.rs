@@ -316,6 +316,57 @@ async fn no_more_requests_than_the_connector_takes() {
     }
 }
 
+/// However many wait for a backend that everybody wants, whoever wants another one of the same connector waits
+/// for that alone.
+#[tokio::test]
+async fn a_backend_that_everybody_wants_takes_no_turn_from_another() {
+    const WAIT: usize = 256;
+    let backend = |name: &str| {
+        format!(
+            "[[backend]]\nname = \"{name}\"\nconnector = \"site-a\"\ndialects = [\"openai\"]\n\
+             timeouts = {{ connect = \"60s\" }}\n\
+             [[model]]\nname = \"{name}\"\ntargets = [{{ backend = \"{name}\", model = \"m\" }}]\n"
+        )
+    };
+    let world = world_with(&format!("{}{}", backend("hot"), backend("calm")), Pace::default()).await;
+    let mut site = Site::dial(&world, &site_a(&world)).await;
+    let mut object = register("site-a", "one", 0, &["hot", "calm"]);
+    for backend in object["backends"].as_array_mut().unwrap() {
+        backend["max_concurrent"] = json!(1);
+    }
+    site.say(&object);
+    assert_eq!(site.hear().await["type"], "registered");
+    let caller = caller(&world).await;
+    let mut lines = Vec::new();
+    for _ in 0..5 {
+        lines.push(caller.h2().await);
+    }
+    let call = |calls: &mut JoinSet<_>, line: &Line, model: &'static str| {
+        let mut line = line.stream();
+        calls.spawn(async move { line.chat(&chat(model)).await });
+    };
+    let (mut hot, mut calm) = (JoinSet::new(), JoinSet::new());
+    call(&mut hot, &lines[0], "hot");
+    let _taken = site.next().await;
+    for nth in 0..WAIT + 9 {
+        call(&mut hot, &lines[nth % 4], "hot");
+    }
+    // Those who are too many hear of it long before the others have waited in vain.
+    for _ in 0..9 {
+        let whole = within(LONG, "one too many is turned away", hot.join_next()).await.unwrap().unwrap();
+        whole.assert_refused(&world, 503, "no_backend").await;
+    }
+    call(&mut calm, &lines[4], "calm");
+    let mut first = site.next().await;
+    call(&mut calm, &lines[4], "calm");
+    first.chat();
+    site.next().await.chat();
+    while let Some(whole) = calm.join_next().await {
+        whole.unwrap().assert_served();
+    }
+    assert_eq!(hot.len(), 1 + WAIT);
+}
+
 /// Sends so many times `piece` for as long as there is credit, or until the stream is reset: false
 /// then.
 async fn flood(stream: &mut SendStream<Bytes>, piece: &Bytes, times: usize) -> bool {
