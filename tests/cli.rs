@@ -75,9 +75,23 @@ fn a_certificate_is_revoked_by_its_serial_number() {
     let serial = issued["serial"].as_str().unwrap();
     let mode = |field: &str| fs::metadata(issued[field].as_str().unwrap()).unwrap().mode() & 0o777;
     assert_eq!((mode("key_file"), mode("certificate"), mode("ca")), (0o600, 0o644, 0o644));
-    let revoke = ["cert", "revoke", "--serial", serial, "--reason", "key-compromise"];
-    assert_eq!(stdout(&run(dir.path(), &revoke)), format!("{serial} is revoked\n"));
-    assert_eq!(stdout(&run(dir.path(), &revoke)), format!("{serial} was revoked before\n"));
+    let crl = || {
+        let list = dir.path().join("list.pem");
+        run(dir.path(), &["ca", "crl", "--out", list.to_str().unwrap()]);
+        let shown = Command::new("openssl").args(["crl", "-noout", "-text", "-in"]).arg(list).output().unwrap();
+        let text = String::from_utf8(shown.stdout).unwrap();
+        let date = text.lines().find(|line| line.contains("Revocation Date")).unwrap().trim().to_owned();
+        (date, text.contains("Key Compromise"), text.contains("Superseded"))
+    };
+    let revoke = |reason| stdout(&run(dir.path(), &["cert", "revoke", "--serial", serial, "--reason", reason]));
+    assert_eq!(revoke("superseded"), format!("{serial} is revoked\n"));
+    let (date, compromised, superseded) = crl();
+    assert!(superseded && !compromised);
+    assert_eq!(revoke("unspecified"), format!("{serial} was revoked before\n"));
+    let learnt = format!("{serial} was revoked before; its key counts as compromised from now on\n");
+    assert_eq!(revoke("key-compromise"), learnt);
+    assert_eq!(crl(), (date, true, false), "the date stays, the list says the new reason");
+    assert_eq!(revoke("key-compromise"), format!("{serial} was revoked before\n"));
     let listed: Value = serde_json::from_slice(&run(dir.path(), &["cert", "list", "--output", "json"]).stdout).unwrap();
     assert_eq!((&listed[0]["state"], &listed[0]["reason"]), (&"revoked".into(), &"key-compromise".into()));
 }

@@ -6,10 +6,13 @@
 : "${PORT:=18443}"                            # the gateway under test
 : "${ADMIN_PORT:=18444}"                      # Doorward's metrics and health
 : "${HOOK_PORT:=18445}"                       # the webhook of doorward-webhook
+: "${BULK_PORT:=19001}"                       # the second upstream of run-prompts
+: "${CONNECTIONS:=2}"                         # of a connector
 : "${BEARER:=sk-bench-0123456789abcdef}"      # the key; Doorward makes its own
 : "${WORKERS:=1}"                             # gateway worker threads (one core: 1)
 : "${REQBUF:=off}"                            # nginx proxy_request_buffering
 : "${SECONDS_PER_RUN:=4}"
+: "${EVENTS:=5000}"                           # of events1, one each 5 ms; others have less of them in each stream
 CERTS=$BENCH_HOME/certs
 RUN=$BENCH_HOME/run
 RESULTS=${RESULTS:-$BENCH_HOME/results.jsonl}

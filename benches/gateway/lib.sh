@@ -5,12 +5,27 @@ UP_PID=
 GW_PID=
 SIDE_PID=
 COMMON_BEARER=$BEARER
+FIRST=() # what the tools are started with
+WORKLOADS="chat lat1 rate handshake sse0 sse10 sse200 events1 events16 batch16 big h2 mem"
 
 wait_port() { # PORT PID SECONDS
 	local i
 	for ((i = 0; i < $3 * 10; i++)); do
 		(exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && return 0
 		kill -0 "$2" 2>/dev/null || return 1
+		sleep 0.1
+	done
+	return 1
+}
+
+metric() { # NAME: its value at the gateway, nothing where there is none
+	curl -sS "http://127.0.0.1:$ADMIN_PORT/metrics" 2>/dev/null | awk -v name="$1" '$1 == name { print $2 }'
+}
+
+wait_metric() { # NAME VALUE SECONDS
+	local i
+	for ((i = 0; i < $3 * 10; i++)); do
+		[ "$(metric "$1")" = "$2" ] && return 0
 		sleep 0.1
 	done
 	return 1
@@ -48,7 +63,7 @@ stop_tree() { # PID
 start_upstream() {
 	[ -n "$UP_PID" ] && kill -0 "$UP_PID" 2>/dev/null && return
 	port_free "$UPSTREAM_PORT" || { echo "port $UPSTREAM_PORT is taken" >&2; exit 1; }
-	UPSTREAM_ADDR=127.0.0.1:$UPSTREAM_PORT taskset -c "$LOAD_CPU" "$BIN/upstream" 2>"$RUN/upstream.log" &
+	UPSTREAM_ADDR=127.0.0.1:$UPSTREAM_PORT "${FIRST[@]}" taskset -c "$LOAD_CPU" "$BIN/upstream" 2>"$RUN/upstream.log" &
 	UP_PID=$!
 	wait_port "$UPSTREAM_PORT" "$UP_PID" 5
 }
@@ -95,7 +110,7 @@ stop_all() {
 }
 
 load() { # loadgen options...
-	taskset -c "$LOAD_CPU" "$BIN/loadgen" --url "$TARGET" "${TLS[@]}" "${EXTRA[@]}" "${WATCH[@]}" \
+	"${FIRST[@]}" taskset -c "$LOAD_CPU" "$BIN/loadgen" --url "$TARGET" "${TLS[@]}" "${EXTRA[@]}" "${WATCH[@]}" \
 		--bearer "$BEARER" --label "peer=$PEER" --duration "$SECONDS_PER_RUN" "$@"
 }
 
@@ -148,10 +163,24 @@ workload() {
 		upstream_config 'chunks=100&delay_ms=20'
 		load "${l[@]}" --concurrency 200 --requests 100000 --warmup 0 --sse --body "$b/stream.json"
 		;;
+	events1)
+		upstream_config "chunks=$EVENTS&delay_ms=5"
+		load "${l[@]}" --concurrency 1 --requests 1 --warmup 0 --sse --body "$b/stream.json"
+		;;
+	events16)
+		# They begin one after another, so that each has events of its own.
+		upstream_config "chunks=$((EVENTS / 5))&delay_ms=10"
+		load "${l[@]}" --concurrency 16 --requests 16 --warmup 0 --rate 1600 --sse --body "$b/stream.json"
+		;;
+	batch16)
+		# As a model server that decodes in batches: 16 events at the same time.
+		upstream_config "chunks=$((EVENTS / 5))&delay_ms=10"
+		load "${l[@]}" --concurrency 16 --requests 16 --warmup 0 --sse --body "$b/stream.json"
+		;;
 	big) load "${l[@]}" --concurrency 16 --requests 100000 --warmup 4 --body "$b/big.json" ;;
 	h2) load "${l[@]}" --concurrency 64 --requests 200000 --warmup 20 --h2 --body "$b/small.json" ;;
 	mem) mem_workload "${IDLE_CONNS:-2000}" ;;
-	*) echo "no workload $w (chat lat1 rate handshake sse0 sse10 sse200 big h2 mem)" >&2; return 2 ;;
+	*) echo "no workload $w ($WORKLOADS)" >&2; return 2 ;;
 	esac
 }
 

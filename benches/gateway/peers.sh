@@ -18,7 +18,7 @@ DEFAULT_PEERS="direct nginx doorward doorward-alias"
 render() {
 	sed -e "s|@PORT@|$PORT|g" -e "s|@UPSTREAM_PORT@|$UPSTREAM_PORT|g" -e "s|@CERTS@|$CERTS|g" \
 		-e "s|@RUN@|$RUN|g" -e "s|@BEARER@|$BEARER|g" -e "s|@WORKERS@|$WORKERS|g" \
-		-e "s|@REQBUF@|$REQBUF|g" -e "s|@ADMIN_PORT@|$ADMIN_PORT|g" -e "s|@TARGET_MODEL@|${TARGET_MODEL:-}|g" \
+		-e "s|@REQBUF@|$REQBUF|g" -e "s|@ADMIN_PORT@|$ADMIN_PORT|g" -e "s|@CONNECTIONS@|$CONNECTIONS|g" -e "s|@TARGET_MODEL@|${TARGET_MODEL:-}|g" \
 		"$HERE/conf/$1" >"$2"
 }
 
@@ -48,12 +48,18 @@ start_doorward() {
 	serve_doorward
 }
 
-# Makes the key and starts the gateway, once the config is written.
-serve_doorward() {
-	"$DOORWARD" key create --owner bench/clients/one --expires 1d --output json \
+# make_key OWNER: makes a key, in $KEY.
+make_key() {
+	"$DOORWARD" key create --owner "$1" --expires 1d --output json \
 		--config "$RUN/doorward/doorward.toml" >"$RUN/doorward/key.json" 2>"$RUN/gw.log" ||
 		{ cat "$RUN/gw.log" >&2; exit 1; }
-	BEARER=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["key"])' "$RUN/doorward/key.json")
+	KEY=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["key"])' "$RUN/doorward/key.json")
+}
+
+# Makes the key and starts the gateway, once the config is written.
+serve_doorward() {
+	make_key bench/clients/one
+	BEARER=$KEY
 	launch "$DOORWARD" serve --config "$RUN/doorward/doorward.toml"
 }
 req_doorward() { req_default; }
@@ -102,29 +108,46 @@ req_doorward-webhook() { req_default; }
 
 # As doorward, but the backend is reached through a connector: gateway and connector are measured together.
 start_doorward-tunnel() {
-	local TARGET_MODEL=bench-model config=$RUN/doorward/doorward.toml
+	tunnel_configs
+	serve_tunnel
+}
+
+# Writes what gateway and connector run with.
+tunnel_configs() {
+	local TARGET_MODEL=bench-model
 	rm -rf "$RUN/doorward"
 	mkdir -p "$RUN/doorward"
-	render doorward.toml.in "$config"
-	sed -i -e 's/^names .*/names = { api = ["localhost"], connect = ["connect.localhost"] }/' \
-		-e 's/^\[admin\]$/[ca]\ntrust_domain = "gateway.example"\n\n&/' \
-		-e "s|^url  .*|connector = \"site\"|" -e '/^credential = /d' "$config"
-	{
-		"$DOORWARD" ca init --trust-domain gateway.example --config "$config" &&
-			"$DOORWARD" cert issue site --role connector --config "$config" --out "$RUN/doorward/site"
-	} >"$RUN/gw.log" 2>&1 || { cat "$RUN/gw.log" >&2; exit 1; }
+	render doorward.toml.in "$RUN/doorward/doorward.toml"
 	render connector.toml.in "$RUN/doorward/connector.toml"
-	"$DOORWARD" key create --owner bench/clients/one --expires 1d --output json --config "$config" \
-		>"$RUN/doorward/key.json" 2>"$RUN/gw.log" || { cat "$RUN/gw.log" >&2; exit 1; }
-	BEARER=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["key"])' "$RUN/doorward/key.json")
+	with_connectors
+	sed -i -e "s|^url  .*|connector = \"site\"|" -e '/^credential = /d' "$RUN/doorward/doorward.toml"
+}
+
+# Has the gateway take connectors.
+with_connectors() {
+	sed -i -e 's/^names .*/names = { api = ["localhost"], connect = ["connect.localhost"] }/' \
+		-e 's/^\[admin\]$/[ca]\ntrust_domain = "gateway.example"\n\n&/' "$RUN/doorward/doorward.toml"
+}
+
+# connector_identities NAME...: makes the authority and their certificates, in $RUN/doorward/NAME.
+connector_identities() {
+	local config=$RUN/doorward/doorward.toml name
+	"$DOORWARD" ca init --trust-domain gateway.example --config "$config" >"$RUN/gw.log" 2>&1 || { cat "$RUN/gw.log" >&2; exit 1; }
+	for name in "$@"; do
+		"$DOORWARD" cert issue "$name" --role connector --config "$config" --out "$RUN/doorward/$name" >"$RUN/gw.log" 2>&1 ||
+			{ cat "$RUN/gw.log" >&2; exit 1; }
+	done
+}
+
+# Starts gateway and connector, once the configs are written, and waits for the tunnels.
+serve_tunnel() {
+	connector_identities site
+	make_key bench/clients/one
+	BEARER=$KEY
 	launch bash -c '"$0" serve --config "$1/doorward.toml" & "$0" connect --config "$1/connector.toml" & wait' \
 		"$DOORWARD" "$RUN/doorward"
 	wait_port "$PORT" "$GW_PID" 10
-	local i
-	for ((i = 0; i < 100; i++)); do
-		curl -sS "http://127.0.0.1:$ADMIN_PORT/metrics" 2>/dev/null | grep -q '^doorward_tunnels [1-9]' && break
-		sleep 0.1
-	done
+	wait_metric doorward_tunnels "$CONNECTIONS" 10 || { echo "the connector did not connect:" >&2; tail -20 "$RUN/gw.log" >&2; exit 1; }
 }
 req_doorward-tunnel() { req_default; }
 

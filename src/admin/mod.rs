@@ -1,19 +1,21 @@
 //! The operator's listener: `/metrics`, `/healthz`, `/readyz`, and nothing else. What operators
 //! change is changed through [`api`], on listeners of its own.
 //!
-//! Invariant: it changes nothing and tells no secret. It is plain HTTP, so it belongs on loopback.
+//! Invariant: it changes nothing and tells no secret. It is plain HTTP, so it belongs on loopback; there it
+//! answers only whoever calls it by a name of this machine, so that no web page reads it through a browser
+//! that was led here.
 
 pub mod api;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -23,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::gate::Gateway;
+use crate::gate::{Gateway, host};
 use crate::telemetry::metrics::Figures;
 
 /// Scrapers and probes are few.
@@ -63,8 +65,12 @@ impl Admin {
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-            let socket = match self.listener.accept().await {
-                Ok((socket, _)) => socket,
+            let (socket, on_loopback) = match self.listener.accept().await {
+                // What is not known counts as loopback, where more is asked for.
+                Ok((socket, _)) => {
+                    let on_loopback = socket.local_addr().map_or(true, |local| local.ip().to_canonical().is_loopback());
+                    (socket, on_loopback)
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the admin listener cannot accept; pausing");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -75,7 +81,7 @@ impl Admin {
             tokio::spawn(async move {
                 let _slot = slot;
                 let service = service_fn(|request: Request<Incoming>| {
-                    let response = answer(&gateway, &request);
+                    let response = answer(&gateway, &request, on_loopback);
                     async move { Ok::<_, Infallible>(response) }
                 });
                 let connection = http1::Builder::new()
@@ -89,9 +95,27 @@ impl Admin {
     }
 }
 
-fn answer(gateway: &Gateway, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    const TEXT: &str = "text/plain; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Says no to whoever calls this machine by another name than its own. Elsewhere than on loopback any name
+/// may be right: those who are let through to that address are let through to all that is here.
+fn misled(request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
+    let refused = |status, why: &str| Some(plain(status, TEXT, format!("{why}\n")));
+    match host::named(request.headers(), request.uri()) {
+        Ok(Some(name)) if name.eq_ignore_ascii_case("localhost") => None,
+        Ok(Some(name)) if name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback()) => None,
+        Ok(Some(_)) => refused(StatusCode::MISDIRECTED_REQUEST, "call this listener localhost, or by its address"),
+        // Simple probes speak HTTP/1.0 and name no host; browsers do neither.
+        Ok(None) if request.version() == Version::HTTP_10 => None,
+        Ok(None) | Err(_) => refused(StatusCode::BAD_REQUEST, "the Host header is missing, repeated or malformed"),
+    }
+}
+
+fn answer(gateway: &Gateway, request: &Request<Incoming>, on_loopback: bool) -> Response<Full<Bytes>> {
     const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    if on_loopback && let Some(response) = misled(request) {
+        return response;
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET and HEAD only\n".to_owned());
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));

@@ -4,7 +4,7 @@
 //! unasked. Files appear whole: written beside their place, on disk, then moved.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rcgen::{KeyPair, PublicKeyData};
@@ -58,22 +58,42 @@ pub fn certify(authority: &Authority, plan: &LeafPlan, spki: &[u8], crl: Option<
     Ok(NewLeaf { issued: authority.issue_client(plan, spki, crl)?, key_pem: None })
 }
 
-/// Writes `NAME.crt`, `NAME.key` (when the key was made here) and `ca.crt` into `dir`, which is made if it is missing. Another
-/// `ca.crt` than this authority's counts as existing; the same one is fine, and one from before a
-/// rotation makes way.
+/// The files of a leaf beside their places, on disk. They go when it is dropped before [`Self::place`].
 ///
-/// A crash between the last moves can leave a new key beside an old certificate: run it again.
+/// The certificate is not in its file yet, only the room for it: what can be used is whole only when it is
+/// on record.
+#[derive(Debug)]
+pub struct Staged {
+    dir: PathBuf,
+    paths: LeafFiles,
+    files: Vec<StagedFile>,
+    /// What was not here before and is in its place.
+    placed: Vec<PathBuf>,
+    done: bool,
+}
+
+struct StagedFile {
+    path: PathBuf,
+    staging: PathBuf,
+    /// What is still to be written.
+    text: Option<String>,
+    existing: Existing,
+}
+
+impl std::fmt::Debug for StagedFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StagedFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// Prepares `NAME.crt`, `NAME.key` (when the key was made here) and `ca.crt` in `dir`, which is made if it is
+/// missing. Another `ca.crt` than this authority's counts as existing; the same one is fine, and one from
+/// before a rotation makes way.
 ///
 /// # Errors
 ///
 /// When files exist that are to be kept, or the directory cannot be written.
-pub fn write(
-    leaf: &NewLeaf,
-    bundle_pem: &str,
-    dir: &Path,
-    name: &str,
-    existing: Existing,
-) -> Result<LeafFiles, CaError> {
+pub fn stage(leaf: &NewLeaf, bundle_pem: &str, dir: &Path, name: &str, existing: Existing) -> Result<Staged, CaError> {
     let paths = LeafFiles::of(dir, name);
     if paths.certificate == paths.roots {
         return Err(CaError::broken(&paths.roots, "the certificate of this name would overwrite the roots"));
@@ -82,43 +102,80 @@ pub fn write(
     let found_roots = fs::read_to_string(&paths.roots).unwrap_or_default();
     let same_roots = found_roots == bundle_pem;
     let existing_roots = if shares_a_root(&found_roots, bundle_pem) { Existing::Replace } else { existing };
-    let mut staged = Vec::with_capacity(3);
-    let key = leaf.key_pem.as_ref().map(|key| (&paths.key, key.as_str(), files::SECRET));
-    let public =
-        [(&paths.certificate, leaf.issued.pem.as_str(), files::PUBLIC), (&paths.roots, bundle_pem, files::PUBLIC)];
-    for (path, text, mode) in key.into_iter().chain(public) {
-        if path == &paths.roots && same_roots {
-            continue;
-        }
-        // Before anything is moved, so that a certificate that is there saves its key as well.
-        let existing = if path == &paths.roots { existing_roots } else { existing };
-        if existing == Existing::Keep && fs::symlink_metadata(path).is_ok() {
-            return Err(CaError::Exists(path.clone()));
-        }
-        staged.push((path, text, mode, staging_of(path), existing));
+    let mut staged =
+        Staged { dir: dir.to_owned(), paths, files: Vec::with_capacity(3), placed: Vec::new(), done: false };
+    let LeafFiles { certificate, key, roots } = staged.paths.clone();
+    let of_key = leaf.key_pem.as_ref().map(|text| (key, text.as_str(), files::SECRET, existing, false));
+    let of_certificate = (certificate, leaf.issued.pem.as_str(), files::PUBLIC, existing, true);
+    let of_roots = (roots, bundle_pem, files::PUBLIC, existing_roots, false);
+    let wanted: Vec<_> = of_key.into_iter().chain([of_certificate]).chain((!same_roots).then_some(of_roots)).collect();
+    // Before anything is written, so that a certificate that is there saves its key as well.
+    if let Some((path, ..)) = wanted
+        .iter()
+        .find(|(path, _, _, existing, _)| *existing == Existing::Keep && fs::symlink_metadata(path).is_ok())
+    {
+        return Err(CaError::Exists(path.clone()));
     }
-    let mut placed = Vec::with_capacity(3);
-    let mut write_all = || {
-        for (_, text, mode, staging, _) in &staged {
-            remove_stale(staging)?;
-            files::write_new(staging, text.as_bytes(), *mode).map_err(CaError::io(staging))?;
-        }
-        for (path, _, _, staging, existing) in &staged {
-            place(staging, path, *existing)?;
-            if *existing == Existing::Keep {
-                placed.push(path);
+    for (path, text, mode, existing, later) in wanted {
+        let staging = staging_of(&path);
+        remove_stale(&staging)?;
+        let room = if later { " ".repeat(text.len()) } else { String::new() };
+        let now = if later { room.as_str() } else { text };
+        let written = files::write_new(&staging, now.as_bytes(), mode).map_err(CaError::io(&staging));
+        let text = later.then(|| text.to_owned());
+        // What was begun is cleared away too.
+        staged.files.push(StagedFile { path, staging, text, existing });
+        written?;
+    }
+    files::sync_dir(dir).map_err(CaError::io(dir))?;
+    Ok(staged)
+}
+
+impl Staged {
+    /// Puts the files in their places, whole.
+    ///
+    /// A crash between the last moves can leave a new key beside an old certificate: run it again.
+    ///
+    /// # Errors
+    ///
+    /// When one that is to be kept has come in between, or the directory cannot be written. Then nothing of
+    /// it stays behind that was not here before.
+    pub fn place(mut self) -> Result<LeafFiles, CaError> {
+        for StagedFile { staging, text, .. } in &self.files {
+            if let Some(text) = text {
+                // As long as what is there: it takes no more room.
+                overwrite(staging, text.as_bytes()).map_err(CaError::io(staging))?;
             }
         }
-        files::sync_dir(dir).map_err(CaError::io(dir))
-    };
-    if let Err(why) = write_all() {
-        // No key stays behind for a certificate that nobody got. What was not here before is ours.
-        for file in staged.iter().map(|(_, _, _, staging, _)| staging).chain(placed.into_iter().copied()) {
-            drop(fs::remove_file(file));
+        for StagedFile { path, staging, existing, .. } in &self.files {
+            place(staging, path, *existing)?;
+            if *existing == Existing::Keep {
+                self.placed.push(path.clone());
+            }
         }
-        return Err(why);
+        files::sync_dir(&self.dir).map_err(CaError::io(&self.dir))?;
+        self.done = true;
+        Ok(self.paths.clone())
     }
-    Ok(paths)
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // No key stays behind for a certificate that nobody got. What was not here before is ours.
+        if !self.done {
+            let staged = self.files.iter().map(|file| &file.staging);
+            for file in staged.chain(&self.placed) {
+                drop(fs::remove_file(file));
+            }
+        }
+    }
+}
+
+/// Writes over a file from its beginning, down to the disk.
+fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 fn shares_a_root(found: &str, bundle: &str) -> bool {

@@ -17,6 +17,10 @@ fn leaf(authority: &Authority, name: &str) -> NewLeaf {
     generate(authority, &plan, Some("https://enroll.corp.example/.doorward/v1/crl")).unwrap()
 }
 
+fn write(leaf: &NewLeaf, bundle: &str, dir: &Path, name: &str, existing: Existing) -> Result<LeafFiles, CaError> {
+    stage(leaf, bundle, dir, name, existing)?.place()
+}
+
 fn openssl(dir: &Path, arguments: &str) -> String {
     let output = Command::new("openssl").args(arguments.split_whitespace()).current_dir(dir).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
@@ -115,4 +119,31 @@ fn a_private_key_is_not_printed() {
     let dir = tempfile::tempdir().unwrap();
     let leaf = leaf(&authority(dir.path(), "corp.example"), "alice");
     assert!(!format!("{leaf:?}").contains("PRIVATE KEY"));
+}
+
+/// Between the two steps a certificate goes on record. Before, there is none that somebody could use; and
+/// when it does not get there, nothing stays behind.
+#[test]
+fn what_is_prepared_is_no_certificate_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = authority(dir.path(), "corp.example");
+    let out = dir.path().join("out");
+    let leaf = leaf(&authority, "alice");
+    let stage = || stage(&leaf, authority.bundle_pem(), &out, "alice", Existing::Keep).unwrap();
+    let staged = stage();
+    let room = fs::read(out.join(".alice.crt.new")).unwrap();
+    assert_eq!(room.len(), leaf.issued.pem.len(), "all the room that it takes");
+    assert!(room.iter().all(|byte| *byte == b' '));
+    assert_eq!(fs::metadata(out.join(".alice.key.new")).unwrap().permissions().mode() & 0o777, 0o600);
+    drop(staged);
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
+
+    let staged = stage();
+    fs::write(out.join("alice.crt"), "somebody else's").unwrap();
+    assert!(matches!(staged.place(), Err(CaError::Exists(_))));
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+    fs::remove_file(out.join("alice.crt")).unwrap();
+    let paths = stage().place().unwrap();
+    assert_eq!(fs::read_to_string(&paths.certificate).unwrap(), leaf.issued.pem);
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 3);
 }

@@ -13,6 +13,7 @@ mod keys;
 mod listen;
 mod load;
 mod models;
+mod part;
 mod reachable;
 mod record;
 mod restart;

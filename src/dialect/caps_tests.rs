@@ -177,12 +177,10 @@ fn what_a_body_asks_for_is_told_for_all_replies() {
 /// Reads what a backend could make of a body, with a parser of somebody else's: the most replies and the
 /// most tokens of each.
 fn greediest(body: &Value) -> (u64, Option<u64>) {
-    let number = |key: &str| body[key].as_f64().map(|number| number as u64);
+    let number = |key: &str| format!("{:.0}", body[key].as_f64()?).parse::<u64>().ok();
     let replies = ["n", "best_of", "n_cmpl"].into_iter().filter_map(number).max().unwrap_or(1).max(1);
-    let prompts = match &body["prompt"] {
-        Value::Array(list) if !list.is_empty() && !list.iter().any(Value::is_number) => list.len() as u64,
-        _ => 1,
-    };
+    let several = body["prompt"].as_array().filter(|list| !list.is_empty() && !list.iter().any(Value::is_number));
+    let prompts = several.map_or(1, Vec::len) as u64;
     let each = ["max_tokens", "max_completion_tokens", "n_predict"].into_iter().filter_map(number).max();
     (replies * prompts, each)
 }

@@ -488,5 +488,8 @@ impl fmt::Display for DecidedBy {
 }
 
 #[cfg(test)]
+#[path = "grant_credential_tests.rs"]
+mod credential_tests;
+#[cfg(test)]
 #[path = "grant_tests.rs"]
 mod tests;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, EXPECT, HOST, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, EXPECT, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -27,7 +27,8 @@ use crate::enroll::refusal::Refusal;
 use crate::gate::Gateway;
 use crate::gate::connection::Peer;
 use crate::gate::headers::{X_DOORWARD_ORIGIN, X_REQUEST_ID};
-use crate::gate::host::host_name;
+use crate::gate::host::named;
+use crate::gate::respond::read_off;
 use crate::gate::roles::Arrived;
 
 /// How long a connection takes requests, and how long the last one may take.
@@ -144,7 +145,7 @@ async fn answer(desk: &Desk, gateway: &Arc<Gateway>, peer: &Peer, request: Reque
             // Who is still sending when the connection closes may never see the answer. Who waits for leave to
             // send is given none.
             if !head.headers.contains_key(EXPECT) {
-                drop(timeout(REST, rest_of(&mut body)).await);
+                read_off(&mut body, MAX_REST, REST).await;
             }
             (answer, refusal.retry_after)
         }
@@ -230,13 +231,7 @@ fn malformed() -> Refusal {
 /// hyper compares neither SNI nor an absolute target with the Host.
 fn check_host(gateway: &Gateway, head: &Parts) -> Result<(), Refusal> {
     let wrong = || Refusal::new(Code::InvalidRequest, "The Host is missing, repeated or malformed.");
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(wrong()) };
-    let host = host.to_str().map_err(|_| wrong())?;
-    if head.uri.authority().is_some_and(|authority| !authority.as_str().eq_ignore_ascii_case(host)) {
-        return Err(wrong());
-    }
-    let host = host_name(host).map_err(|_| wrong())?;
+    let host = named(&head.headers, &head.uri).ok().flatten().ok_or_else(wrong)?;
     let view = gateway.view();
     let ours = view.settings.config.listen.names.enroll.iter().any(|name| name.eq_ignore_ascii_case(host));
     if ours { Ok(()) } else { Err(Refusal::new(Code::Misdirected, "This connection is not for that host name.")) }
@@ -256,17 +251,6 @@ async fn whole(head: &Parts, body: &mut Incoming, patience: Duration) -> Result<
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) | Err(_) => Err(Refusal::new(Code::InvalidRequest, "The body broke off or came too slowly.")),
-    }
-}
-
-/// Reads a body that nobody wants, to its end or to a bound.
-async fn rest_of(body: &mut Incoming) {
-    let mut length = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        length += frame.data_ref().map_or(0, Bytes::len);
-        if length > MAX_REST {
-            return;
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 use http::header::HOST;
 use http::request::Parts;
+use http::{HeaderMap, Uri};
 
 use crate::config::{Names, is_address_name};
 use crate::domain::refusal::Refusal;
@@ -16,20 +17,7 @@ use crate::gate::connection::Connection;
 /// `invalid_host` when the host is missing, repeated, malformed or contradicts itself;
 /// `misdirected` when it is no name of that role.
 pub fn check(connection: &Connection, head: &Parts, names: &Names) -> Result<(), Refusal> {
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let header = match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => return Err(Refusal::InvalidHost("The Host header is repeated.")),
-        (Some(value), None) => Some(value.to_str().map_err(|_| MALFORMED)?),
-        (None, None) => None,
-    };
-    let authority = head.uri.authority().map(http::uri::Authority::as_str);
-    let host = match (authority, header) {
-        (Some(authority), Some(header)) if !authority.eq_ignore_ascii_case(header) => {
-            return Err(Refusal::InvalidHost("The Host header and the request target name different hosts."));
-        }
-        (Some(host), _) | (None, Some(host)) => host_name(host)?,
-        (None, None) => return Err(Refusal::InvalidHost("The Host header is missing.")),
-    };
+    let host = named(&head.headers, &head.uri)?.ok_or(Refusal::InvalidHost("The Host header is missing."))?;
     let named = names.api.iter().any(|name| name.eq_ignore_ascii_case(host));
     // An address is a host only for clients that had no name to send.
     let dialled = connection.sni.is_none() && is_address_name(host, connection.local.ip());
@@ -38,8 +26,31 @@ pub fn check(connection: &Connection, head: &Parts, names: &Names) -> Result<(),
 
 const MALFORMED: Refusal = Refusal::InvalidHost("The Host header is malformed.");
 
+/// The host that a request is for, without port and brackets, if it says one: whoever is called by a name
+/// of somebody else's (a browser that was led here) says so here.
+///
+/// # Errors
+///
+/// `invalid_host` when the host is repeated, malformed or contradicts itself.
+pub fn named<'r>(headers: &'r HeaderMap, uri: &'r Uri) -> Result<Option<&'r str>, Refusal> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let header = match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => return Err(Refusal::InvalidHost("The Host header is repeated.")),
+        (Some(value), None) => Some(value.to_str().map_err(|_| MALFORMED)?),
+        (None, None) => None,
+    };
+    let authority = uri.authority().map(http::uri::Authority::as_str);
+    match (authority, header) {
+        (Some(authority), Some(header)) if !authority.eq_ignore_ascii_case(header) => {
+            Err(Refusal::InvalidHost("The Host header and the request target name different hosts."))
+        }
+        (Some(host), _) | (None, Some(host)) => host_name(host).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
 /// The host without port and brackets.
-pub(crate) fn host_name(text: &str) -> Result<&str, Refusal> {
+fn host_name(text: &str) -> Result<&str, Refusal> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => rest.split_once(']').ok_or(MALFORMED)?,
         None => text.split_at(text.find(':').unwrap_or(text.len())),

@@ -10,7 +10,7 @@ use crate::manage::fault::{Code, Fault};
 use crate::manage::fields::Reading;
 use crate::manage::operation::{Method, Operation};
 use crate::manage::page::{self, Page};
-use crate::store::rows::{CertificateRecord, Reason, Revoked, Serial};
+use crate::store::rows::{CertificateRecord, CertificateRevoked, Reason, Serial};
 
 /// A certificate, as verbs show it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -136,8 +136,10 @@ pub struct RevokeCertificate {
 pub struct RevokedCertificate {
     /// Its serial number.
     pub serial: String,
-    /// False when it was revoked before; the first time and reason stay.
+    /// False when it was revoked before; the first time stays, and the reason unless its key is compromised.
     pub newly: bool,
+    /// True when it was revoked before, for another reason, and its key counts as compromised from now on.
+    pub compromised: bool,
 }
 
 impl Operation for RevokeCertificate {
@@ -154,15 +156,16 @@ impl Operation for RevokeCertificate {
         let reason = read_reason(&mut reading, self.reason.as_deref());
         reading.finish()?;
         let serial = serial.ok_or_else(|| Fault::field("serial", "is missing"))?;
-        let newly = match manager.store.revoke_certificate(&serial, reason, manager.now)? {
-            Revoked::Revoked => true,
-            Revoked::AlreadyRevoked => false,
-            Revoked::Unknown => {
+        let (newly, compromised) = match manager.store.revoke_certificate(&serial, reason, manager.now)? {
+            CertificateRevoked::Newly => (true, false),
+            CertificateRevoked::Compromised => (false, true),
+            CertificateRevoked::Before => (false, false),
+            CertificateRevoked::Unknown => {
                 return Err(Fault::new(Code::NotFound, format!("no certificate has the serial number {serial}"))
                     .hint("`doorward cert list` shows all serial numbers"));
             }
         };
-        Ok(RevokedCertificate { serial: serial.to_string(), newly })
+        Ok(RevokedCertificate { serial: serial.to_string(), newly, compromised })
     }
 }
 
@@ -186,6 +189,8 @@ pub struct RevokedName {
     pub newly: bool,
     /// How many certificates ended by it.
     pub certificates: usize,
+    /// How many that were revoked before, for another reason, count as compromised from now on.
+    pub compromised: usize,
     /// How many unused enrollment bundles ended by it.
     pub bundles: usize,
 }
@@ -213,6 +218,7 @@ impl Operation for RevokeName {
             name: name.to_string(),
             newly: done.newly,
             certificates: done.certificates,
+            compromised: done.compromised,
             bundles: done.bundles,
         })
     }

@@ -18,6 +18,7 @@ pub mod serve;
 pub mod stream;
 pub mod tunnel;
 pub mod tunnels;
+mod waiting;
 pub mod watch;
 
 use std::time::Duration;

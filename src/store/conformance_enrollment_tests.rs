@@ -1,6 +1,8 @@
 //! Enrollment bundles, renewals, and lines for the records: what every engine must do.
 
-use super::conformance_tests::{Fixture, at, domain, name, new_certificate};
+use std::time::Duration;
+
+use super::conformance_tests::{Fixture, at, domain, name, new_certificate, revision};
 use super::*;
 use crate::domain::audit::Deed;
 use crate::domain::identity::Identity;
@@ -101,7 +103,7 @@ fn a_revoked_name_has_no_bundles_and_gets_none() {
     }
     store.redeem(&id(4), at(150), yes(4, "alice")).unwrap();
     let done = store.revoke_name(&domain(), &name("alice"), Reason::PrivilegeWithdrawn, at(160)).unwrap();
-    assert_eq!(done, NameRevoked { newly: true, certificates: 1, bundles: 2 });
+    assert_eq!(done, NameRevoked { newly: true, certificates: 1, compromised: 0, bundles: 2 });
     let state = |store: &Store, number| store.enrollment(&id(number)).unwrap().unwrap().state(at(160));
     let states = [1, 2, 3, 4].map(|number| state(&store, number));
     use EnrollmentState::{Open, Revoked as Gone, Used};
@@ -271,4 +273,94 @@ fn revoked_certificates_are_listed_until_they_end() {
     assert_eq!(listed(0), [serial(3), serial(1)]);
     assert_eq!(listed(100), [serial(3)]);
     assert!(listed(300).is_empty());
+}
+
+/// That a key is known to others is often learnt last: it counts whatever was said before, from the time
+/// that was said before on, and no reason takes it back.
+#[test]
+fn what_is_revoked_can_still_become_compromised() {
+    let fixture = Fixture::new();
+    let mut store = fixture.open();
+    for (number, who) in [(1, "alice"), (2, "alice"), (3, "alice"), (4, "bob")] {
+        store.record_certificate(&new_certificate(number, Role::Client, who)).unwrap();
+    }
+    let serial = |number| new_certificate(number, Role::Client, "alice").serial;
+    store.revoke_certificate(&serial(1), Reason::Superseded, at(5)).unwrap();
+    let before = revision(&store);
+    let again = store.revoke_certificate(&serial(1), Reason::KeyCompromise, at(8)).unwrap();
+    assert_eq!(again, CertificateRevoked::Compromised);
+    assert_eq!(store.certificate(&serial(1)).unwrap().unwrap().revoked, Some((at(5), Reason::KeyCompromise)));
+    let changes = store.changes_since(before).unwrap();
+    assert!(changes.denied.is_some_and(|denied| denied.public_keys == [[1; 32]].into()), "it reaches the gate");
+    let known = NewCertificate { spki_sha256: [1; 32], ..new_certificate(9, Role::Client, "bob") };
+    assert!(matches!(store.record_certificate(&known), Err(StoreError::KeyCompromised)));
+    for reason in [Reason::KeyCompromise, Reason::Unspecified] {
+        assert_eq!(store.revoke_certificate(&serial(1), reason, at(9)).unwrap(), CertificateRevoked::Before);
+    }
+
+    // And of a whole name.
+    store.revoke_certificate(&serial(2), Reason::Superseded, at(10)).unwrap();
+    store.revoke_name(&domain(), &name("alice"), Reason::CessationOfOperation, at(11)).unwrap();
+    let done = store.revoke_name(&domain(), &name("alice"), Reason::KeyCompromise, at(12)).unwrap();
+    assert_eq!(done, NameRevoked { newly: false, certificates: 0, compromised: 2, bundles: 0 });
+    let revoked = |number| store.certificate(&serial(number)).unwrap().unwrap().revoked;
+    assert_eq!(revoked(2), Some((at(10), Reason::KeyCompromise)));
+    assert_eq!(revoked(3), Some((at(11), Reason::KeyCompromise)));
+    assert_eq!(revoked(4), None);
+    let listed = store.revoked_certificates(at(0)).unwrap();
+    assert!(listed.iter().all(|record| matches!(record.revoked, Some((_, Reason::KeyCompromise)))));
+}
+
+/// A certificate is forgotten 30 days after its end, a few at a time; what was revoked much later, and a
+/// compromised key never.
+#[test]
+fn certificates_that_ended_long_ago_are_forgotten() {
+    const DAY: i64 = 24 * 3600;
+    let fixture = Fixture::new();
+    let mut store = fixture.open();
+    let ending =
+        |number: u8, end: i64| NewCertificate { not_after: at(end), ..new_certificate(number, Role::Client, "a") };
+    store.create_enrollment(&bundle(1, Role::Client, "a"), at(0)).unwrap();
+    let enrolled = ending(4, 2 * DAY);
+    store.redeem(&id(1), at(150), |_| Ok::<_, StoreError>((enrolled, ()))).unwrap();
+    for number in [1, 2, 3] {
+        store.record_certificate(&ending(number, 2 * DAY)).unwrap();
+    }
+    store.revoke_certificate(&ending(2, 0).serial, Reason::Superseded, at(DAY)).unwrap();
+    store.revoke_certificate(&ending(3, 0).serial, Reason::KeyCompromise, at(DAY)).unwrap();
+    let mut number = 100;
+    let mut left_at = |now: i64| {
+        number += 1;
+        store.record_certificate(&NewCertificate { issued_at: at(now), ..ending(number, 9000 * DAY) }).unwrap();
+        [1, 2, 3, 4].map(|number| store.certificate(&ending(number, 0).serial).unwrap().is_some())
+    };
+    assert_eq!(left_at(2 * DAY), [true; 4]);
+    assert_eq!(left_at(32 * DAY), [true; 4], "30 days after the end, to the second");
+    assert_eq!(left_at(32 * DAY + 1), [false, true, true, false]);
+    assert_eq!(left_at(402 * DAY), [false, true, true, false]);
+    assert_eq!(left_at(402 * DAY + 1), [false, false, true, false]);
+    assert_eq!(left_at(8000 * DAY), [false, false, true, false]);
+    assert!(store.list_enrollments().unwrap().is_empty());
+}
+
+/// However many there are: one that is issued waits for a hundred of them at the most.
+#[test]
+fn forgetting_takes_a_bounded_time() {
+    let fixture = Fixture::new();
+    let mut store = fixture.open();
+    for number in 0..=249 {
+        store.record_certificate(&new_certificate(number, Role::Client, "a")).unwrap();
+    }
+    let later = at(1_000_000_000);
+    let mut left = Vec::new();
+    for number in 250..=253 {
+        let new = NewCertificate {
+            issued_at: later,
+            not_after: later.after(Duration::from_secs(600)),
+            ..new_certificate(number, Role::Client, "a")
+        };
+        store.record_certificate(&new).unwrap();
+        left.push(store.list_certificates().unwrap().len());
+    }
+    assert_eq!(left, [151, 52, 3, 4]);
 }

@@ -231,9 +231,10 @@ fn revoking_a_serial_denies_that_certificate_alone() {
         store.record_certificate(&new_certificate(number, Role::Client, "alice")).unwrap();
     }
     let serial = |number| new_certificate(number, Role::Client, "alice").serial;
-    assert_eq!(store.revoke_certificate(&serial(1), Reason::Superseded, at(5)).unwrap(), Revoked::Revoked);
-    assert_eq!(store.revoke_certificate(&serial(1), Reason::KeyCompromise, at(6)).unwrap(), Revoked::AlreadyRevoked);
-    assert_eq!(store.revoke_certificate(&serial(9), Reason::Superseded, at(6)).unwrap(), Revoked::Unknown);
+    let mut revoke = |number, reason, when| store.revoke_certificate(&serial(number), reason, at(when)).unwrap();
+    assert_eq!(revoke(1, Reason::Superseded, 5), CertificateRevoked::Newly);
+    assert_eq!(revoke(1, Reason::PrivilegeWithdrawn, 6), CertificateRevoked::Before);
+    assert_eq!(revoke(9, Reason::Superseded, 6), CertificateRevoked::Unknown);
     assert_eq!(store.certificate(&serial(1)).unwrap().unwrap().revoked, Some((at(5), Reason::Superseded)));
     assert_eq!(store.certificate(&serial(2)).unwrap().unwrap().revoked, None);
 
@@ -255,9 +256,9 @@ fn revoking_a_name_covers_every_role_and_later_certificates() {
     assert!(!store.is_name_revoked(&domain(), &alice).unwrap());
 
     let done = store.revoke_name(&domain(), &alice, Reason::PrivilegeWithdrawn, at(5)).unwrap();
-    assert_eq!(done, NameRevoked { newly: true, certificates: 2, bundles: 0 });
+    assert_eq!(done, NameRevoked { newly: true, certificates: 2, compromised: 0, bundles: 0 });
     let again = store.revoke_name(&domain(), &alice, Reason::PrivilegeWithdrawn, at(6)).unwrap();
-    assert_eq!(again, NameRevoked { newly: false, certificates: 0, bundles: 0 });
+    assert_eq!(again, NameRevoked { newly: false, certificates: 0, compromised: 0, bundles: 0 });
     assert!(store.is_name_revoked(&domain(), &alice).unwrap());
     assert!(!store.is_name_revoked(&domain(), &name("alice2")).unwrap());
     let denied = fixture.open().denied().unwrap();

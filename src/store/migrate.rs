@@ -13,12 +13,13 @@ use crate::store::error::StoreError;
 /// "DWRD": tells our files from other SQLite databases.
 const APPLICATION_ID: i64 = 0x4457_5244;
 
-const MIGRATIONS: [(&str, &str); 5] = [
+const MIGRATIONS: [(&str, &str); 6] = [
     ("0001_initial", include_str!("migrations/0001_initial.sql")),
     ("0002_policy", include_str!("migrations/0002_policy.sql")),
     ("0003_enrollment", include_str!("migrations/0003_enrollment.sql")),
     ("0004_notifications", include_str!("migrations/0004_notifications.sql")),
     ("0005_webhooks", include_str!("migrations/0005_webhooks.sql")),
+    ("0006_certificates", include_str!("migrations/0006_certificates.sql")),
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (
@@ -167,6 +168,7 @@ mod tests {
             "0003_enrollment 2823a6d2b5940355",
             "0004_notifications c4da8a2f624bbf18",
             "0005_webhooks 5c8feb4a87909508",
+            "0006_certificates 2f21b9c94ad43699",
         ];
         assert_eq!(sums, frozen);
     }

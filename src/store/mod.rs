@@ -31,8 +31,8 @@ use crate::store::enrollment::{EnrollmentRecord, NewEnrollment, Renewed};
 use crate::store::error::StoreError;
 use crate::store::queue::{End, QueueState, Queued, Retry, Subscription};
 use crate::store::rows::{
-    CertificateRecord, Claimed, Imported, KeyImport, NameRevoked, NewCertificate, OwnerRow, Reason, Revoked, Rotated,
-    Rotation, Serial, Updated,
+    CertificateRecord, CertificateRevoked, Claimed, Imported, KeyImport, NameRevoked, NewCertificate, OwnerRow, Reason,
+    Revoked, Rotated, Rotation, Serial, Updated,
 };
 use crate::store::snapshot::DenySet;
 use crate::store::sqlite::{Changes, Sqlite};
@@ -218,7 +218,7 @@ impl Store {
         serial: &Serial,
         reason: Reason,
         now: Timestamp,
-    ) -> Result<Revoked, StoreError> {
+    ) -> Result<CertificateRevoked, StoreError> {
         let Self::Sqlite(engine) = self;
         engine.revoke_certificate(serial, reason, now)
     }

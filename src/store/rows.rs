@@ -130,6 +130,20 @@ pub enum Revoked {
     Unknown,
 }
 
+/// What became of the revocation of a certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CertificateRevoked {
+    /// It is revoked from now on.
+    Newly,
+    /// It was revoked before, for another reason, and its key counts as compromised from now on; the first
+    /// time stays.
+    Compromised,
+    /// It was revoked before; the first time and reason stay.
+    Before,
+    /// There is no such certificate.
+    Unknown,
+}
+
 /// A certificate's serial number: big-endian bytes without leading zeros, so that one number has
 /// one spelling.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -269,6 +283,8 @@ pub struct NameRevoked {
     pub newly: bool,
     /// How many certificates ended by it.
     pub certificates: usize,
+    /// How many that were revoked before, for another reason, count as compromised from now on.
+    pub compromised: usize,
     /// How many enrollment bundles ended unused by it.
     pub bundles: usize,
 }

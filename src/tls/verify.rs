@@ -377,5 +377,8 @@ fn hints(entries: &[Entry]) -> Vec<DistinguishedName> {
 }
 
 #[cfg(test)]
+#[path = "verify_session_tests.rs"]
+mod session_tests;
+#[cfg(test)]
 #[path = "verify_tests.rs"]
 mod tests;

@@ -456,6 +456,34 @@ async fn a_renewed_certificate_is_used_without_a_lost_request() {
     world.metric_becomes("doorward_connections", 1.0).await;
 }
 
+/// Another user of this machine can connect as often as he likes: without the token he keeps no tool out,
+/// neither with connections that say nothing nor with ones that guess.
+#[tokio::test]
+async fn who_has_no_token_keeps_nobody_out() {
+    let stub = Stub::chatty().await;
+    let world = World::open(&stub).await;
+    let dial = DialSetup { token: Some(TOKEN), ..DialSetup::new(&world) }.start(&world).await;
+    let token = format!("Authorization: Bearer {TOKEN}\r\n");
+    let mut first = dial.tool().await;
+    assert_eq!(first.post(CHAT, &token, &chat("llama")).await.status, 200);
+    let (mut silent, mut guessing) = (Vec::new(), Vec::new());
+    for _ in 0..400 {
+        silent.push(TcpStream::connect(dial.address).await.unwrap());
+    }
+    for _ in 0..400 {
+        let mut tool = dial.tool().await;
+        assert_eq!(tool.post(CHAT, "Authorization: Bearer sk-x\r\n", "{}").await.status, 401);
+        guessing.push(tool);
+    }
+    within(LONG, "a tool is served beside them", async {
+        assert_eq!(dial.post(CHAT, &token, &chat("llama")).await.status, 200);
+        assert_eq!(first.post(CHAT, &token, &chat("llama")).await.status, 200, "and the one that was there is still");
+    })
+    .await;
+    // Who came first made room.
+    assert_eq!(within(LONG, "the first stranger is out", silent[0].read(&mut [0])).await.unwrap_or(0), 0);
+}
+
 /// However many tools hold a connection, it can be stopped.
 #[tokio::test]
 async fn it_stops_when_all_places_are_taken() {
@@ -465,8 +493,8 @@ async fn it_stops_when_all_places_are_taken() {
     let mut tools = Vec::new();
     for _ in 0..256 {
         let mut tool = dial.tool().await;
-        // Answered, so it has its place; and idle from here on.
-        assert_eq!(tool.post(CHAT, "Origin: https://evil.example\r\n", "{}").await.status, 403);
+        // Let through, so it has its place; and idle from here on.
+        assert_eq!(tool.post(CHAT, "", "{}").await.status, 400);
         tools.push(tool);
     }
     dial.stop().await;

@@ -332,7 +332,7 @@ async fn a_drain_finishes_live_streams() {
     let stopping = tokio::spawn(server.shut_down());
     until(LONG, "idle connections are closed", || idle.iter().all(|line| !line.is_open()).then_some(())).await;
     let mut probe = TcpStream::connect(admin).await.unwrap();
-    probe.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    probe.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut ready = String::new();
     probe.read_to_string(&mut ready).await.unwrap();
     assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
@@ -414,4 +414,30 @@ async fn head_has_no_body() {
         assert_eq!((answer.status, answer.text()), (200, ""));
     }
     stub.assert_untouched();
+}
+
+/// A page whose name was made to point here (DNS rebinding) is told nothing by the operator's listener.
+#[tokio::test]
+async fn the_operators_listener_answers_to_names_of_this_machine_alone() {
+    let stub = Stub::chatty().await;
+    let world = World::open(&stub).await;
+    let status = async |line: &str, hosts: &[&str]| {
+        let hosts: String = hosts.iter().map(|host| format!("Host: {host}\r\n")).collect();
+        let said = world.admin_says(&format!("{line}\r\n{hosts}Connection: close\r\n\r\n")).await;
+        assert_eq!(said.contains("doorward_requests_in_flight"), said.contains(" 200 OK"), "{said}");
+        said.split(' ').nth(1).unwrap().to_owned()
+    };
+    let get = "GET /metrics HTTP/1.1";
+    for ours in ["localhost", "LocalHost:9000", "127.0.0.1", "127.0.0.1:8444", "[::1]:1"] {
+        assert_eq!(status(get, &[ours]).await, "200", "{ours}");
+    }
+    for foreign in ["rebind.evil.example", "llm.test", "localhost.evil.example", "10.0.0.1:8444", "169.254.169.254"] {
+        assert_eq!(status(get, &[foreign]).await, "421", "{foreign}");
+    }
+    for bad in [&["localhost", "localhost"][..], &["localhost:x"], &["user@localhost"], &[]] {
+        assert_eq!(status(get, bad).await, "400", "{bad:?}");
+    }
+    assert_eq!(status("GET http://evil.example/metrics HTTP/1.1", &["localhost"]).await, "400");
+    // As load balancers probe.
+    assert_eq!(status("GET /metrics HTTP/1.0", &[]).await, "200");
 }

@@ -197,12 +197,7 @@ impl Process {
     }
 
     /// Begun by a command that stays the same process.
-    pub(crate) fn connect_by(
-        launcher: &[String],
-        gateway: SocketAddr,
-        directory: &Path,
-        backend: SocketAddr,
-    ) -> Self {
+    pub(crate) fn connect_by(launcher: &[String], gateway: SocketAddr, directory: &Path, backend: SocketAddr) -> Self {
         let file = directory.join("connector.toml");
         fs::write(
             &file,
@@ -221,12 +216,8 @@ impl Process {
 
     fn start_by(launcher: &[String], directory: &Path, options: &[&str]) -> Self {
         let log = directory.join("connector.log");
-        let child = doorward(launcher)
-            .arg("connect")
-            .args(options)
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
+        let child =
+            doorward(launcher).arg("connect").args(options).stderr(File::create(&log).unwrap()).spawn().unwrap();
         Self { child, log }
     }
 

@@ -1,18 +1,21 @@
 //! Gateway and connector, both real, under crowds, with certificates that end, and with peers that
 //! say nothing.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use doorward::domain::identity::{IdentityName, Role};
 use doorward::overlay::hub::Pace;
 use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, advance, pause, resume};
 
 use crate::overlay::{BACKENDS, site};
 use crate::support::{
-    CHAT, Flow, HandGateway, LONG, Line, RealConnector, Setup, Stub, World, ask, chat_stream, chunk, dialler, live,
-    until, within,
+    CHAT, Flow, HandGateway, LONG, Line, RealConnector, Setup, Stub, Tunnel, World, ask, chat_stream, chunk, dialler,
+    json_reply, live, served_within, until, within,
 };
 use crate::tunnels::{SECOND, caller, site_a};
 
@@ -29,6 +32,7 @@ async fn scene(stub: &Stub, links: usize, like: impl FnOnce(&mut Setup)) -> (Wor
     let backend = format!("{}\nmax_concurrent = 1000", site(stub.address));
     let connector = RealConnector::with_links(world.address(), &directory, &backend, links.try_into().unwrap());
     up(&world, links).await;
+    served_within(LONG, &caller(&world).await, stub).await;
     (world, connector)
 }
 
@@ -58,34 +62,47 @@ async fn five_hundred_callers_leave_at_once() {
     for _ in 0..CALLERS / 100 {
         lines.push(caller.h2().await);
     }
+    let (begun, read) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let mut calls = JoinSet::new();
     for index in 0..CALLERS {
         let mut line: Line = lines[index % lines.len()].stream();
+        let (begun, read) = (Arc::clone(&begun), Arc::clone(&read));
         calls.spawn(async move {
-            let mut flow = Flow::of(line.begin(CHAT, &chat_stream("llama")).await);
+            let response = line.begin(CHAT, &chat_stream("llama")).await;
+            assert_eq!(response.status(), 200);
+            let mut flow = Flow::of(response);
             flow.until(EVENT).await;
-            flow
+            begun.fetch_add(1, Relaxed);
+            loop {
+                flow.more().await;
+                read.fetch_add(1, Relaxed);
+            }
         });
     }
+    let (go, going) = watch::channel(false);
     let mut floods = JoinSet::new();
     for _ in 0..CALLERS {
-        let mut exchange = stub.next().await;
+        let (mut exchange, mut going) = (stub.next().await, going.clone());
         floods.spawn(async move {
             exchange.begin("text/event-stream").await;
             let event = chunk(EVENT);
+            exchange.send(&event).await;
+            assert!(going.wait_for(|going| *going).await.is_ok());
             // Until nobody wants it.
             while exchange.try_send(&event).await.is_ok() {
                 tokio::task::yield_now().await;
             }
         });
     }
-    let mut flows = Vec::new();
-    while let Some(flow) = within(LONG, "a stream begins", calls.join_next()).await {
-        flows.push(flow.unwrap());
-    }
-    assert_eq!((flows.len(), connector.agent.in_flight()), (CALLERS, CALLERS + 1));
+    until(LONG, "all streams have begun", || (begun.load(Relaxed) == CALLERS).then_some(())).await;
+    assert_eq!(connector.agent.in_flight(), CALLERS + 1);
+    go.send_replace(true);
+    until(LONG, "they are in full flow", || (read.load(Relaxed) > 10 * CALLERS).then_some(())).await;
     let begun = Instant::now();
-    drop(flows);
+    calls.abort_all();
+    while let Some(call) = calls.join_next().await {
+        assert!(call.unwrap_err().is_cancelled());
+    }
     assert!(begun.elapsed() < SECOND, "{:?}", begun.elapsed());
     while let Some(flood) = within(LONG, "the backend hears of it", floods.join_next()).await {
         flood.unwrap();
@@ -187,7 +204,9 @@ async fn a_certificate_ends_in_the_middle_of_a_stream() {
     let ((short, directory), (_, renewed)) = (of(600 * SECOND), of(3600 * SECOND));
     let connector = RealConnector::start(&[world.address()], &directory, &site(stub.address));
     up(&world, 1).await;
-    let mut line = caller(&world).await.h2().await;
+    let caller = caller(&world).await;
+    served_within(LONG, &caller, &stub).await;
+    let mut line = caller.h2().await;
     world.clock.advance(short.not_after.since(world.clock.now()) - Duration::from_millis(1));
     let (mut flow, mut exchange) = live(&mut line, &stub).await;
     exchange.chunk("data: {\"n\":2}\n\n").await;
@@ -267,6 +286,31 @@ async fn a_gateway_that_says_nothing_is_left() {
     within(LONG, "it hangs up", &mut unwilling.driver).await.unwrap().ok();
     let mut tunnel = gateway.registered().await;
     tunnel.control().hear_health("vllm-a", "up").await;
+}
+
+/// What a gateway says in pieces is heard, and so are requests in between.
+#[tokio::test]
+async fn a_gateway_that_speaks_slowly_is_heard() {
+    let stub = Stub::by_hand().await;
+    let files = Setup::new(&stub).write();
+    let gateway = HandGateway::new(&files).await;
+    let (directory, _) = files.connector("site-a");
+    let connector = RealConnector::start(&[gateway.address], &directory, &site(stub.address));
+    let mut tunnel = gateway.accept().await;
+    tunnel.control().hear_of("register").await;
+    let registered = "{\"type\":\"registered\",\"accepted\":[\"vllm-a\"],\"refused\":[],\"server_time\":\"\"}\n";
+    for index in 0..registered.len() {
+        tunnel.control().say_text(&registered[index..=index]);
+        tokio::task::yield_now().await;
+    }
+    until(LONG, "it is registered", || (connector.agent.registered() == 1).then_some(())).await;
+    tunnel.control().say_text("{\"type\":\"drain\",\"reason\":");
+    let answer = async { stub.next().await.reply(json_reply("{}")).await };
+    let (asked, ()) = tokio::join!(tunnel.send(Tunnel::chat("vllm-a", 2), "{}"), answer);
+    assert_eq!(asked.unwrap().0.status(), 200);
+    tunnel.control().say_text("\"shutdown\",\"deadline_s\":30}\n");
+    let _successor = gateway.registered().await;
+    tunnel.control().hear_of("drain").await;
 }
 
 /// Lets time pass at once, in steps that every timer notices.

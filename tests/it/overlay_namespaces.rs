@@ -56,7 +56,8 @@ NFT
 #[test]
 #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn links_between_hosts_fail_and_heal() {
-    let allowed = "ip link add name one type veth peer name two && nft add table inet x && nsenter --net=/proc/self/ns/net true";
+    let allowed =
+        "ip link add name one type veth peer name two && nft add table inet x && nsenter --net=/proc/self/ns/net true";
     let allowed = Command::new("unshare").args(["--net", "sh", "-c", allowed]).output();
     if !allowed.is_ok_and(|output| output.status.success()) {
         eprintln!("SKIPPED: no permission to make network namespaces, or no ip, nft and nsenter");
@@ -105,11 +106,8 @@ impl Host {
 
     /// Runs a command on it, and gives what it printed.
     fn run(&self, line: &str) -> String {
-        let output = Command::new("nsenter")
-            .arg(format!("--net={}", self.path()))
-            .args(["sh", "-ec", line])
-            .output()
-            .unwrap();
+        let output =
+            Command::new("nsenter").arg(format!("--net={}", self.path())).args(["sh", "-ec", line]).output().unwrap();
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
@@ -198,11 +196,7 @@ impl Scene {
             assert_eq!(whole.status, 502, "{}", whole.text());
             assert_eq!(whole.json()["error"]["code"], "backend_broke");
         };
-        tokio::join!(
-            late,
-            assert_broken(&self.gateway, idle, NOTICED),
-            assert_broken(&self.gateway, busy, NOTICED),
-        );
+        tokio::join!(late, assert_broken(&self.gateway, idle, NOTICED), assert_broken(&self.gateway, busy, NOTICED),);
         until(NOTICED, "the gateway has given up both connections", || {
             (self.gateway.log().matches("a tunnel has ended").count() == 2).then_some(())
         })
@@ -282,7 +276,8 @@ async fn a_closed_site() {
     scene.host.run("ip link set to-site down");
     exchange.chunk("data: {\"n\":2}\n\n").await;
     until(AT_ONCE, "the event is stuck in the site", || {
-        let waiting = scene.site.run("ss -H -tn state established dst 10.77.1.1 | awk '{ sum += $2 } END { print sum + 0 }'");
+        let waiting =
+            scene.site.run("ss -H -tn state established dst 10.77.1.1 | awk '{ sum += $2 } END { print sum + 0 }'");
         (waiting.trim() != "0").then_some(())
     })
     .await;

@@ -1,6 +1,7 @@
 //! Gateway and connector, both as programs, one of which is frozen, killed or started again: whoever
 //! waits hears of it within bounds, and the other comes back by itself.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -187,10 +188,12 @@ impl Said {
         String::from_utf8(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap()
     }
 
-    /// The waits of connections that were lost, in milliseconds and in their order.
+    /// How long connections that were lost wait before they are dialled again, in milliseconds.
     fn waits(&self) -> Vec<u64> {
         let text = self.text();
-        let again = text.lines().filter_map(|line| line.split_once("again=\"")?.1.split_once(" s\""));
+        // Where nobody listens any more, none was there to be lost.
+        let lost = text.lines().filter(|line| !line.contains("refused"));
+        let again = lost.filter_map(|line| line.split_once("again=\"")?.1.split_once(" s\""));
         again.map(|(seconds, _)| seconds.replace('.', "").parse().unwrap()).collect()
     }
 }
@@ -239,14 +242,13 @@ async fn two_hundred_tunnels_come_back() {
     let mut settled = None;
     for how in ["", "KILL", "TERM"] {
         if !how.is_empty() {
-            let first = said.waits().is_empty();
+            let before = said.waits().len();
             gateway.signal(how);
             assert_eq!(gateway.ended().await.success(), how == "TERM");
-            if first {
-                // While there is nothing to dial, each wait that was drawn is in the log; of the
-                // first ones each connection has one.
-                until(LONG, "all are lost", || (said.waits().len() >= all).then_some(())).await;
-                assert_spread(&said.waits()[..all]);
+            // A gateway that stops tells its connectors: theirs are replaced, not lost.
+            if how == "KILL" {
+                until(LONG, "all are lost", || (said.waits().len() >= before + all).then_some(())).await;
+                assert_spread(&said.waits()[before..]);
             }
             until(LONG, "the connectors have noticed", || (registered() == 0).then_some(())).await;
             gateway.again().await;
@@ -270,12 +272,12 @@ async fn two_hundred_tunnels_come_back() {
     }
 }
 
-/// Drawn evenly from the first second: no tenth of it has a quarter of them.
+/// They are drawn evenly, from the first second if nothing has failed before: no tenth of a second
+/// has a quarter of them.
 fn assert_spread(waits: &[u64]) {
-    let mut tenths = [0_usize; 10];
+    let mut tenths = BTreeMap::new();
     for wait in waits {
-        assert!(*wait <= 1000, "{wait} ms");
-        tenths[usize::try_from(*wait / 100).unwrap().min(9)] += 1;
+        *tenths.entry(wait / 100).or_insert(0) += 1;
     }
-    assert!(tenths.iter().all(|tenth| (1..waits.len() / 4).contains(tenth)), "{tenths:?}");
+    assert!(tenths.values().all(|count| *count < waits.len() / 4), "{tenths:?}");
 }

@@ -320,7 +320,7 @@ async fn promise_09_secrets_and_prompts_appear_nowhere() {
         }
     }
     let mut admin = TcpStream::connect(process.admin).await.unwrap();
-    admin.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    admin.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut metrics = String::new();
     admin.read_to_string(&mut metrics).await.unwrap();
     process.signal("TERM");

@@ -1,5 +1,7 @@
 //! Tunnels under stress: clones, dead links, drains, callers who do not read and callers who leave.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -394,10 +396,19 @@ async fn five_hundred_cancels_leave_the_tunnel_alive() {
     let (mut neighbour, _asked, mut neighbours) = streaming(&mut line, &mut site).await;
     for _ in 0..2 {
         let lines = [caller.h2().await, caller.h2().await, caller.h2().await];
-        let mut calls = JoinSet::new();
+        let (mut calls, begun) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
         for index in 0..250 {
             let mut line: Line = lines[index % lines.len()].stream();
-            calls.spawn(async move { Flow::of(line.begin(CHAT, &chat_stream("llama")).await) });
+            let begun = Arc::clone(&begun);
+            // One that does not read is its own end, by its own limit of small frames.
+            calls.spawn(async move {
+                let mut flow = Flow::of(line.begin(CHAT, &chat_stream("llama")).await);
+                flow.until(EVENT).await;
+                begun.fetch_add(1, Relaxed);
+                loop {
+                    flow.more().await;
+                }
+            });
         }
         let mut floods = JoinSet::new();
         for _ in 0..250 {
@@ -409,11 +420,13 @@ async fn five_hundred_cancels_leave_the_tunnel_alive() {
                 stream
             });
         }
-        let mut flows = Vec::new();
-        while let Some(flow) = calls.join_next().await {
-            flows.push(flow.unwrap());
+        until(LONG, "all streams have begun", || (begun.load(Relaxed) == 250).then_some(())).await;
+        let leaving = Instant::now();
+        calls.abort_all();
+        while let Some(call) = calls.join_next().await {
+            assert!(call.unwrap_err().is_cancelled());
         }
-        drop(flows);
+        assert!(leaving.elapsed() < SECOND / 2, "{:?}", leaving.elapsed());
         while let Some(flood) = within(LONG, "a stream is cancelled", floods.join_next()).await {
             assert_eq!(reset_of(&mut flood.unwrap()).await, Reason::CANCEL);
         }

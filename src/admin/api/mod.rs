@@ -21,9 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
-};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -38,6 +36,7 @@ use crate::admin::api::route::{Done, Fields, Route};
 use crate::config::{Declared, Reachable, is_address_name};
 use crate::domain::audit::Actor;
 use crate::domain::key::redacted;
+use crate::gate::respond::read_off;
 use crate::gate::{Gateway, host};
 use crate::manage::enrollments::Enrollment;
 use crate::manage::fault::{Code, Fault};
@@ -99,7 +98,7 @@ impl Api {
             Ok((status, body)) => response(status, JSON, body),
             Err(refusal) => {
                 // Who is still sending when the connection closes may never see the answer.
-                drop(timeout(REST, rest_of(&mut body)).await);
+                read_off(&mut body, MAX_REST, REST).await;
                 refused(&refusal)
             }
         }
@@ -159,19 +158,8 @@ impl Api {
 
     /// A browser that was led to this listener by a name of somebody else's says so here.
     fn check_host(&self, peer: &Peer, head: &Parts) -> Result<(), Refusal> {
-        let mut hosts = head.headers.get_all(HOST).iter();
-        let header = match (hosts.next(), hosts.next()) {
-            (_, Some(_)) => return Err(Refusal::InvalidHost),
-            (header, None) => header.map(|value| value.to_str().map_err(|_| Refusal::InvalidHost)).transpose()?,
-        };
-        let authority = head.uri.authority().map(http::uri::Authority::as_str);
-        let name = match (authority, header) {
-            (Some(authority), Some(header)) if !authority.eq_ignore_ascii_case(header) => {
-                return Err(Refusal::InvalidHost);
-            }
-            (Some(name), _) | (None, Some(name)) => host::host_name(name).map_err(|_| Refusal::InvalidHost)?,
-            (None, None) => return Err(Refusal::InvalidHost),
-        };
+        let named = host::named(&head.headers, &head.uri).map_err(|_| Refusal::InvalidHost)?;
+        let name = named.ok_or(Refusal::InvalidHost)?;
         let ours = match peer {
             Peer::Local { .. } => name.eq_ignore_ascii_case("localhost"),
             Peer::Remote { local, .. } => {
@@ -280,17 +268,6 @@ fn find(head: &Parts) -> Result<(&'static Route, Fields), Refusal> {
         methods.push(route.method.as_str());
     }
     if methods.is_empty() { Err(Refusal::UnknownPath) } else { Err(Refusal::Method(methods.join(", "))) }
-}
-
-/// Reads a body that nobody wants, to its end or to a bound.
-async fn rest_of(body: &mut Incoming) {
-    let mut length = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        length += frame.data_ref().map_or(0, Bytes::len);
-        if length > MAX_REST {
-            return;
-        }
-    }
 }
 
 async fn whole(route: &Route, head: &Parts, body: &mut Incoming) -> Result<Bytes, Refusal> {

@@ -128,7 +128,7 @@ fn issue_for(
     hand_out(authority, store, (&plan, &made), (dir, Existing::Keep), now)
 }
 
-/// Records a certificate, and then writes its files.
+/// Makes room for a certificate's files, records it, and then puts them in their places.
 fn hand_out(
     authority: &Authority,
     store: &mut Store,
@@ -139,8 +139,11 @@ fn hand_out(
     let certificate = made.issued.chain.first().ok_or_else(|| Failure::new("the authority issued nothing"))?;
     let row = row_of(authority, plan, certificate, now)
         .map_err(|fault| Failure::new(format!("the issued certificate cannot be read back: {fault}")))?;
+    // A disk that is full is found out here, while nothing is on record.
+    let name = plan.name().as_str();
+    let staged = leaf::stage(made, authority.bundle_pem(), dir, name, existing).map_err(|error| taken(&error))?;
     store.record_certificate(&row).map_err(|error| refused(store, (&row.identity, &error), now))?;
-    let files = leaf::write(made, authority.bundle_pem(), dir, plan.name().as_str(), existing).map_err(|error| {
+    let files = staged.place().map_err(|error| {
         // Nobody has it, and nobody shall look for its owner. When even that fails, it just ends.
         drop(store.revoke_certificate(&row.serial, Reason::CessationOfOperation, now));
         taken(&error)

@@ -38,10 +38,14 @@ impl Revoke {
             (Some(serial), _) => {
                 let operation = RevokeCertificate { serial: serial.to_string(), reason };
                 let done = self.reach.existing()?.perform(operation)?;
-                match (self.output, done.newly) {
-                    (Format::Json, _) => output::json(out, &done)?,
-                    (Format::Table, true) => writeln!(out, "{serial} is revoked")?,
-                    (Format::Table, false) => writeln!(out, "{serial} was revoked before")?,
+                let what = match (done.newly, done.compromised) {
+                    (true, _) => "is revoked",
+                    (false, true) => "was revoked before; its key counts as compromised from now on",
+                    (false, false) => "was revoked before",
+                };
+                match self.output {
+                    Format::Json => output::json(out, &done)?,
+                    Format::Table => writeln!(out, "{serial} {what}")?,
                 }
             }
             (None, Some(name)) => {
@@ -58,10 +62,16 @@ impl Revoke {
                     0 => String::new(),
                     bundles => format!(", and {} that nobody had used", output::count(bundles, "bundle")),
                 };
+                let compromised = match done.compromised {
+                    0 => String::new(),
+                    before => {
+                        format!("; {} revoked before: compromised from now on", output::count(before, "certificate"))
+                    }
+                };
                 let newly = if done.newly { "is revoked" } else { "was revoked before" };
                 match self.output {
                     Format::Json => output::json(out, &done)?,
-                    Format::Table => writeln!(out, "{name} {newly}; {ended} ended{bundles}")?,
+                    Format::Table => writeln!(out, "{name} {newly}; {ended} ended{bundles}{compromised}")?,
                 }
             }
             (None, None) => return Err(Failure::Usage(vec!["name what to revoke: --serial or --name".to_owned()])),

@@ -6,14 +6,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use toml::de::DeTable;
-
-use crate::config::document::Document;
-use crate::config::files::read_bounded;
 use crate::config::gateway::backends::{self, read_backends};
 use crate::config::gateway::grants::read_grants;
 use crate::config::gateway::keys::read_keys;
 use crate::config::gateway::models::read_models;
+use crate::config::gateway::part::read_part;
 use crate::config::gateway::trust::{Authorities, read_ca, read_identities};
 use crate::config::gateway::webhooks::webhook_names;
 use crate::config::parse::whole;
@@ -66,14 +63,7 @@ impl Declared {
 ///
 /// When the file cannot be read, is not TOML, or one of them is wrong.
 pub fn declared(file: &Path) -> Result<Declared, Vec<Problem>> {
-    let failed = |why: String| vec![whole(why)];
-    let bytes = read_bounded(file).map_err(|error| failed(format!("cannot read {}: {error}", file.display())))?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| failed("is not UTF-8".to_owned()))?;
-    let root = DeTable::parse(text).map_err(|error| failed(error.message().to_owned()))?;
-    let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
-    // What else is in it may need secrets, and is not looked at.
-    let document = Document::new(text, directory, &|_| None);
-    let declared = document.read(root.get_ref(), |root| {
+    let (declared, mut problems) = read_part(file, |root| {
         let sections = |name| root.get(name).map(|value| value.sections()).unwrap_or_default();
         let grants = read_grants(&sections("grant"));
         let keys = read_keys(&sections("key"), grants.as_deref());
@@ -94,14 +84,13 @@ pub fn declared(file: &Path) -> Result<Declared, Vec<Problem>> {
             webhooks: webhook_names(root.get("webhook").as_ref()),
             backends: backends.into_iter().map(named).collect(),
         })
-    });
-    let mut problems = document.into_findings().problems;
+    })?;
     let is_ours =
         |name: &str| ["grant", "key"].iter().any(|ours| name == *ours || name.starts_with(&format!("{ours}[")));
     problems.retain(|problem| is_ours(&problem.path));
     match declared {
         Some(declared) if problems.is_empty() => Ok(declared),
-        None if problems.is_empty() => Err(failed("the config was refused without a reason".to_owned())),
+        None if problems.is_empty() => Err(vec![whole("the config was refused without a reason".to_owned())]),
         Some(_) | None => Err(problems),
     }
 }

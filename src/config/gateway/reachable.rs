@@ -3,11 +3,9 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use toml::de::DeTable;
-
-use crate::config::document::{Document, Table};
-use crate::config::files::read_bounded;
+use crate::config::document::Table;
 use crate::config::gateway::listen::{read_address, read_names};
+use crate::config::gateway::part::read_part;
 use crate::config::parse::whole;
 use crate::config::{Listen, Names, Problem};
 use crate::domain::gateway_address::GatewayAddress;
@@ -61,23 +59,16 @@ impl Reachable {
 ///
 /// When the file cannot be read, is not TOML, or says something wrong about this.
 pub fn reachable(file: &Path) -> Result<Reachable, Vec<Problem>> {
-    let failed = |why: String| vec![whole(why)];
-    let bytes = read_bounded(file).map_err(|error| failed(format!("cannot read {}: {error}", file.display())))?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| failed("is not UTF-8".to_owned()))?;
-    let root = DeTable::parse(text).map_err(|error| failed(error.message().to_owned()))?;
-    let directory = file.parent().unwrap_or(Path::new("/")).to_owned();
-    let document = Document::new(text, directory, &|_| None);
-    let found = document.read(root.get_ref(), |root| root.get("listen")?.table(read));
+    let (found, mut problems) = read_part(file, |root| root.get("listen")?.table(read))?;
     let ours = |path: &str| {
         ["listen.address", "listen.advertise", "listen.names"]
             .iter()
             .any(|name| path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '['])))
     };
-    let mut problems = document.into_findings().problems;
     problems.retain(|problem| ours(&problem.path));
     match found {
         Some(found) if problems.is_empty() => Ok(found),
-        None if problems.is_empty() => Err(failed("it has no [listen] with address and names".to_owned())),
+        None if problems.is_empty() => Err(vec![whole("it has no [listen] with address and names".to_owned())]),
         Some(_) | None => Err(problems),
     }
 }

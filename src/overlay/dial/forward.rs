@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use crate::overlay::dial::Dial;
 use crate::overlay::dial::admit::Admitted;
 use crate::overlay::dial::link::Lease;
+use crate::overlay::dial::places::Guest;
 use crate::overlay::dial::refusal::Refusal;
 
 /// How long a request waits for its turn.
@@ -65,9 +66,9 @@ const STAYS_TOO: [&str; 4] = ["x-doorward-", "sec-", "x-forwarded-", "access-con
 pub(super) type Answer = Either<Relayed, Full<Bytes>>;
 
 /// Answers one request. Never fails: a refusal is an answer too.
-pub(super) async fn handle(dial: Arc<Dial>, request: Request<Incoming>) -> Response<Answer> {
+pub(super) async fn handle(dial: Arc<Dial>, guest: Arc<Guest>, request: Request<Incoming>) -> Response<Answer> {
     let path = request.uri().path().to_owned();
-    match answer(&dial, request).await {
+    match answer(&dial, &guest, request).await {
         Ok(response) => response.map(Either::Left),
         Err(refusal) => {
             tracing::debug!(path, code = refusal.code().1, "not passed on");
@@ -76,11 +77,14 @@ pub(super) async fn handle(dial: Arc<Dial>, request: Request<Incoming>) -> Respo
     }
 }
 
-async fn answer(dial: &Dial, request: Request<Incoming>) -> Result<Response<Relayed>, Refusal> {
+async fn answer(dial: &Dial, guest: &Guest, request: Request<Incoming>) -> Result<Response<Relayed>, Refusal> {
     let (mut head, body) = request.into_parts();
     // Of one config from here to the end.
     let terms = dial.terms.load_full();
     let admitted = terms.rules.admit(&head)?;
+    if !guest.is_a_tool().await {
+        return Err(Refusal::Overloaded);
+    }
     let turn = timeout(TURN, Arc::clone(&dial.requests).acquire_owned()).await;
     let Ok(Ok(permit)) = turn else { return Err(Refusal::Overloaded) };
     head.headers = outward(&head.headers, &admitted, terms.key.as_ref());

@@ -18,16 +18,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::config::DialListen;
+use crate::overlay::dial::places::{Guest, Places};
 #[cfg(unix)]
 use crate::overlay::dial::socket;
 use crate::overlay::dial::{Dial, forward};
 
-/// Connections at once.
-const MAX_CONNECTIONS: usize = 256;
 /// How long a head may take, and how long a connection may be idle.
 const HEAD: Duration = Duration::from_secs(120);
 /// Most bytes of a head.
@@ -112,18 +111,14 @@ impl Bound {
 
 /// Takes connections until `stop` is done, then waits a little for answers that are under way.
 pub(super) async fn serve(bound: Bound, dial: Arc<Dial>, stop: impl Future<Output = ()>) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new();
     let (stopping, _) = watch::channel(());
     let mut stop = pin!(stop);
     loop {
         // Not before: when all places are taken, it must still be possible to stop.
-        let next = async {
-            let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
-            take(&bound.listener, &dial, slot, &stopping).await
-        };
         let taken = tokio::select! {
             () = &mut stop => break,
-            taken = next => taken,
+            taken = take(&bound.listener, &dial, &places, &stopping) => taken,
         };
         if let Err(error) = taken {
             tracing::warn!(%error, "a connection could not be taken");
@@ -132,8 +127,7 @@ pub(super) async fn serve(bound: Bound, dial: Arc<Dial>, stop: impl Future<Outpu
     }
     drop(bound);
     stopping.send_replace(());
-    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
-    if timeout(DRAIN, slots.acquire_many(all)).await.is_err() {
+    if timeout(DRAIN, places.all_free()).await.is_err() {
         tracing::warn!("answers that were under way are cut");
     }
 }
@@ -141,32 +135,36 @@ pub(super) async fn serve(bound: Bound, dial: Arc<Dial>, stop: impl Future<Outpu
 async fn take(
     listener: &Listener,
     dial: &Arc<Dial>,
-    slot: OwnedSemaphorePermit,
+    places: &Arc<Places>,
     stopping: &watch::Sender<()>,
 ) -> io::Result<()> {
     let (dial, stopping) = (Arc::clone(dial), stopping.subscribe());
+    let closed = || io::Error::other("there are no places");
     match listener {
         Listener::Tcp(listener) => {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            tokio::spawn(connection(stream, dial, slot, stopping));
+            let guest = places.enter().await.ok_or_else(closed)?;
+            tokio::spawn(connection(stream, dial, guest, stopping));
         }
         #[cfg(unix)]
         Listener::Unix { listener, .. } => {
             let (stream, _) = listener.accept().await?;
-            tokio::spawn(connection(stream, dial, slot, stopping));
+            let guest = places.enter().await.ok_or_else(closed)?;
+            tokio::spawn(connection(stream, dial, guest, stopping));
         }
     }
     Ok(())
 }
 
-async fn connection<S>(stream: S, dial: Arc<Dial>, slot: OwnedSemaphorePermit, mut stopping: watch::Receiver<()>)
+async fn connection<S>(stream: S, dial: Arc<Dial>, guest: Arc<Guest>, mut stopping: watch::Receiver<()>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let asks = Arc::clone(&guest);
     let service = service_fn(move |request| {
-        let dial = Arc::clone(&dial);
-        async move { Ok::<_, Infallible>(forward::handle(dial, request).await) }
+        let (dial, guest) = (Arc::clone(&dial), Arc::clone(&asks));
+        async move { Ok::<_, Infallible>(forward::handle(dial, guest, request).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -176,6 +174,10 @@ where
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = &mut served => ended,
+        () = guest.has_to_leave() => {
+            tracing::debug!("a connection that showed nothing made room");
+            return;
+        }
         _ = stopping.changed() => {
             served.as_mut().graceful_shutdown();
             served.await
@@ -184,7 +186,7 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "a tool's connection ended");
     }
-    drop(slot);
+    drop(guest);
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod admit;
 mod forward;
 mod link;
 mod listener;
+mod places;
 pub mod refusal;
 #[cfg(unix)]
 mod socket;

@@ -4,7 +4,7 @@
 //! it to the connector that the certificate names (promise 8). Which names those are is worked out
 //! when a tunnel enters and after every reload, never from a request.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -18,11 +18,9 @@ use crate::overlay::hub::Pace;
 use crate::overlay::hub::entry::{Link, Verdict, decide};
 use crate::overlay::hub::mailbox::Mailbox;
 use crate::overlay::hub::tunnel::{End, OpenOffer, Tunnel};
+use crate::overlay::hub::waiting::Waiting;
 use crate::overlay::protocol::{Register, State, Word};
 use crate::telemetry::metrics::Open;
-
-/// Requests that wait for a seat, over all backends. More are turned away at once.
-const MAX_WAITING: u32 = 1024;
 
 /// The tunnels of a gateway.
 #[derive(Debug)]
@@ -33,7 +31,7 @@ pub struct Tunnels {
     routes: ArcSwap<Routes>,
     /// Somebody gave a seat back, or a tunnel entered.
     freed: Notify,
-    waiting: AtomicU32,
+    waiting: Waiting,
 }
 
 #[derive(Default, Debug)]
@@ -108,7 +106,7 @@ impl Tunnels {
             inside: Mutex::default(),
             routes: ArcSwap::default(),
             freed: Notify::new(),
-            waiting: AtomicU32::new(0),
+            waiting: Waiting::default(),
         }
     }
 
@@ -158,7 +156,7 @@ impl Tunnels {
     }
 
     /// A seat for one request to `backend`: on the tunnel with the fewest requests, and on none of
-    /// the numbers in `but`. Waits for `patience` when all are taken.
+    /// the numbers in `but`. Waits for `patience` when all are taken, unless too many wait for it already.
     ///
     /// # Errors
     ///
@@ -168,7 +166,7 @@ impl Tunnels {
             Err(NoSeat::Full) => {}
             decided => return decided,
         }
-        let _waiting = Waiting::enter(&self.waiting).ok_or(NoSeat::Full)?;
+        let _waiting = self.waiting.enter(backend).ok_or(NoSeat::Full)?;
         let until = Instant::now() + patience;
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
@@ -324,22 +322,6 @@ impl Rules {
     /// True when the backend is given to the connector of `tunnel`.
     fn give(&self, backend: &str, tunnel: &Tunnel) -> bool {
         self.given.get(backend).is_some_and(|connector| **connector == *tunnel.holder.name)
-    }
-}
-
-/// Counts a request that waits.
-struct Waiting<'w>(&'w AtomicU32);
-
-impl<'w> Waiting<'w> {
-    fn enter(waiting: &'w AtomicU32) -> Option<Self> {
-        let guard = Self(waiting);
-        if waiting.fetch_add(1, Ordering::Relaxed) < MAX_WAITING { Some(guard) } else { None }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

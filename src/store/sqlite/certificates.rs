@@ -1,5 +1,7 @@
 //! Certificates that were issued, and what is revoked among them.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, Transaction, params};
 
 use crate::domain::audit::{Deed, Event};
@@ -8,10 +10,18 @@ use crate::domain::notification::{Data, Kind};
 use crate::domain::timestamp::Timestamp;
 use crate::store::codec;
 use crate::store::error::StoreError;
-use crate::store::rows::{CertificateRecord, NameRevoked, NewCertificate, Reason, Revoked, Serial};
+use crate::store::rows::{CertificateRecord, CertificateRevoked, NameRevoked, NewCertificate, Reason, Serial};
 use crate::store::snapshot::DenySet;
 use crate::store::sqlite::events::note;
 use crate::store::sqlite::{Sqlite, all, new_row, next_revision, notifications};
+
+/// Certificates are on record this long after their end.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// And those that were revoked so long: should a clock be ahead for a while, what is revoked must not be
+/// forgotten by it. A key that was compromised is never forgotten.
+const KEPT_REVOKED: Duration = Duration::from_secs(400 * 24 * 3600);
+/// So many are forgotten at once.
+const FORGOTTEN_AT_ONCE: i64 = 100;
 
 impl Sqlite {
     /// Stores an issued certificate. It is durable when this returns, so sign, record, hand out.
@@ -79,7 +89,9 @@ impl Sqlite {
         all(&self.connection, &sql, &[&since.as_millis()], codec::certificate)
     }
 
-    /// Revokes one certificate for good. It is durable when this returns.
+    /// Revokes one certificate for good. It is durable when this returns. Of one that was revoked before,
+    /// the reason can become that its key was compromised (RFC 5280, section 5.3.1, has it as the one that
+    /// matters to whoever verifies what was signed); no other change of a reason denies more.
     ///
     /// # Errors
     ///
@@ -89,27 +101,34 @@ impl Sqlite {
         serial: &Serial,
         reason: Reason,
         now: Timestamp,
-    ) -> Result<Revoked, StoreError> {
+    ) -> Result<CertificateRevoked, StoreError> {
         self.noting(|transaction, actor| {
-            let found = match find(transaction, serial)? {
-                None => return Ok(Revoked::Unknown),
-                Some(found) if found.revoked.is_some() => return Ok(Revoked::AlreadyRevoked),
-                Some(found) => found.certificate,
+            let Some(CertificateRecord { certificate, revoked }) = find(transaction, serial)? else {
+                return Ok(CertificateRevoked::Unknown);
+            };
+            let (done, at, detail) = match revoked {
+                None => (CertificateRevoked::Newly, now, reason.as_str().to_owned()),
+                Some((at, before)) if reason == Reason::KeyCompromise && before != reason => {
+                    let detail = format!("{}; it was revoked before: {}", reason.as_str(), before.as_str());
+                    (CertificateRevoked::Compromised, at, detail)
+                }
+                Some(_) => return Ok(CertificateRevoked::Before),
             };
             transaction.execute(
                 "UPDATE certificates SET revoked_at = ?2, reason = ?3, revision = ?4 WHERE serial = ?1",
-                params![serial.to_string(), now.as_millis(), reason.as_str(), next_denied_revision(transaction)?],
+                params![serial.to_string(), at.as_millis(), reason.as_str(), next_denied_revision(transaction)?],
             )?;
-            let event = Event { ts: now, detail: Some(reason.as_str()), ..event_of(&found, Deed::CertificateRevoked) };
+            let event = Event { ts: now, detail: Some(&detail), ..event_of(&certificate, Deed::CertificateRevoked) };
             note(transaction, actor, &event)?;
-            notifications::queue(transaction, Kind::CertificateRevoked, now, || told(&found, Some(reason)))?;
-            Ok(Revoked::Revoked)
+            notifications::queue(transaction, Kind::CertificateRevoked, now, || told(&certificate, Some(reason)))?;
+            Ok(done)
         })
     }
 
     /// Revokes a name in every role, with all its certificates and unused bundles, for good, and with
     /// those that would be issued later, until [`Self::reinstate`]. A name without certificates can be
-    /// revoked too.
+    /// revoked too. What was revoked before keeps its time, and its reason as with
+    /// [`Self::revoke_certificate`].
     ///
     /// # Errors
     ///
@@ -121,10 +140,11 @@ impl Sqlite {
         reason: Reason,
         now: Timestamp,
     ) -> Result<NameRevoked, StoreError> {
+        let compromise = reason == Reason::KeyCompromise;
         let (reason, at) = (reason.as_str(), now.as_millis());
         self.noting(|transaction, actor| {
             let revision = next_denied_revision(transaction)?;
-            let mut done = NameRevoked { newly: false, certificates: 0, bundles: 0 };
+            let mut done = NameRevoked { newly: false, certificates: 0, compromised: 0, bundles: 0 };
             for identity in Role::ALL.map(|role| Identity::new(domain, role, name)) {
                 let subjects = transaction.execute(
                     "INSERT INTO revocations (uri, revoked_at, reason, revision) VALUES (?1, ?2, ?3, ?4)
@@ -132,6 +152,17 @@ impl Sqlite {
                     params![identity.uri(), at, reason, revision],
                 )?;
                 done.newly |= subjects > 0;
+                if compromise {
+                    transaction.execute(
+                        "UPDATE revocations SET reason = ?2, revision = ?3 WHERE uri = ?1 AND reason <> ?2",
+                        params![identity.uri(), reason, revision],
+                    )?;
+                    done.compromised += transaction.execute(
+                        "UPDATE certificates SET reason = ?2, revision = ?3
+                         WHERE uri = ?1 AND revoked_at IS NOT NULL AND reason <> ?2",
+                        params![identity.uri(), reason, revision],
+                    )?;
+                }
                 done.certificates += transaction.execute(
                     "UPDATE certificates SET revoked_at = ?2, reason = ?3, revision = ?4
                      WHERE uri = ?1 AND revoked_at IS NULL",
@@ -142,12 +173,15 @@ impl Sqlite {
                     params![identity.uri(), at],
                 )?;
             }
-            if done.newly || done.certificates + done.bundles > 0 {
-                let NameRevoked { certificates, bundles, .. } = done;
-                let what = format!("{name} of {domain}: {reason}; {certificates} certificates, {bundles} bundles");
+            if done.newly || done.certificates + done.compromised + done.bundles > 0 {
+                let NameRevoked { certificates, compromised, bundles, .. } = done;
+                let mut what = format!("{name} of {domain}: {reason}; {certificates} certificates, {bundles} bundles");
+                if compromised > 0 {
+                    what += &format!("; {compromised} certificates that were revoked before");
+                }
                 note(transaction, actor, &Event { detail: Some(&what), ..Event::new(now, Deed::NameRevoked) })?;
             }
-            if done.newly || done.certificates > 0 {
+            if done.newly || done.certificates + done.compromised > 0 {
                 notifications::queue(transaction, Kind::CertificateRevoked, now, || Data::Name {
                     trust_domain: domain.to_string(),
                     name: name.to_string(),
@@ -236,7 +270,7 @@ pub(super) fn find(connection: &Connection, serial: &Serial) -> Result<Option<Ce
     Ok(all(connection, &sql, &[&serial.to_string()], codec::certificate)?.pop())
 }
 
-/// Stores a certificate, unless its name or its key is revoked.
+/// Stores a certificate, unless its name or its key is revoked. A few that ended long ago go.
 pub(super) fn record(transaction: &Transaction<'_>, certificate: &NewCertificate) -> Result<(), StoreError> {
     let identity = &certificate.identity;
     if is_subject_revoked(transaction, identity.uri())? {
@@ -245,6 +279,7 @@ pub(super) fn record(transaction: &Transaction<'_>, certificate: &NewCertificate
     if is_compromised(transaction, &certificate.spki_sha256)? {
         return Err(StoreError::KeyCompromised);
     }
+    forget(transaction, certificate.issued_at)?;
     let revision = next_revision(transaction)?;
     let inserted = transaction.execute(
         "INSERT INTO certificates
@@ -263,6 +298,26 @@ pub(super) fn record(transaction: &Transaction<'_>, certificate: &NewCertificate
         ],
     );
     new_row(inserted, || format!("certificate {}", certificate.serial))
+}
+
+/// Forgets certificates that ended long ago, and the bundles that they came of: nothing can be done with
+/// them any more. The records tell of them.
+fn forget(transaction: &Transaction<'_>, now: Timestamp) -> Result<(), StoreError> {
+    let (ended, revoked) = (now.before(KEPT).as_millis(), now.before(KEPT_REVOKED).as_millis());
+    transaction.execute(
+        "DELETE FROM enrollments WHERE id IN (SELECT id FROM enrollments WHERE expires_at < ?1 LIMIT ?2)",
+        params![ended, FORGOTTEN_AT_ONCE],
+    )?;
+    transaction.execute(
+        "DELETE FROM certificates WHERE serial IN (
+             SELECT serial FROM certificates
+             WHERE not_after < ?1
+                 AND (revoked_at IS NULL OR (not_after < ?2 AND reason <> 'key-compromise'))
+                 AND NOT EXISTS (SELECT 1 FROM enrollments WHERE enrollments.serial = certificates.serial)
+             LIMIT ?3)",
+        params![ended, revoked, FORGOTTEN_AT_ONCE],
+    )?;
+    Ok(())
 }
 
 /// What is written down of something that was done with a certificate: when it was signed, unless

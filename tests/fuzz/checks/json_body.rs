@@ -57,8 +57,15 @@ pub(super) fn check(input: &[u8]) {
     if let Ok(Value::Object(members)) = serde_json::from_slice(body) {
         assert!(members.keys().all(|key| key == "model" || folded(key) != "model"));
     }
+    if let Ok(value) = serde_json::from_slice(body) {
+        let (found, expected) = (request.replies(body), replies(endpoint, &value));
+        // Beyond that two readers of numbers may differ.
+        assert!(found == expected || found.min(expected) > 1 << 52, "{found} or {expected} replies");
+    }
     let body = Bytes::copy_from_slice(body);
     let cap = u64::from(*cap);
+    // One token for each reply is the least; who asks for more replies than that is refused elsewhere.
+    let most = cap.max(request.replies(&body));
     for lower in [None, Some((endpoint, cap))] {
         for name in [&*request.model, "own \"name\"\n"] {
             let sent = request.edited(&body, name, lower).concat();
@@ -71,7 +78,7 @@ pub(super) fn check(input: &[u8]) {
                 Ok(again) => {
                     assert_eq!((&*again.model, again.stream), (name, request.stream));
                     let (before, after) = (request.max_tokens(&body), again.max_tokens(&sent));
-                    assert!(if lower.is_none() { before == after } else { after.is_none_or(|most| most <= cap.max(1)) });
+                    assert!(if lower.is_none() { before == after } else { after.is_none_or(|after| after <= most) });
                 }
                 Err(_) => assert!(!is_alias(name)),
             }
@@ -87,6 +94,28 @@ fn named(endpoint: Endpoint, body: &[u8]) -> String {
         serde_json::from_slice::<Named>(body).expect("what passes is JSON").model
     };
     named.expect("what passes names a model")
+}
+
+/// How many replies a backend makes at the most.
+fn replies(endpoint: Endpoint, body: &Value) -> u64 {
+    let number = |key: &str| body[key].as_u64().or_else(|| format!("{:.0}", body[key].as_f64()?).parse().ok());
+    let prompts = |key: &str| match &body[key] {
+        Value::Null => 0,
+        Value::Array(list) => {
+            list.iter().filter(|item| item.is_string() || item.is_array() || item.is_object()).count()
+        }
+        _ => 1,
+    };
+    let of = |key: &str| match &body[key] {
+        Value::Null => 0,
+        _ => prompts(key).max(1) as u64,
+    };
+    let each = ["n", "best_of", "n_cmpl"].into_iter().filter_map(number).max().unwrap_or(1).max(1);
+    match endpoint {
+        Endpoint::OpenAiCompletions => each.saturating_mul((of("prompt") + of("prompt_embeds")).max(1)),
+        Endpoint::OpenAiChatCompletions | Endpoint::OpenAiResponses => each,
+        _ => 1,
+    }
 }
 
 /// No key has another cap than 1 to `most`, and the endpoint's own have one.

@@ -23,7 +23,7 @@ use doorward::domain::owner::OwnerPath;
 use doorward::domain::timestamp::Timestamp;
 use doorward::gate::connection::Patience;
 use doorward::overlay::hub::Pace;
-use doorward::store::rows::{Reason, Revoked, Serial};
+use doorward::store::rows::{CertificateRevoked, Reason, Revoked, Serial};
 use doorward::store::{Store, pepper};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -318,7 +318,7 @@ impl Prepared {
     /// Revokes a certificate as `doorward cert revoke --serial` does.
     pub(crate) fn revoke_certificate(&self, serial: &Serial) {
         let revoked = self.store().revoke_certificate(serial, Reason::KeyCompromise, self.clock.now()).unwrap();
-        assert_eq!(revoked, Revoked::Revoked);
+        assert_eq!(revoked, CertificateRevoked::Newly);
     }
 
     /// Revokes a name as `doorward cert revoke --name` does.
@@ -480,6 +480,11 @@ impl World {
         admin(self.server.admin_address(), path).await
     }
 
+    /// What the admin listener answers to these bytes, until it closes.
+    pub(crate) async fn admin_says(&self, request: &str) -> String {
+        admin_says(self.server.admin_address(), request).await
+    }
+
     /// The figure of a metric, with its labels as they are printed; 0 when it was never counted.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         figure(&self.admin("/metrics").await, name)
@@ -498,9 +503,12 @@ impl World {
 
 /// What an admin listener answers at `path`: status line, headers and body.
 pub(crate) async fn admin(address: SocketAddr, path: &str) -> String {
+    admin_says(address, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await
+}
+
+async fn admin_says(address: SocketAddr, request: &str) -> String {
     within(LONG, "the admin listener answers", async {
         let mut socket = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         socket.read_to_string(&mut text).await.unwrap();
