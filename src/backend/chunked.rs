@@ -129,7 +129,7 @@ impl Decoder {
     }
 }
 
-/// A line without its CRLF, once it is whole.
+/// A line without its CRLF, once it is whole. It holds no control character but tabs.
 fn take_line(buffer: &mut BytesMut) -> Result<Option<BytesMut>, Broken> {
     let Some(end) = memchr::memchr(b'\n', buffer) else {
         return if buffer.len() > MAX_LINE { Err(Broken) } else { Ok(None) };
@@ -143,6 +143,10 @@ fn take_line(buffer: &mut BytesMut) -> Result<Option<BytesMut>, Broken> {
         return Err(Broken);
     }
     line.truncate(end - 1);
+    // A lone CR among them is the end of a line to some readers.
+    if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        return Err(Broken);
+    }
     Ok(Some(line))
 }
 
@@ -200,6 +204,10 @@ mod tests {
         check("g\r\n", Err(Broken));
         check("ffffffffffffffff1\r\n", Err(Broken));
         check("5 x\r\nhello\r\n", Err(Broken));
+        check("5\r\r\nhello\r\n", Err(Broken));
+        check("5;a\rb\r\nhello\r\n", Err(Broken));
+        check("5\x0c\r\nhello\r\n", Err(Broken));
+        check("0\r\nX: a\rY: b\r\n\r\n", Err(Broken));
     }
 
     #[test]

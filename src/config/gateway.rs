@@ -5,7 +5,7 @@
 
 mod backends;
 pub mod bundle;
-mod crls;
+pub mod crls;
 mod declared;
 mod grants;
 mod issuers;

@@ -27,7 +27,7 @@ pub use dial::{Dial, DialGateway, DialListen, DialToken, load_dial, parse_dial};
 #[cfg(feature = "gateway")]
 pub use gateway::{
     ClientAuth, Config, ConnectorRule, Declared, GrantLines, IdentityEntry, Include, Issuer, KeySource, Listen, Names,
-    OnError, Override, Reachable, Record, ServerCertificate, Trust, Webhook, WhenFull, bundle, declared, find,
+    OnError, Override, Reachable, Record, ServerCertificate, Trust, Webhook, WhenFull, bundle, crls, declared, find,
     is_address_name, load, needs_restart, parse, reachable, state_dir,
 };
 pub use identity_map::{IdentityField, IdentityMap};

@@ -89,6 +89,15 @@ impl fmt::Display for GatewayName {
     }
 }
 
+/// True when readers of URLs, and resolvers, take a name for an IPv4 address: `0x7f.1` is 127.0.0.1
+/// (WHATWG URL, "ends in a number").
+pub(crate) fn ends_in_number(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    last.bytes().all(|b| b.is_ascii_digit())
+        || hexadecimal.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 /// A host name in lower case. `_` is let through, as container networks use it; a name that ends in
 /// a number is not, as it is a mistyped address.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -108,8 +117,7 @@ impl HostName {
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
-        let numeric_end = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
-        if text.len() <= 253 && text.split('.').all(label) && !numeric_end {
+        if text.len() <= 253 && text.split('.').all(label) && !ends_in_number(text) {
             Ok(Self(text.into()))
         } else {
             Err(format!("{text:?} is not a host name in lower case such as gw.corp.example"))
@@ -167,6 +175,8 @@ mod tests {
             "GW.corp.example:8443",
             "-gw:8443",
             "10.0.0.256:8443",
+            "0x7f000001:8443",
+            "gw.0x:8443",
             " gw:8443",
             "gw:8443\n",
             ":8443",

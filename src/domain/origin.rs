@@ -7,6 +7,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::domain::gateway_address::ends_in_number;
+
 /// The origins of pages that may call. Never empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Origins(Box<[Box<str>]>);
@@ -126,8 +128,7 @@ fn check_host(host: &str) -> Result<(), String> {
     }
     let label =
         |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-    let numeric = host.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
-    let good = if numeric { host.parse::<Ipv4Addr>().is_ok() } else { host.split('.').all(label) };
+    let good = if ends_in_number(host) { host.parse::<Ipv4Addr>().is_ok() } else { host.split('.').all(label) };
     if good { Ok(()) } else { Err(format!("{host:?} is not a host name or an address")) }
 }
 
@@ -185,6 +186,8 @@ mod tests {
             ("https://a..b", "not a host name"),
             ("https://chat.corp.example.", "not a host name"),
             ("https://10.1.2.300", "not a host name"),
+            ("https://0x7f.0.0x1", "not a host name"),
+            ("https://chat.0x", "not a host name"),
             ("https://a b", "not a host name"),
             ("https://[::1", "not an IPv6"),
             ("https://[0:0::1]", "[::1]"),

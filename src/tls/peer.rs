@@ -195,10 +195,23 @@ impl<'a> Names<'a> {
             ),
             IdentityField::SubjectCn => {
                 let name = only("common name", certificate.subject().iter_common_name())?;
+                if !has_plain_types(certificate.subject().as_raw()) {
+                    return Err(PeerFault::Malformed("subject"));
+                }
                 name.as_str().map_err(|_| PeerFault::Malformed("common name"))
             }
         }
     }
+}
+
+/// True when the types in a distinguished name (RFC 5280, 4.1.2.4) are object identifiers: the reader of
+/// certificates takes any tag for that of one, and others see another name then, or none.
+fn has_plain_types(name: &[u8]) -> bool {
+    let pair = |pair: &mut yasna::BERReaderSeq<'_, '_>| {
+        pair.next().read_oid()?;
+        pair.next().read_tagged_der().map(drop)
+    };
+    yasna::parse_ber(name, |name| name.read_sequence_of(|part| part.read_set_of(|it| it.read_sequence(pair)))).is_ok()
 }
 
 const URI: &str = "URI among its subject alternative names";

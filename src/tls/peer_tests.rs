@@ -83,6 +83,27 @@ fn the_common_name_must_be_text() {
 }
 
 #[test]
+fn the_type_of_a_common_name_is_an_identifier() {
+    const TYPE: &[u8] = &[6, 3, 0x55, 4, 3];
+    let ca = Ca::new("Corp");
+    let map = Mapping::External(IdentityMap::Field {
+        from: IdentityField::SubjectCn,
+        trust_domain: TrustDomain::parse("pki.example").unwrap(),
+    });
+    let mut params = client_params(vec![]);
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "Corp");
+    params.distinguished_name.push(DnType::CommonName, "alice");
+    let mut der = ca.sign(&params).chain[0].to_vec();
+    let read = |der: &[u8]| read(&der.to_vec().into(), &Authority::External("corp".into()), &map);
+    assert_eq!(read(&der).unwrap().identity.uri(), "spiffe://pki.example/client/alice");
+    // The last one: the issuer's name stands before the subject's.
+    let at = der.windows(TYPE.len()).rposition(|part| part == TYPE).unwrap();
+    der[at] = 7;
+    assert_eq!(read(&der), Err(PeerFault::Malformed("subject")));
+}
+
+#[test]
 fn bytes_after_the_certificate_are_refused() {
     let mut der = Ca::new("Built-in").client(ALICE).chain[0].to_vec();
     der.push(0);

@@ -14,7 +14,8 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use crate::config::document::Value;
 use crate::domain::timestamp::Timestamp;
 
-type List = CertificateRevocationListDer<'static>;
+/// A list, in DER.
+pub type List = CertificateRevocationListDer<'static>;
 
 /// Reads the files of the setting. `roots` are the authority's own.
 pub(super) fn read_crls(setting: &Value<'_>, roots: &[CertificateDer<'static>]) -> Option<Vec<List>> {
@@ -24,26 +25,42 @@ pub(super) fn read_crls(setting: &Value<'_>, roots: &[CertificateDer<'static>]) 
 
 fn read_file(setting: &Value<'_>, roots: &[CertificateDer<'static>]) -> Option<Vec<List>> {
     let (shown, bytes) = setting.list_file()?;
-    let lists = if bytes.first() == Some(&0x30) {
-        // DER begins with a SEQUENCE.
-        vec![List::from(bytes)]
-    } else {
-        let found: Result<Vec<List>, _> = List::pem_slice_iter(&bytes).collect();
-        match found {
-            Ok(found) if !found.is_empty() => found,
-            Ok(_) => return setting.refuse(&format!("{shown} holds no list (-----BEGIN X509 CRL-----)")),
-            Err(_) => return setting.refuse(&format!("{shown} is neither PEM nor DER")),
-        }
+    let lists = match lists_in(bytes) {
+        Ok(lists) => lists,
+        Err(why) => return setting.refuse(&format!("{shown} {why}")),
     };
     for (index, list) in lists.iter().enumerate() {
-        if let Err(why) = check(setting, list, roots) {
-            return setting.refuse(&format!("list {} of {shown} {why}", index + 1));
+        match check(list, roots, setting.place.document.now) {
+            Ok(warnings) => warnings.into_iter().for_each(|warning| setting.place.warn(warning)),
+            Err(why) => return setting.refuse(&format!("list {} of {shown} {why}", index + 1)),
         }
     }
     Some(lists)
 }
 
-fn check(setting: &Value<'_>, list: &List, roots: &[CertificateDer<'static>]) -> Result<(), String> {
+/// The lists in a file, in PEM or DER.
+///
+/// # Errors
+///
+/// What is wrong with the file.
+pub fn lists_in(file: Vec<u8>) -> Result<Vec<List>, &'static str> {
+    if file.first() == Some(&0x30) {
+        // DER begins with a SEQUENCE.
+        return Ok(vec![List::from(file)]);
+    }
+    match List::pem_slice_iter(&file).collect::<Result<Vec<_>, _>>() {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err("holds no list (-----BEGIN X509 CRL-----)"),
+        Err(_) => Err("is neither PEM nor DER"),
+    }
+}
+
+/// Judges a list of an authority with these roots; gives what the operator should know of it.
+///
+/// # Errors
+///
+/// Why it is none that can be in force.
+pub fn check(list: &List, roots: &[CertificateDer<'static>], now: Timestamp) -> Result<Vec<String>, String> {
     let Ok(([], parsed)) = CertificateRevocationList::from_der(list) else {
         return Err("cannot be read".to_owned());
     };
@@ -55,18 +72,18 @@ fn check(setting: &Value<'_>, list: &List, roots: &[CertificateDer<'static>]) ->
     if namesakes.peek().is_some() && !namesakes.any(|root| parsed.verify_signature(root.public_key()).is_ok()) {
         return Err(format!("says that it is by {issuer}, and is not signed by that root"));
     }
-    let now = setting.place.document.now;
+    let mut warnings = Vec::new();
     let at = |time: x509_parser::time::ASN1Time| Timestamp::from_seconds(time.timestamp());
     if at(parsed.last_update()) > now {
-        setting.place.warn(format!("the list of {issuer} begins only on {}: is a clock wrong?", parsed.last_update()));
+        warnings.push(format!("the list of {issuer} begins only on {}: is a clock wrong?", parsed.last_update()));
     }
     match parsed.next_update() {
-        Some(next) if at(next) <= now => setting.place.warn(format!(
+        Some(next) if at(next) <= now => warnings.push(format!(
             "the list of {issuer} was to be replaced by {next}: it is in force, and what was revoked since is not known"
         )),
         Some(_) | None => {}
     }
-    Ok(())
+    Ok(warnings)
 }
 
 /// Whether the verifier takes it: lists of changes, and lists that cover a part only, it does not.

@@ -7,6 +7,7 @@
 mod address;
 mod bundle;
 mod control;
+mod crl;
 mod csr;
 mod dial_admit;
 mod json_body;
@@ -22,10 +23,11 @@ mod token;
 mod webhook_answer;
 
 /// Every check, by the name of its target and of the folder of its seeds.
-pub const ALL: [(&str, fn(&[u8])); 16] = [
+pub const ALL: [(&str, fn(&[u8])); 17] = [
     ("address", address::check),
     ("bundle", bundle::check),
     ("control", control::check),
+    ("crl", crl::check),
     ("csr", csr::check),
     ("dial_admit", dial_admit::check),
     ("json_body", json_body::check),
@@ -43,13 +45,14 @@ pub const ALL: [(&str, fn(&[u8])); 16] = [
 
 /// The check of this name.
 pub fn named(name: &str) -> fn(&[u8]) {
-    ALL.iter().find(|(known, _)| *known == name).map_or_else(|| panic!("no check is called {name}"), |(_, check)| *check)
+    let found = ALL.into_iter().find(|(known, _)| *known == name);
+    found.unwrap_or_else(|| panic!("no check is called {name}")).1
 }
 
 /// How Go's encoding/json reads a key: without regard to case, where two letters beyond ASCII count
 /// as s and k.
 fn folded(key: &str) -> String {
-    key.chars().map(|c| match c { 'ſ' => 's', '\u{212a}' => 'k', c => c.to_ascii_lowercase() }).collect()
+    key.to_ascii_lowercase().replace('ſ', "s").replace('\u{212a}', "k")
 }
 
 /// A value of DER.

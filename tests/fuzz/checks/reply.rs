@@ -33,7 +33,13 @@ pub(super) fn check(input: &[u8]) {
 }
 
 fn shown(head: &Result<Option<Head>, HeadFault>) -> String {
-    format!("{:?}", head.as_ref().map(|head| head.as_ref().map(|h| (h.status, h.fields.iter().collect::<Vec<_>>(), &h.framing, h.keep_alive))))
+    match head {
+        Ok(Some(Head { status, fields, framing, keep_alive })) => {
+            format!("{status} {:?} {framing:?} {keep_alive}", fields.iter().collect::<Vec<_>>())
+        }
+        Ok(None) => "more".to_owned(),
+        Err(fault) => fault.to_string(),
+    }
 }
 
 fn head(bytes: &[u8], cut: usize) -> (Result<Option<Head>, HeadFault>, Vec<u8>) {
