@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -36,8 +35,7 @@ async fn dial(upstream: &Upstream) -> io::Result<Stream> {
     let (host, port) = &upstream.dial;
     let socket = TcpStream::connect((host.as_str(), *port)).await?;
     socket.set_nodelay(true)?;
-    #[cfg(target_os = "linux")]
-    SockRef::from(&socket).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    give_up_after(USER_TIMEOUT, &socket)?;
     match &upstream.tls {
         None => Ok(Stream::Plain(socket)),
         Some((config, name)) => {
@@ -45,6 +43,19 @@ async fn dial(upstream: &Upstream) -> io::Result<Stream> {
             Ok(Stream::Tls(Box::new(stream)))
         }
     }
+}
+
+/// Has the kernel give a peer up that has acknowledged nothing for `silence`.
+#[cfg(target_os = "linux")]
+pub(crate) fn give_up_after(silence: Duration, socket: &TcpStream) -> io::Result<()> {
+    socket2::SockRef::from(socket).set_tcp_user_timeout(Some(silence))
+}
+
+/// Elsewhere it takes as long as the system likes.
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::unnecessary_wraps, reason = "the same as on Linux")]
+pub(crate) const fn give_up_after(_silence: Duration, _socket: &TcpStream) -> io::Result<()> {
+    Ok(())
 }
 
 /// A connection to a backend.

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use tokio::runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::running::Running;
 use crate::cli::output::Failure;
 use crate::cli::process::{environment, raise_file_limit};
 use crate::cli::seen::WATCH;
+use crate::cli::signal::{SignalKind, signal};
 use crate::config::{self, Connector, Problem};
 use crate::telemetry::log;
 

@@ -2,22 +2,21 @@
 
 mod running;
 
-use std::fs::DirBuilder;
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use tokio::runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::running::Running;
+use crate::ca::files;
 use crate::cli::output::Failure;
 use crate::cli::process::environment;
 use crate::cli::seen::WATCH;
+use crate::cli::signal::{SignalKind, signal};
 use crate::config::{self, Dial as Config, DialListen, DialToken};
 use crate::domain::gateway_address::{GatewayAddress, GatewayName};
 use crate::overlay::dial::token::LocalToken;
@@ -193,10 +192,7 @@ fn token_of(wanted: &DialToken, state_dir: &Path) -> Result<Option<LocalToken>, 
         DialToken::Off => Ok(None),
         DialToken::Given(token) => Ok(Some(LocalToken::given(token.reveal()))),
         DialToken::Kept => {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(state_dir)
+            files::create_private_dirs(state_dir)
                 .map_err(|error| Failure::new(format!("{}: {error}", state_dir.display())))?;
             LocalToken::kept(state_dir).map(Some).map_err(Failure::new)
         }

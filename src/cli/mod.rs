@@ -16,6 +16,7 @@ pub mod output;
 pub mod process;
 pub mod renew;
 pub mod seen;
+pub mod signal;
 pub mod usage;
 
 #[cfg(feature = "gateway")]

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,9 +35,19 @@ impl Seen {
     }
 }
 
+#[cfg(unix)]
 fn fingerprint(file: &Path) -> Option<Fingerprint> {
+    use std::os::unix::fs::MetadataExt;
     let metadata = fs::metadata(file).ok()?;
     Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
+/// A file that is replaced has been written at another time.
+#[cfg(not(unix))]
+fn fingerprint(file: &Path) -> Option<Fingerprint> {
+    use std::os::windows::fs::MetadataExt;
+    let metadata = fs::metadata(file).ok()?;
+    Some((metadata.creation_time(), metadata.len(), metadata.last_write_time().cast_signed(), 0))
 }
 
 #[cfg(test)]

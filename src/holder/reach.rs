@@ -25,6 +25,7 @@ const MAX_PROXY_HEAD: usize = 8 * 1024;
 /// Most IP addresses of a host that are tried.
 const MAX_TARGETS: usize = 16;
 /// Unacknowledged bytes may be this old before the kernel gives the gateway up.
+#[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// An idle connection is probed this often.
 const KEEPALIVE: Duration = Duration::from_secs(30);

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::backend::connect::give_up_after;
 use crate::holder::fault::Why;
 use crate::holder::tls::secure;
 use crate::overlay::agent::Identity;
@@ -27,8 +27,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) async fn dial(place: &Place, identity: &Identity) -> Result<TlsStream<TcpStream>, Why> {
     let Place { target, way } = place;
     let socket = way.reach.open(target).await?;
-    let option = SockRef::from(&socket).set_tcp_user_timeout(Some(USER_TIMEOUT));
-    option.map_err(|error| Why::Connect(error.to_string()))?;
+    give_up_after(USER_TIMEOUT, &socket).map_err(|error| Why::Connect(error.to_string()))?;
     let stream = secure(socket, identity.tls.clone(), &way.name).await?;
     // A server that does not know the protocol may finish the handshake all the same.
     if stream.get_ref().1.alpn_protocol() == Some(ALPN) {
