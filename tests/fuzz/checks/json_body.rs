@@ -71,7 +71,11 @@ pub(super) fn check(input: &[u8]) {
                 Ok(again) => {
                     assert_eq!((&*again.model, again.stream), (name, request.stream));
                     let (before, after) = (request.max_tokens(&body), again.max_tokens(&sent));
-                    assert!(if lower.is_none() { before == after } else { after.is_none_or(|most| most <= cap.max(1)) });
+                    assert!(if lower.is_none() {
+                        before == after
+                    } else {
+                        after.is_none_or(|most| most <= cap.max(1))
+                    });
                 }
                 Err(_) => assert!(!is_alias(name)),
             }

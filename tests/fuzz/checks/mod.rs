@@ -43,13 +43,21 @@ pub const ALL: [(&str, fn(&[u8])); 16] = [
 
 /// The check of this name.
 pub fn named(name: &str) -> fn(&[u8]) {
-    ALL.iter().find(|(known, _)| *known == name).map_or_else(|| panic!("no check is called {name}"), |(_, check)| *check)
+    ALL.iter()
+        .find(|(known, _)| *known == name)
+        .map_or_else(|| panic!("no check is called {name}"), |(_, check)| *check)
 }
 
 /// How Go's encoding/json reads a key: without regard to case, where two letters beyond ASCII count
 /// as s and k.
 fn folded(key: &str) -> String {
-    key.chars().map(|c| match c { 'ſ' => 's', '\u{212a}' => 'k', c => c.to_ascii_lowercase() }).collect()
+    key.chars()
+        .map(|c| match c {
+            'ſ' => 's',
+            '\u{212a}' => 'k',
+            c => c.to_ascii_lowercase(),
+        })
+        .collect()
 }
 
 /// A value of DER.

@@ -37,9 +37,13 @@ fn at_the_gateway(method: &Method, uri: &Uri) {
     for (name, _) in url::form_urlencoded::parse(query.as_bytes()) {
         assert!(!name.eq_ignore_ascii_case("model"));
     }
-    assert!(kept.as_ref().is_none_or(|kept| kept.strip_prefix("beta").is_some_and(|rest| rest.is_empty() || rest.starts_with('='))));
+    assert!(
+        kept.as_ref()
+            .is_none_or(|kept| kept.strip_prefix("beta").is_some_and(|rest| rest.is_empty() || rest.starts_with('=')))
+    );
     if !credential && !is_answered_here(route.endpoint) {
-        passage::write("gpu-1", route.endpoint, kept.as_deref()).expect("what the gateway lets pass passes the connector");
+        passage::write("gpu-1", route.endpoint, kept.as_deref())
+            .expect("what the gateway lets pass passes the connector");
     }
 }
 

@@ -33,7 +33,15 @@ pub(super) fn check(input: &[u8]) {
 }
 
 fn shown(head: &Result<Option<Head>, HeadFault>) -> String {
-    format!("{:?}", head.as_ref().map(|head| head.as_ref().map(|h| (h.status, h.fields.iter().collect::<Vec<_>>(), &h.framing, h.keep_alive))))
+    format!(
+        "{:?}",
+        head.as_ref().map(|head| head.as_ref().map(|h| (
+            h.status,
+            h.fields.iter().collect::<Vec<_>>(),
+            &h.framing,
+            h.keep_alive
+        )))
+    )
 }
 
 fn head(bytes: &[u8], cut: usize) -> (Result<Option<Head>, HeadFault>, Vec<u8>) {

@@ -1,8 +1,8 @@
 //! Tokens and key documents: read or refused, never a panic; what is read has one spelling.
 
+use doorward::domain::base64url;
 use doorward::domain::owner_template::{Claim, OwnerTemplate};
 use doorward::domain::token::Algorithm;
-use doorward::domain::base64url;
 use doorward::token::compact::{MAX_BYTES, Presented};
 use doorward::token::keys::{KeySet, MAX_KEYS};
 

@@ -8,9 +8,8 @@ use super::folded;
 
 const ID: &str = "0193a6c0-0000-7000-8000-000000000001";
 const CANDIDATES: [&str; 2] = ["vllm-a", "vllm-b"];
-const KNOWN: [&str; 9] = [
-    "version", "request_id", "decision", "reason", "public_message", "status", "ttl_s", "retry_after_s", "overrides",
-];
+const KNOWN: [&str; 9] =
+    ["version", "request_id", "decision", "reason", "public_message", "status", "ttl_s", "retry_after_s", "overrides"];
 
 /// Which overrides are allowed, and the members of an answer, beside the first two: a fuzzer does not find
 /// the id by itself. Without them when the first byte says so.
