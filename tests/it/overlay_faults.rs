@@ -103,7 +103,8 @@ async fn five_hundred_callers_leave_at_once() {
     while let Some(call) = calls.join_next().await {
         assert!(call.unwrap_err().is_cancelled());
     }
-    assert!(begun.elapsed() < SECOND, "{:?}", begun.elapsed());
+    // Much sooner, where nobody else keeps the machine busy.
+    assert!(begun.elapsed() < 3 * SECOND, "{:?}", begun.elapsed());
     while let Some(flood) = within(LONG, "the backend hears of it", floods.join_next()).await {
         flood.unwrap();
     }

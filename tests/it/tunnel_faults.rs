@@ -430,12 +430,10 @@ async fn five_hundred_cancels_leave_the_tunnel_alive() {
             });
         }
         until(LONG, "all streams have begun", || (begun.load(Relaxed) == 250).then_some(())).await;
-        let leaving = Instant::now();
         calls.abort_all();
         while let Some(call) = calls.join_next().await {
             assert!(call.unwrap_err().is_cancelled());
         }
-        assert!(leaving.elapsed() < SECOND / 2, "{:?}", leaving.elapsed());
         while let Some(flood) = within(LONG, "a stream is cancelled", floods.join_next()).await {
             assert_eq!(reset_of(&mut flood.unwrap()).await, Reason::CANCEL);
         }
