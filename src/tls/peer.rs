@@ -10,6 +10,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
 use x509_parser::prelude::FromDer;
 
 use crate::config::{IdentityField, IdentityMap};
@@ -168,7 +169,9 @@ impl<'a> Names<'a> {
             .subject_alternative_name()
             .map_err(|_| PeerFault::Malformed("subject alternative names, or more than one extension of them"))?;
         let names = extension.map_or(&[] as &[_], |extension| extension.value.general_names.as_slice());
-        if names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
+        let mut extensions = certificate.extensions().iter().filter(|it| it.oid == OID_X509_EXT_SUBJECT_ALT_NAME);
+        let plain = extensions.all(|extension| are_plain(extension.value));
+        if !plain || names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
             return Err(PeerFault::Malformed("an entry among the subject alternative names"));
         }
         let names = Self(names);
@@ -204,6 +207,20 @@ impl<'a> Names<'a> {
     }
 }
 
+/// True when those subject alternative names (RFC 5280, 4.2.1.6) that are read as text are of one piece, as
+/// DER has them: the reader of certificates takes them made of pieces, too, and others see no name then.
+fn are_plain(names: &[u8]) -> bool {
+    const TEXTS: [u64; 3] = [1, 2, 6];
+    let check = |name: yasna::BERReader<'_, '_>| {
+        let name = name.read_tagged_der()?;
+        if name.pcbit() == yasna::PCBit::Constructed && TEXTS.contains(&name.tag().tag_number) {
+            return Err(yasna::ASN1Error::new(yasna::ASN1ErrorKind::Invalid));
+        }
+        Ok(())
+    };
+    yasna::parse_der(names, |names| names.read_sequence_of(check)).is_ok()
+}
+
 /// True when the types in a distinguished name (RFC 5280, 4.1.2.4) are object identifiers: the reader of
 /// certificates takes any tag for that of one, and others see another name then, or none.
 fn has_plain_types(name: &[u8]) -> bool {
@@ -211,7 +228,7 @@ fn has_plain_types(name: &[u8]) -> bool {
         pair.next().read_oid()?;
         pair.next().read_tagged_der().map(drop)
     };
-    yasna::parse_ber(name, |name| name.read_sequence_of(|part| part.read_set_of(|it| it.read_sequence(pair)))).is_ok()
+    yasna::parse_der(name, |name| name.read_sequence_of(|part| part.read_set_of(|it| it.read_sequence(pair)))).is_ok()
 }
 
 const URI: &str = "URI among its subject alternative names";

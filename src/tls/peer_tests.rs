@@ -42,6 +42,21 @@ fn an_unreadable_name_spoils_the_certificate() {
     }
 }
 
+/// `0xa6` for `0x86`: a URI made of pieces, which DER has not, and other readers do not see.
+#[test]
+fn a_name_made_of_pieces_is_refused() {
+    let ca = Ca::new("Corp");
+    let read = |tag: u8| {
+        let mut names = vec![0x30, 2 + u8::try_from(ALICE.len()).unwrap(), tag, u8::try_from(ALICE.len()).unwrap()];
+        names.extend(ALICE.as_bytes());
+        let mut params = client_params(vec![]);
+        params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], names)];
+        read(&ca.sign(&params).chain[0], &Authority::BuiltIn, &corp())
+    };
+    assert_eq!(read(0x86).unwrap().identity.uri(), ALICE);
+    assert!(matches!(read(0xa6), Err(PeerFault::Malformed(_))));
+}
+
 #[test]
 fn names_twice_over_are_refused() {
     let ca = Ca::new("Corp");

@@ -22,8 +22,11 @@ mod spiffe_id;
 mod token;
 mod webhook_answer;
 
+/// A check.
+pub type Check = fn(&[u8]);
+
 /// Every check, by the name of its target and of the folder of its seeds.
-pub const ALL: [(&str, fn(&[u8])); 17] = [
+pub const ALL: [(&str, Check); 17] = [
     ("address", address::check),
     ("bundle", bundle::check),
     ("control", control::check),
@@ -44,7 +47,7 @@ pub const ALL: [(&str, fn(&[u8])); 17] = [
 ];
 
 /// The check of this name.
-pub fn named(name: &str) -> fn(&[u8]) {
+pub fn named(name: &str) -> Check {
     let found = ALL.into_iter().find(|(known, _)| *known == name);
     found.unwrap_or_else(|| panic!("no check is called {name}")).1
 }

@@ -22,9 +22,14 @@ pub(super) fn check(input: &[u8]) {
     let spiffe = Mapping::External(IdentityMap::Spiffe { trust_domains: vec![domain()] });
     let external = Authority::External("corp".into());
     // The names as another reader finds them.
-    let found = if which & 1 == 0 { Some(Vec::new()) } else { values(names) };
+    let found = match (which & 1 != 0, which & 16 != 0) {
+        (false, false) => Some(Vec::new()),
+        (false, true) => Some(vec![(DNS, &b"alice"[..])]),
+        (true, false) => values(names),
+        (true, true) => None,
+    };
     let only = |tag: u8| {
-        let found = found.as_ref().expect("what is read is DER");
+        let found = found.as_ref().expect("what is read is DER, and there once");
         assert!(found.iter().filter(|(other, _)| *other == URI).count() <= 1);
         let mut those = found.iter().filter(|(other, _)| *other == tag);
         let first = those.next().expect("what names somebody is there").1;
@@ -71,7 +76,7 @@ fn certificate(usage: u8, which: u8, subject: &[u8], names: &[u8]) -> Vec<u8> {
         extensions.extend(extension(37, &der(0x30, &[&[6, 8, 0x2b, 6, 1, 5, 5, 7, 3, purpose]])));
     }
     if which & 16 != 0 {
-        // Once more.
+        // Once, or once more.
         extensions.extend(extension(17, &der(0x30, &[&der(DNS, &[b"alice"])])));
     }
     let algorithm = der(0x30, &[&[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2]]);

@@ -28,7 +28,7 @@ pub(super) fn check(input: &[u8]) {
         }
         Framing::UntilClose => assert!(lengths.is_empty() && codings.is_empty() && !head.keep_alive),
     }
-    let close = all("connection").concat().to_ascii_lowercase() == b"close";
+    let close = all("connection").concat().eq_ignore_ascii_case(b"close");
     assert!(!(close && head.keep_alive));
 }
 

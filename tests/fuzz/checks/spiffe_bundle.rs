@@ -37,8 +37,7 @@ fn judge(document: &[u8]) -> Option<Bundle> {
     assert!(!bundle.roots.is_empty() && bundle.roots.len() + bundle.without_certificate.len() <= MAX_KEYS);
     assert!(bundle.named.len() <= bundle.roots.len());
     for (index, root) in bundle.roots.iter().enumerate() {
-        // DER of a SEQUENCE, and none twice.
-        assert_eq!(root.first(), Some(&0x30));
+        // None is there twice. Whether TLS can use it is judged when it is put among the roots.
         assert!(!bundle.roots.iter().take(index).any(|earlier| earlier == root));
     }
     Some(bundle)

@@ -26,7 +26,8 @@ pub(super) fn check(input: &[u8]) {
     let Ok(decision) = read(body, ID, &allowed, &CANDIDATES) else { return };
     assert!(decision.reason.as_ref().is_none_or(|reason| reason.len() <= 256 && !reason.chars().any(char::is_control)));
     // Every reader that takes it at all reads the same decision.
-    let value: Value = serde_json::from_slice(body).expect("what is read is JSON");
+    // Lone surrogates in members that mean nothing are not taken by all.
+    let Ok(value) = serde_json::from_slice::<Value>(body) else { return };
     assert_eq!(value["request_id"], ID);
     let keys = value.as_object().expect("an object").keys();
     keys.for_each(|key| assert!(KNOWN.contains(&&**key) || !KNOWN.contains(&&*folded(key)), "{key}"));
