@@ -27,6 +27,7 @@ pub mod roles;
 pub mod route;
 pub mod stream;
 pub mod subject;
+pub mod turn;
 pub mod used;
 pub mod worker;
 

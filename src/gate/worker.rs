@@ -32,9 +32,6 @@ const USED_TICKS: u32 = 5;
 /// From the end of the drain, for connectors to be told of the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 const BACKLOG: i32 = 4096;
-/// The runtime looks for news from its sockets after so many turns of tasks that are always ready, as
-/// one that reads a large body is: on its default of 61 such a body of 15 MB is read to its end first.
-const TURNS: u32 = 4;
 
 /// What the requests of one thread share.
 #[derive(Debug)]
@@ -163,7 +160,7 @@ impl Workers {
         let admission = Arc::new(Admission::new(listen.max_connections, listen.max_connections_per_address));
         let mut threads = Vec::new();
         for (index, listener) in listeners.into_iter().enumerate() {
-            let runtime = runtime::Builder::new_current_thread().enable_all().event_interval(TURNS).build()?;
+            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let gateway = Arc::clone(gateway);
             let admission = Arc::clone(&admission);
             gateway.worker_begins();
