@@ -539,6 +539,32 @@ async fn a_gateway_that_drains_is_dialled_again() {
 }
 
 /// Revoked: it stays alive, and comes back with a new certificate at once.
+/// A gateway that the config does not name any more reaches nothing, even if it acts as if it had not heard that.
+#[tokio::test]
+async fn a_gateway_that_was_left_gets_no_more_requests_through() {
+    let mut scene = scene(Stub::chatty().await, "").await;
+    let mut old = scene.gateway.deaf_to_farewells().await;
+    old.control().hear_health("a", "up").await;
+    assert_eq!(ask(&mut old, Tunnel::chat("a", 2), "{}").await.0, 200);
+    // One that is under way keeps the connection.
+    let (_reply, _unsent) = old.begin(Tunnel::chat("a", 2), false).await;
+    let other = HandGateway::new(&scene.files).await;
+    scene.site.reload(&[other.address], 1, &backend(scene.stub.address, ""));
+    let _new = other.registered().await;
+    old.control().hear_of("drain").await;
+    let mut again = tokio::time::interval(Duration::from_millis(20));
+    let refused = within(LONG, "it takes no more requests", async {
+        loop {
+            again.tick().await;
+            match old.send(Tunnel::chat("a", 2), "{}").await {
+                Ok((reply, _)) => drop(unread(reply.into_body()).await),
+                Err(error) => return error,
+            }
+        }
+    });
+    assert_eq!(refused.await.reason(), Some(Reason::REFUSED_STREAM));
+}
+
 #[tokio::test]
 async fn a_revoked_connector_stays_alive() {
     let scene = scene(Stub::chatty().await, "").await;
