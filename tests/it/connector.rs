@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use doorward::clock::Clock;
 use doorward::holder::reach::Reach;
+use futures_util::FutureExt;
 use h2::Reason;
 use http::{Method, Request, Uri};
 use serde_json::json;
@@ -64,6 +65,33 @@ async fn it_registers_and_says_how_its_backends_are() {
     tunnel.control().register().await;
     tunnel.control().hear_health("a", "up").await;
     until(LONG, "it counts itself registered", || (scene.site.agent.registered() == 1).then_some(())).await;
+}
+
+/// Two links of one process share what the gateway knows of a backend: a guess said on one of them could
+/// overtake the truth on the other.
+#[tokio::test]
+async fn it_guesses_nothing_about_its_backends() {
+    let scene = scene(Stub::by_hand().await, "probe = \"/how\"").await;
+    let mut tunnel = scene.gateway.accept().await;
+    let probe = scene.stub.next().await;
+    // What it has said by now has come before this answer.
+    let nowhere = Request::get("https://a/").body(()).unwrap();
+    assert_eq!(ask(&mut tunnel, nowhere, "").await.0, 403);
+    assert_eq!(tunnel.control().hear().now_or_never(), None);
+    probe.reply(json_reply("{}")).await;
+    assert_eq!(tunnel.control().hear().await["type"], "register");
+    assert_eq!(tunnel.control().hear().await, json!({"type": "health", "backend": "a", "state": "up"}));
+}
+
+#[tokio::test]
+async fn a_backend_that_does_not_answer_holds_nobody_up() {
+    let scene = scene(Stub::by_hand().await, "probe = \"/how\"").await;
+    let mut tunnel = scene.gateway.accept().await;
+    let probe = scene.stub.next().await;
+    assert_eq!(tunnel.control().hear().await["type"], "register");
+    assert_eq!(tunnel.control().hear().await, json!({"type": "health", "backend": "a", "state": "down"}));
+    probe.reply(json_reply("{}")).await;
+    assert_eq!(tunnel.control().hear().await, json!({"type": "health", "backend": "a", "state": "up"}));
 }
 
 #[tokio::test]
@@ -511,6 +539,32 @@ async fn a_gateway_that_drains_is_dialled_again() {
 }
 
 /// Revoked: it stays alive, and comes back with a new certificate at once.
+/// A gateway that the config does not name any more reaches nothing, even if it acts as if it had not heard that.
+#[tokio::test]
+async fn a_gateway_that_was_left_gets_no_more_requests_through() {
+    let mut scene = scene(Stub::chatty().await, "").await;
+    let mut old = scene.gateway.deaf_to_farewells().await;
+    old.control().hear_health("a", "up").await;
+    assert_eq!(ask(&mut old, Tunnel::chat("a", 2), "{}").await.0, 200);
+    // One that is under way keeps the connection.
+    let (_reply, _unsent) = old.begin(Tunnel::chat("a", 2), false).await;
+    let other = HandGateway::new(&scene.files).await;
+    scene.site.reload(&[other.address], 1, &backend(scene.stub.address, ""));
+    let _new = other.registered().await;
+    old.control().hear_of("drain").await;
+    let mut again = tokio::time::interval(Duration::from_millis(20));
+    let refused = within(LONG, "it takes no more requests", async {
+        loop {
+            again.tick().await;
+            match old.send(Tunnel::chat("a", 2), "{}").await {
+                Ok((reply, _)) => drop(unread(reply.into_body()).await),
+                Err(error) => return error,
+            }
+        }
+    });
+    assert_eq!(refused.await.reason(), Some(Reason::REFUSED_STREAM));
+}
+
 #[tokio::test]
 async fn a_revoked_connector_stays_alive() {
     let scene = scene(Stub::chatty().await, "").await;

@@ -46,6 +46,7 @@ impl Running {
         let place = join::identity_in(&config.state_dir, (Role::Connector, bundle), &reach, &clock).await?;
         let origin = Origin::read(&config.state_dir)?;
         let settings = settings(&mut config, origin.as_ref())?;
+        let origin = origin.map(|origin| renewed_at(origin, &settings.gateway));
         let options = Options { origin, reach, clock: clock.clone(), chance: Chance::System };
         let keeper = Keeper::start(place, options)?;
         // Before it is read: no change is missed.
@@ -121,6 +122,7 @@ impl Running {
         }
         let origin = Origin::read(&config.state_dir)?;
         let settings = settings(&mut config, origin.as_ref())?;
+        let origin = origin.map(|origin| renewed_at(origin, &settings.gateway));
         let changes = self.agent.reload(settings).map_err(Failure::new)?;
         self.keeper.redirect(origin, reach(&config));
         for warning in &config.warnings {
@@ -152,6 +154,14 @@ fn settings(config: &mut Connector, origin: Option<&Origin>) -> Result<Settings,
     Ok(Settings { gateway, reach: reach(config), backends, drain: config.drain })
 }
 
+/// Where the certificate is renewed: at the gateway that the config names, which may have moved since the
+/// certificate came from it. Where that serves connectors alone, where it came from.
+fn renewed_at(origin: Origin, gateway: &GatewayAt) -> Origin {
+    let mut addresses = gateway.addresses.clone();
+    addresses.extend(origin.addresses.iter().filter(|address| !gateway.addresses.contains(address)).cloned());
+    Origin { addresses, ..origin }
+}
+
 fn gateway_of(origin: Option<&Origin>, state: &Path) -> Result<GatewayAt, Failure> {
     let Some(origin) = origin else {
         return Err(Failure::with_hint(
@@ -170,4 +180,30 @@ fn gateway_of(origin: Option<&Origin>, state: &Path) -> Result<GatewayAt, Failur
 
 fn not_a_connector(what: String) -> Failure {
     Failure::with_hint(what, "a connector's is made with `doorward enroll create NAME --role connector`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::gateway_address::{GatewayAddress, HostName};
+
+    #[test]
+    fn the_certificate_is_renewed_where_the_gateway_is_now() {
+        let addresses =
+            |texts: &[&str]| texts.iter().map(|text| GatewayAddress::parse(text).unwrap()).collect::<Vec<_>>();
+        let name = |text| HostName::parse(text).unwrap();
+        let origin = Origin {
+            addresses: addresses(&["old:1", "both:1"]),
+            enroll: name("enroll.gw"),
+            connect: Some(name("connect.gw")),
+            api: None,
+        };
+        let gateway =
+            GatewayAt { addresses: addresses(&["new:1", "both:1"]), name: name("connect.gw"), connections: 2 };
+        let renewed = renewed_at(origin.clone(), &gateway);
+        assert_eq!(renewed.addresses, addresses(&["new:1", "both:1", "old:1"]));
+        assert_eq!(renewed.enroll, origin.enroll);
+        let enrolled = GatewayAt { addresses: origin.addresses.clone(), ..gateway };
+        assert_eq!(renewed_at(origin.clone(), &enrolled), origin);
+    }
 }

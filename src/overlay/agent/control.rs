@@ -1,4 +1,8 @@
 //! The connector's end of the control stream.
+//!
+//! Invariant: how a backend is is known before it is offered. A gateway takes what is offered to be up, and
+//! the links of a process share what is said: a `down` that is only a guess could overtake, on one link, the
+//! `up` of another.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -88,6 +92,11 @@ async fn converse(
 ) -> Result<(), String> {
     let offers = site.offers();
     let names: Vec<_> = offers.iter().map(|offer| offer.name.clone()).collect();
+    let mut leaving = orders.clone();
+    tokio::select! {
+        () = site.knows(&names) => {}
+        _ = leaving.wait_for(|order| *order != Order::Stay) => {}
+    }
     let register = Register {
         protocol: VERSION,
         connector: who.connector.clone(),
@@ -143,16 +152,16 @@ async fn converse(
 }
 
 /// Says of each backend that this connection has declared how it is, unless that was said before. One
-/// that a reload has taken away gets no more requests.
+/// that a reload has taken away gets no more requests, and one that has not answered yet gets none on a guess.
 async fn tell_health(
     names: &[String],
     send: &mut SendStream<Bytes>,
-    health: &mut watch::Receiver<BTreeMap<String, State>>,
+    health: &mut watch::Receiver<BTreeMap<String, Option<State>>>,
     said: &mut BTreeMap<String, State>,
 ) -> Result<(), String> {
     let states = health.borrow_and_update().clone();
     for name in names {
-        let state = states.get(name).copied().unwrap_or(State::Draining);
+        let state = states.get(name).map_or(State::Draining, |state| state.unwrap_or(State::Down));
         if said.insert(name.clone(), state) != Some(state) {
             say(send, &FromConnector::Health(Health { backend: name.clone(), state })).await?;
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
-use h2::{Ping, PingPong, RecvStream};
+use h2::{Ping, PingPong, Reason, RecvStream};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -149,6 +149,7 @@ impl Opening {
             registered: None,
             opened_at: Instant::now(),
             leaving: false,
+            closed_at: None,
             gone_by: None,
             opening: self,
         };
@@ -191,6 +192,8 @@ struct Serving {
     opened_at: Instant,
     /// No new requests are taken.
     leaving: bool,
+    /// When the gateway has surely heard that, and a new request is one that it should not have sent.
+    closed_at: Option<Instant>,
     /// When it is closed whatever is still under way, and whether that is firm: a gateway gives a
     /// connection that was replaced some time until we say that we leave it.
     gone_by: Option<(Instant, bool)>,
@@ -247,6 +250,11 @@ impl Serving {
             }
         };
         match asked {
+            // HTTP/2 goes on taking streams until the gateway has acknowledged that we leave, and one that a config
+            // has turned its back on might never do so.
+            Asked::Backend(_) if self.closed_at.is_some_and(|at| at <= Instant::now()) => {
+                respond.send_reset(Reason::REFUSED_STREAM);
+            }
             Asked::Backend(target) => {
                 let counted = self.opening.site.count_in_flight();
                 let site = Arc::clone(&self.opening.site);
@@ -305,6 +313,7 @@ impl Serving {
     fn leave(&mut self, within: Duration) {
         if !self.leaving {
             self.leaving = true;
+            self.closed_at = Some(Instant::now() + HEARD);
             self.orders.send_replace(Order::Drain);
             self.connection.graceful_shutdown();
         }
@@ -340,6 +349,8 @@ impl Serving {
 /// A connection that has a successor ends when its last request does: there is no haste, since the
 /// gateway drains it before its certificate ends.
 const LINGER: Duration = Duration::from_secs(60 * 60);
+/// How long the gateway has to hear that no new requests are taken; those that it has sent until then are served.
+const HEARD: Duration = Duration::from_secs(3);
 /// No gateway may hold a connection in its drain for longer than this.
 const LONGEST_DRAIN: Duration = Duration::from_secs(180);
 /// Beyond its deadline, for the gateway to close the connection itself.

@@ -43,9 +43,8 @@ pub(super) async fn probe(site: Arc<Site>, served: Arc<Served>) {
             }
             said = Some(state);
         }
-        site.health.send_if_modified(|health| {
-            health.get_mut(name).is_some_and(|before| std::mem::replace(before, state) != state)
-        });
+        site.health
+            .send_if_modified(|health| health.get_mut(name).is_some_and(|before| before.replace(state) != Some(state)));
         sleep(if state == State::Up { EVERY } else { EVERY_WHILE_DOWN }).await;
     }
 }

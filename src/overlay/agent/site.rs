@@ -8,11 +8,15 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::backend::pool::Pools;
 use crate::overlay::agent::offered::{Offered, Served};
 use crate::overlay::protocol::{Offer, State};
+
+/// How long a connection waits for the first answers of the backends. A gateway waits for 5 s for what it
+/// is told after that.
+const FIRST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// The site.
 #[derive(Debug)]
@@ -21,8 +25,8 @@ pub(super) struct Site {
     pub(super) instance_id: String,
     /// The backends as they are now.
     offered: ArcSwap<Offered>,
-    /// How they are, by name.
-    pub(super) health: watch::Sender<BTreeMap<String, State>>,
+    /// How they are, by name; `None` until the first answer, or the first in vain.
+    pub(super) health: watch::Sender<BTreeMap<String, Option<State>>>,
     /// Counts how often gateways had to be told other names or limits.
     pub(super) terms: watch::Sender<u64>,
     /// Connections to the backends.
@@ -59,13 +63,21 @@ impl Site {
         self.forget_who_is_gone();
     }
 
-    /// Until it was asked, a backend is not up: nobody should be sent to it on a guess.
+    /// What is new was not asked yet.
     fn forget_who_is_gone(&self) {
         let offered = self.offered();
         self.health.send_modify(|health| {
-            let state = |served: &Arc<Served>| health.get(served.name()).copied().unwrap_or(State::Down);
+            let state = |served: &Arc<Served>| health.get(served.name()).copied().flatten();
             *health = offered.served.iter().map(|served| (served.name().to_owned(), state(served))).collect();
         });
+    }
+
+    /// Waits until it is known how each of these is that are still served; for [`FIRST_ANSWERS`] at most.
+    pub(super) async fn knows(&self, names: &[String]) {
+        let mut health = self.health.subscribe();
+        let known = health.wait_for(|health| names.iter().all(|name| health.get(name) != Some(&None)));
+        // Whoever has not answered by then is down until it does.
+        let _ = timeout(FIRST_ANSWERS, known).await.is_ok();
     }
 
     /// What is said of the backends in `register`.

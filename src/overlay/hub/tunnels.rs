@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustc_hash::FxHashMap;
-use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Config, Via};
@@ -29,8 +28,7 @@ pub struct Tunnels {
     numbers: AtomicU64,
     inside: Mutex<Inside>,
     routes: ArcSwap<Routes>,
-    /// Somebody gave a seat back, or a tunnel entered.
-    freed: Notify,
+    /// They are told when somebody gives a seat back, and when a tunnel enters.
     waiting: Waiting,
 }
 
@@ -105,7 +103,6 @@ impl Tunnels {
             numbers: AtomicU64::new(1),
             inside: Mutex::default(),
             routes: ArcSwap::default(),
-            freed: Notify::new(),
             waiting: Waiting::default(),
         }
     }
@@ -166,10 +163,10 @@ impl Tunnels {
             Err(NoSeat::Full) => {}
             decided => return decided,
         }
-        let _waiting = self.waiting.enter(backend).ok_or(NoSeat::Full)?;
+        let waiting = self.waiting.enter(backend).ok_or(NoSeat::Full)?;
         let until = Instant::now() + patience;
         loop {
-            let mut freed = std::pin::pin!(self.freed.notified());
+            let mut freed = std::pin::pin!(waiting.freed());
             // What is given back from here on is heard of.
             freed.as_mut().enable();
             match self.try_seat(backend, but) {
@@ -326,7 +323,7 @@ impl Tunnels {
             }
         }
         self.routes.store(Arc::new(routes));
-        self.freed.notify_waiters();
+        self.waiting.tell_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
@@ -378,7 +375,8 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.lane.offer.places.give_back();
         self.lane.tunnel.places.give_back();
-        self.tunnels.freed.notify_waiters();
+        // Whatever the tunnel leads to can use its place.
+        self.tunnels.waiting.tell(self.lane.tunnel.offers().iter().map(|offer| &*offer.name));
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use http::{HeaderMap, Request, Response};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, duplex, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -147,6 +148,22 @@ impl HandGateway {
         .await
     }
 
+    /// The next connection, registered, on which the gateway never hears that the connector leaves.
+    pub(crate) async fn deaf_to_farewells(&self) -> Tunnel {
+        let (from_site, mut to_site) = split(self.secured().await);
+        let (ours, theirs) = duplex(64 << 10);
+        let (mut from_us, to_us) = split(theirs);
+        tokio::spawn(async move { copy(&mut from_us, &mut to_site).await });
+        tokio::spawn(without_farewells(from_site, to_us));
+        let (send, connection) = h2::client::handshake(ours).await.unwrap();
+        let driver = tokio::spawn(async move { connection.await.map_err(|error| error.to_string()) });
+        let mut tunnel = Tunnel { send, driver, control: None };
+        tunnel.control = Some(tunnel.open_control().await);
+        tunnel.control().hear_of("register").await;
+        tunnel.control().register().await;
+        tunnel
+    }
+
     /// The next connection, of which nothing is known but that it speaks TLS.
     pub(crate) async fn secured(&self) -> TlsStream<TcpStream> {
         within(LONG, "the connector dials", async {
@@ -177,6 +194,24 @@ impl HandGateway {
             }
         })
         .await;
+    }
+}
+
+/// Passes frames on, but for those that say that the sender leaves.
+async fn without_farewells(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    const PING: u8 = 6;
+    const GO_AWAY: u8 = 7;
+    // The PING with which h2 asks whether its GOAWAY was heard.
+    const IS_HEARD: &[u8] = &[0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
+    loop {
+        let mut frame = vec![0; 9];
+        from.read_exact(&mut frame).await?;
+        let length = usize::from(frame[0]) << 16 | usize::from(frame[1]) << 8 | usize::from(frame[2]);
+        frame.resize(9 + length, 0);
+        from.read_exact(&mut frame[9..]).await?;
+        if frame[3] != GO_AWAY && (frame[3] != PING || &frame[9..] != IS_HEARD) {
+            to.write_all(&frame).await?;
+        }
     }
 }
 
