@@ -225,10 +225,19 @@ fn are_plain(names: &[u8]) -> bool {
 /// certificates takes any tag for that of one, and others see another name then, or none.
 fn has_plain_types(name: &[u8]) -> bool {
     let pair = |pair: &mut yasna::BERReaderSeq<'_, '_>| {
-        pair.next().read_oid()?;
+        // Its tag only: yasna does not know all identifiers (2.25 has numbers of 128 bits).
+        let kind = pair.next().read_tagged_der()?;
+        if kind.tag() != yasna::tags::TAG_OID || kind.pcbit() != yasna::PCBit::Primitive {
+            return Err(yasna::ASN1Error::new(yasna::ASN1ErrorKind::Invalid));
+        }
         pair.next().read_tagged_der().map(drop)
     };
-    yasna::parse_der(name, |name| name.read_sequence_of(|part| part.read_set_of(|it| it.read_sequence(pair)))).is_ok()
+    // As a sequence with another tag: not every issuer sorts a part that has several attributes, as DER
+    // has it, and readers agree about them in any order.
+    let part = |part: yasna::BERReader<'_, '_>| {
+        part.read_tagged_implicit(yasna::tags::TAG_SET, |set| set.read_sequence_of(|it| it.read_sequence(pair)))
+    };
+    yasna::parse_der(name, |name| name.read_sequence_of(part)).is_ok()
 }
 
 const URI: &str = "URI among its subject alternative names";
