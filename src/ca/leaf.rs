@@ -3,8 +3,9 @@
 //! Invariant: a private key is never replaced without its certificate, and nothing is replaced
 //! unasked. Files appear whole: written beside their place, on disk, then moved.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{KeyPair, PublicKeyData};
@@ -75,6 +76,8 @@ pub struct Staged {
 struct StagedFile {
     path: PathBuf,
     staging: PathBuf,
+    /// It, whatever has its name by now.
+    file: File,
     /// What is still to be written.
     text: Option<String>,
     existing: Existing,
@@ -117,15 +120,23 @@ pub fn stage(leaf: &NewLeaf, bundle_pem: &str, dir: &Path, name: &str, existing:
         return Err(CaError::Exists(path.clone()));
     }
     for (path, text, mode, existing, later) in wanted {
-        let staging = staging_of(&path);
+        // The roots are those of others, too, who come at the same time.
+        let staging = if path == staged.paths.roots { staging_of_roots(dir, name) } else { staging_of(&path) };
         remove_stale(&staging)?;
         let room = if later { " ".repeat(text.len()) } else { String::new() };
         let now = if later { room.as_str() } else { text };
-        let written = files::write_new(&staging, now.as_bytes(), mode).map_err(CaError::io(&staging));
+        let written = files::write_new(&staging, now.as_bytes(), mode);
+        if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+            return Err(busy(&staging));
+        }
+        let file = match fs::OpenOptions::new().write(true).open(&staging) {
+            Ok(file) => file,
+            Err(error) => return Err(CaError::io(&staging)(written.err().unwrap_or(error))),
+        };
         let text = later.then(|| text.to_owned());
         // What was begun is cleared away too.
-        staged.files.push(StagedFile { path, staging, text, existing });
-        written?;
+        staged.files.push(StagedFile { path, staging: staging.clone(), file, text, existing });
+        written.map_err(CaError::io(&staging))?;
     }
     files::sync_dir(dir).map_err(CaError::io(dir))?;
     Ok(staged)
@@ -141,16 +152,25 @@ impl Staged {
     /// When one that is to be kept has come in between, or the directory cannot be written. Then nothing of
     /// it stays behind that was not here before.
     pub fn place(mut self) -> Result<LeafFiles, CaError> {
-        for StagedFile { staging, text, .. } in &self.files {
+        // One's certificate beside the key of the other would be of no use.
+        if let Some(file) = self.files.iter().find(|file| !file.is_there()) {
+            return Err(busy(&file.staging));
+        }
+        for StagedFile { staging, file, text, .. } in &self.files {
             if let Some(text) = text {
                 // As long as what is there: it takes no more room.
-                overwrite(staging, text.as_bytes()).map_err(CaError::io(staging))?;
+                overwrite(file, text.as_bytes()).map_err(CaError::io(staging))?;
             }
         }
         for StagedFile { path, staging, existing, .. } in &self.files {
-            place(staging, path, *existing)?;
-            if *existing == Existing::Keep {
-                self.placed.push(path.clone());
+            match place(staging, path, *existing) {
+                Ok(()) if *existing == Existing::Keep => self.placed.push(path.clone()),
+                Ok(()) => {}
+                // Somebody was faster, with the same.
+                Err(CaError::Exists(_)) if *path == self.paths.roots && have_same_text(staging, path) => {
+                    fs::remove_file(staging).map_err(CaError::io(staging))?;
+                }
+                Err(error) => return Err(error),
             }
         }
         files::sync_dir(&self.dir).map_err(CaError::io(&self.dir))?;
@@ -163,7 +183,7 @@ impl Drop for Staged {
     fn drop(&mut self) {
         // No key stays behind for a certificate that nobody got. What was not here before is ours.
         if !self.done {
-            let staged = self.files.iter().map(|file| &file.staging);
+            let staged = self.files.iter().filter(|file| file.is_there()).map(|file| &file.staging);
             for file in staged.chain(&self.placed) {
                 drop(fs::remove_file(file));
             }
@@ -171,11 +191,29 @@ impl Drop for Staged {
     }
 }
 
-/// Writes over a file from its beginning, down to the disk.
-fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).open(path)?;
+impl StagedFile {
+    /// False when another process has put a file of its own there.
+    fn is_there(&self) -> bool {
+        let of = |found: fs::Metadata| (found.dev(), found.ino());
+        match (self.file.metadata(), fs::symlink_metadata(&self.staging)) {
+            (Ok(ours), Ok(found)) => of(ours) == of(found),
+            (Ok(_) | Err(_), _) => false,
+        }
+    }
+}
+
+/// Writes over a file that was just opened, down to the disk.
+fn overwrite(mut file: &File, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+fn busy(staging: &Path) -> CaError {
+    CaError::broken(staging, "another process writes it at this moment")
+}
+
+fn have_same_text(one: &Path, other: &Path) -> bool {
+    matches!((fs::read(one), fs::read(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 fn shares_a_root(found: &str, bundle: &str) -> bool {
@@ -190,6 +228,11 @@ fn staging_of(path: &Path) -> PathBuf {
     name.push(path.file_name().unwrap_or_default());
     name.push(".new");
     path.with_file_name(name)
+}
+
+/// No name of a leaf has a `~`.
+fn staging_of_roots(dir: &Path, name: &str) -> PathBuf {
+    staging_of(&dir.join(format!("ca.crt~{name}")))
 }
 
 fn remove_stale(staging: &Path) -> Result<(), CaError> {

@@ -147,3 +147,26 @@ fn what_is_prepared_is_no_certificate_yet() {
     assert_eq!(fs::read_to_string(&paths.certificate).unwrap(), leaf.issued.pem);
     assert_eq!(fs::read_dir(&out).unwrap().count(), 3);
 }
+
+/// Several that are issued at once share a directory, and its roots. Of two of one name one counts, whole.
+#[test]
+fn two_at_once_are_not_mixed() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = authority(dir.path(), "corp.example");
+    let out = dir.path().join("out");
+    let stage = |leaf: &NewLeaf, name: &str| stage(leaf, authority.bundle_pem(), &out, name, Existing::Keep).unwrap();
+    let (alice, bob) = (leaf(&authority, "alice"), leaf(&authority, "bob"));
+    let both = [stage(&alice, "alice"), stage(&bob, "bob")];
+    for staged in both {
+        staged.place().unwrap();
+    }
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 5);
+
+    let (early, late) = (leaf(&authority, "carol"), leaf(&authority, "carol"));
+    let both = (stage(&early, "carol"), stage(&late, "carol"));
+    assert!(matches!(both.0.place(), Err(CaError::Broken { .. })));
+    let paths = both.1.place().unwrap();
+    assert_eq!(fs::read_to_string(&paths.certificate).unwrap(), late.issued.pem);
+    assert_eq!(Some(fs::read_to_string(&paths.key).unwrap()), late.key_pem.as_deref().map(ToString::to_string));
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 7);
+}

@@ -115,10 +115,11 @@ fn recall(view: &View, hooks: &[Hooked], subject: &Subject) -> Result<Option<Vec
     let mut all = Vec::with_capacity(hooks.len());
     for hooked in hooks {
         let Some(hook) = view.settings.webhooks.get(&hooked.name) else { return Ok(None) };
-        let Some(heard) = hook.recall(&subject.told(view, hook.webhook())?) else { return Ok(None) };
-        all.push(heard);
+        let Some(decision) = hook.recall(&subject.told(view, hook.webhook())?) else { return Ok(None) };
+        all.push((hook, decision));
     }
-    Ok(Some(all))
+    // Not before: when one has to be asked, all are heard again.
+    Ok(Some(all.into_iter().map(|(hook, decision)| hook.recalled(decision)).collect()))
 }
 
 /// Notes what webhooks said, and says what it comes to.

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::io;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -23,9 +23,9 @@ use crate::dialect::body as json_body;
 use crate::dialect::body::Request;
 use crate::domain::endpoint::{Dialect, Endpoint};
 use crate::domain::refusal::Refusal;
+use crate::gate::Settings;
 use crate::gate::record::Record;
 use crate::gate::turn::give_up_turn;
-use crate::gate::{Gateway, Settings};
 
 /// A body may be silent for this long before a rate is asked of it.
 const GRACE: Duration = Duration::from_secs(10);
@@ -72,7 +72,7 @@ pub async fn read(
             "The body is framed in a way that is not read here: send one plain Content-Length or Transfer-Encoding: chunked.",
         ));
     }
-    let mut charge = Charge { gateway: Arc::clone(record.gateway()), bytes: 0 };
+    let mut charge = Charge { all: Arc::clone(&record.gateway().buffered), bytes: 0 };
     let mut gathered = Gathered::default();
     let begun = record.begun();
     while !body.is_end_stream() {
@@ -101,10 +101,11 @@ pub async fn read(
             }
         }
     }
-    let bytes = if charge.bytes < LARGE as u64 {
-        gathered.join()
+    let (bytes, charge) = if charge.bytes < LARGE as u64 {
+        (gathered.join(), charge)
     } else {
-        spawn_blocking(move || gathered.join()).await.map_err(|_| LOST)?
+        // What it is charged goes along: the memory is taken until then, even when the caller leaves.
+        spawn_blocking(move || (gathered.join(), charge)).await.map_err(|_| LOST)?
     };
     Ok(Buffered { bytes, arrived_at: Instant::now(), charge })
 }
@@ -122,13 +123,10 @@ const LOST: Refusal = Refusal::Overloaded("The request could not be read. Try ag
 /// # Errors
 ///
 /// `invalid_body`; `overloaded` when the reading was lost.
-pub async fn parse(endpoint: Endpoint, body: &Bytes) -> Result<Request, Refusal> {
-    if body.len() < LARGE {
-        return json_body::read(endpoint, body);
-    }
-    let body = body.clone();
-    let reading = spawn_blocking(move || json_body::read(endpoint, &body));
-    reading.await.unwrap_or(Err(LOST))
+pub async fn parse(endpoint: Endpoint, body: Buffered) -> Result<(Buffered, Request), Refusal> {
+    let small = body.bytes.len() < LARGE;
+    let read = move || json_body::read(endpoint, &body.bytes).map(|request| (body, request));
+    if small { read() } else { spawn_blocking(read).await.unwrap_or(Err(LOST)) }
 }
 
 /// True when nobody is there any more to hear an answer. On HTTP/1.1 that is the end of the
@@ -193,21 +191,22 @@ impl Buffered {
 
 #[derive(Debug)]
 struct Charge {
-    gateway: Arc<Gateway>,
+    /// What is buffered in all.
+    all: Arc<AtomicU64>,
     bytes: u64,
 }
 
 impl Charge {
     fn add(&mut self, bytes: u64, limit: u64) -> Result<(), Refusal> {
         self.bytes += bytes;
-        let all = self.gateway.buffered.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let all = self.all.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if all > limit { Err(Refusal::Overloaded("Too many large requests at once. Try again.")) } else { Ok(()) }
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.gateway.buffered.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -255,6 +254,7 @@ pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use http::HeaderValue;
 
     use super::*;
@@ -307,6 +307,27 @@ mod tests {
         }
         assert!(gathered.pieces.len() <= 10, "{}", gathered.pieces.len());
         assert!(gathered.join() == whole);
+    }
+
+    /// A caller who leaves while its body is read on another thread gives back nothing that is still taken.
+    #[test]
+    fn a_body_counts_as_long_as_it_is_held() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let all = Arc::new(AtomicU64::new(0));
+        runtime.block_on(async {
+            let (free, busy) = std::sync::mpsc::channel::<()>();
+            let busy = spawn_blocking(move || busy.recv().is_err());
+            let bytes = Bytes::from(vec![b' '; LARGE]);
+            let mut charge = Charge { all: Arc::clone(&all), bytes: 0 };
+            charge.add(LARGE as u64, u64::MAX).unwrap();
+            let body = Buffered { bytes, arrived_at: Instant::now(), charge };
+            assert!(parse(Endpoint::OpenAiChatCompletions, body).now_or_never().is_none());
+            assert_eq!(all.load(Ordering::Relaxed), LARGE as u64);
+            drop(free);
+            assert!(busy.await.unwrap());
+            spawn_blocking(|| ()).await.unwrap();
+            assert_eq!(all.load(Ordering::Relaxed), 0);
+        });
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub struct Gateway {
     /// The tunnels of connectors.
     pub tunnels: Arc<Tunnels>,
     /// Bytes of request bodies that are buffered at the moment, in all workers.
-    pub buffered: AtomicU64,
+    pub buffered: Arc<AtomicU64>,
     draining: AtomicBool,
     /// Workers that have requests, or may get some.
     busy_workers: AtomicU32,
@@ -241,7 +241,7 @@ impl Gateway {
             metrics,
             roles,
             tunnels,
-            buffered: AtomicU64::new(0),
+            buffered: Arc::default(),
             draining: AtomicBool::new(false),
             busy_workers: AtomicU32::new(0),
             hurried: AtomicBool::new(false),

@@ -119,7 +119,7 @@ async fn serve(
     }
     // 7: the body is small enough, and JSON that every reader reads alike
     let body = body::read(&view.settings, found.endpoint, head, body, record).await?;
-    let request = body::parse(found.endpoint, &body.bytes).await?;
+    let (body, request) = body::parse(found.endpoint, body).await?;
     record.read(body.length(), body.arrived_at, &request);
     // 8: the model, and its targets; and 3 to 6 again, if anything changed while the body came
     let latest = gateway.view();

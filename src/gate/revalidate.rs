@@ -46,11 +46,14 @@ pub fn revalidate(gateway: &Arc<Gateway>, routed: &mut Routed, view: &View, subj
 }
 
 async fn again(gateway: Arc<Gateway>, mut hooks: Vec<Hooked>, subject: Subject, chance: Chance) {
+    let mut asked = gateway.clock.steady();
     // Beyond what was asked before the request went on.
     for turn in ROUNDS.. {
         // A reload may have changed how often.
         let Some(period) = period(&gateway.view(), &hooks) else { return };
-        wait(&gateway.clock, pause(period, chance.draw())).await;
+        // From one question to the next: how long the answer takes is within that, as it is always shorter.
+        wait(&gateway.clock, asked + pause(period, chance.draw())).await;
+        asked = gateway.clock.steady();
         let view = gateway.view();
         // A word of two may have been taken back since.
         let decided = subject.live().facts().decide(&view, gateway.clock.now());
@@ -76,8 +79,7 @@ fn pause(period: Duration, draw: u32) -> Duration {
     period.saturating_sub(early.mul_f64(f64::from(draw) / f64::from(u32::MAX)))
 }
 
-async fn wait(clock: &Clock, pause: Duration) {
-    let due = clock.steady() + pause;
+async fn wait(clock: &Clock, due: Duration) {
     while let Some(left) = due.checked_sub(clock.steady()).filter(|left| !left.is_zero()) {
         sleep(left.min(LOOK)).await;
     }
@@ -120,7 +122,7 @@ mod tests {
         let begun = Instant::now();
         let waiting = (0..REPLIES).map(|reply| async move {
             let chance = Chance::Fixed(reply * (u32::MAX / REPLIES));
-            wait(&Clock::System, pause(PERIOD, chance.draw())).await;
+            wait(&Clock::System, Clock::System.steady() + pause(PERIOD, chance.draw())).await;
             begun.elapsed()
         });
         let mut asked = futures_util::future::join_all(waiting).await;
@@ -139,7 +141,7 @@ mod tests {
     async fn a_clock_that_is_moved_is_followed() {
         let clock = Clock::manual(crate::domain::timestamp::Timestamp::from_millis(0));
         let (begun, moved) = (Instant::now(), clock.clone());
-        tokio::join!(wait(&clock, Duration::from_secs(40)), async {
+        tokio::join!(wait(&clock, clock.steady() + Duration::from_secs(40)), async {
             sleep(Duration::from_millis(2500)).await;
             moved.advance(Duration::from_secs(40));
         });

@@ -210,25 +210,58 @@ impl<'a> Names<'a> {
 /// True when those subject alternative names (RFC 5280, 4.2.1.6) that are read as text are of one piece, as
 /// DER has them: the reader of certificates takes them made of pieces, too, and others see no name then.
 fn are_plain(names: &[u8]) -> bool {
-    const TEXTS: [u64; 3] = [1, 2, 6];
-    let check = |name: yasna::BERReader<'_, '_>| {
-        let name = name.read_tagged_der()?;
-        if name.pcbit() == yasna::PCBit::Constructed && TEXTS.contains(&name.tag().tag_number) {
-            return Err(yasna::ASN1Error::new(yasna::ASN1ErrorKind::Invalid));
-        }
-        Ok(())
-    };
-    yasna::parse_der(names, |names| names.read_sequence_of(check)).is_ok()
+    const TEXTS: [u8; 3] = [1, 2, 6];
+    let check = |tag: u8, _: &[u8]| tag & CONSTRUCTED == 0 || !TEXTS.contains(&(tag & TAG_NUMBER));
+    matches!(element(names), Some((SEQUENCE, names, [])) if each(names, check))
 }
 
 /// True when the types in a distinguished name (RFC 5280, 4.1.2.4) are object identifiers: the reader of
 /// certificates takes any tag for that of one, and others see another name then, or none.
 fn has_plain_types(name: &[u8]) -> bool {
-    let pair = |pair: &mut yasna::BERReaderSeq<'_, '_>| {
-        pair.next().read_oid()?;
-        pair.next().read_tagged_der().map(drop)
+    let pair = |tag: u8, pair: &[u8]| {
+        let Some((OBJECT_IDENTIFIER, _, value)) = element(pair) else { return false };
+        tag == SEQUENCE && matches!(element(value), Some((_, _, [])))
     };
-    yasna::parse_der(name, |name| name.read_sequence_of(|part| part.read_set_of(|it| it.read_sequence(pair)))).is_ok()
+    // In any order: not every issuer sorts a part that has several attributes, as DER has it.
+    let part = |tag: u8, pairs: &[u8]| tag == SET && each(pairs, pair);
+    matches!(element(name), Some((SEQUENCE, parts, [])) if each(parts, part))
+}
+
+const OBJECT_IDENTIFIER: u8 = 6;
+const SEQUENCE: u8 = 0x30;
+const SET: u8 = 0x31;
+/// The bit of an identifier that says that there are elements inside, and those of its number.
+const CONSTRUCTED: u8 = 0x20;
+const TAG_NUMBER: u8 = 0x1f;
+
+/// True when all there is are elements of DER, and each is as `check` wants it.
+fn each(mut der: &[u8], check: impl Fn(u8, &[u8]) -> bool) -> bool {
+    while !der.is_empty() {
+        let Some((tag, content, rest)) = element(der) else { return false };
+        if !check(tag, content) {
+            return false;
+        }
+        der = rest;
+    }
+    true
+}
+
+/// The first element of DER: its identifier, what is inside, and what follows. No number beyond 30 and no
+/// length beyond 4 GiB is known here, nor one that is longer than it has to be.
+fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&tag, rest) = der.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (length, rest) = match first {
+        0..=0x7f => (usize::from(first), rest),
+        0x81..=0x84 => {
+            let (bytes, rest) = rest.split_at_checked(usize::from(first - 0x80))?;
+            let length = bytes.iter().fold(0usize, |length, byte| length << 8 | usize::from(*byte));
+            (Some(length).filter(|length| *length >= 0x80)?, rest)
+        }
+        _ => return None,
+    };
+    let (content, rest) = rest.split_at_checked(length)?;
+    (tag & TAG_NUMBER != TAG_NUMBER).then_some((tag, content, rest))
 }
 
 const URI: &str = "URI among its subject alternative names";

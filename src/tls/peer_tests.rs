@@ -118,6 +118,49 @@ fn the_type_of_a_common_name_is_an_identifier() {
     assert_eq!(read(&der), Err(PeerFault::Malformed("subject")));
 }
 
+/// A part with two attributes that the issuer did not sort, and types that few readers have numbers for.
+#[test]
+fn a_subject_may_have_odd_parts() {
+    const NAME: &[u8] = &[6, 3, 0x55, 4, 3];
+    // 1.3.16384, and 2.25 with a UUID.
+    const LARGE: &[u8] = &[6, 4, 0x2b, 0x81, 0x80, 0x00];
+    const UUID: &[u8] = &[6, 12, 0x69, 0x83, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+    let tlv = |tag: u8, content: &[u8]| [&[tag, u8::try_from(content.len()).unwrap()], content].concat();
+    let pair = |kind: &[u8], value: &[u8]| tlv(0x30, &[kind, &tlv(12, value)].concat());
+    let (alice, large, uuid) = (pair(NAME, b"alice"), pair(LARGE, b"a"), pair(UUID, b"b"));
+    let part = |pairs: &[&[u8]]| tlv(0x31, &pairs.concat());
+    for parts in [
+        part(&[&alice, &large]),
+        part(&[&large, &alice]),
+        part(&[&alice, &uuid]),
+        [part(&[&uuid]), part(&[&alice])].concat(),
+    ] {
+        let name = tlv(0x30, &parts);
+        let (rest, read) = x509_parser::x509::X509Name::from_der(&name).unwrap();
+        let common: Vec<_> = read.iter_common_name().map(|name| name.as_str().unwrap()).collect();
+        assert_eq!((rest, &common[..]), (&[][..], &["alice"][..]));
+        assert!(has_plain_types(&name), "{name:02x?}");
+    }
+}
+
+/// What the reader of certificates leaves unread behind a part is read by nobody.
+#[test]
+fn lengths_beyond_all_memory_are_refused() {
+    let tlv = |tag: u8, content: &[u8]| [&[tag, u8::try_from(content.len()).unwrap()], content].concat();
+    let endless = |tag: u8| [&[tag, 0x88], &[0xff; 8][..]].concat();
+    let kind = [6, 3, 0x55, 4, 3];
+    let alice = tlv(0x30, &[&kind[..], &tlv(12, b"alice")].concat());
+    for pair in [endless(6), [&kind[..], &endless(12)].concat(), [&kind[..], &endless(0x2c)].concat()] {
+        let name = tlv(0x30, &tlv(0x31, &[alice.clone(), tlv(0x30, &pair)].concat()));
+        let (_, read) = x509_parser::x509::X509Name::from_der(&name).unwrap();
+        assert_eq!(read.iter_common_name().count(), 1);
+        assert!(!has_plain_types(&name), "{name:02x?}");
+    }
+    for tag in [0x82, 0x86, 0xa6, 0xa0] {
+        assert!(!are_plain(&tlv(0x30, &endless(tag))));
+    }
+}
+
 #[test]
 fn bytes_after_the_certificate_are_refused() {
     let mut der = Ca::new("Built-in").client(ALICE).chain[0].to_vec();

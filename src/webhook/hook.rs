@@ -165,18 +165,19 @@ impl Hook {
     }
 
     /// What it said of such a request before, if that counts without asking: what most requests need,
-    /// at no more cost than to find it.
+    /// at no more cost than to find it. Whoever goes by it says so with [`recalled`](Self::recalled).
     #[must_use]
-    pub fn recall(&self, told: &Told) -> Option<Heard> {
+    pub fn recall(&self, told: &Told) -> Option<Arc<Decision>> {
         if !told.memorable {
             return None;
         }
         let key = self.key(told);
-        let decision = self.lock().cache.fresh(&key, self.clock.steady())?;
-        Some(self.recalled(decision))
+        self.lock().cache.fresh(&key, self.clock.steady())
     }
 
-    fn recalled(&self, decision: Arc<Decision>) -> Heard {
+    /// Goes by what it said before, and counts that.
+    #[must_use]
+    pub fn recalled(&self, decision: Arc<Decision>) -> Heard {
         self.figures.looked_up(Lookup::Hit);
         self.heard(Ok((decision, Source::Cached)))
     }

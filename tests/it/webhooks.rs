@@ -301,6 +301,28 @@ async fn two_webhooks_on_a_path() {
         .await;
 }
 
+/// One of two is remembered and the other asked: each has decided twice, and one of them from memory.
+#[tokio::test]
+async fn what_is_remembered_is_counted_once() {
+    let (stub, root, leaf) = (Stub::chatty().await, Receiver::start().await, Receiver::start().await);
+    let mut setup = leaf.beside(root.guard(Setup::new(&stub), ""), "team", "cache_allow = \"0s\"");
+    setup.grants.push_str("[[grant]]\nowner = \"acme/a\"\nwebhook = \"team\"\n");
+    let world = setup.start().await;
+    let key = world.key("acme/a/b").await;
+    let mut line = world.caller().key(&key).h1().await;
+    for _ in 0..2 {
+        assert_eq!(line.chat(&chat("llama")).await.status, 200);
+    }
+    assert_eq!((root.count(), leaf.count()), (1, 2));
+    for (figure, expected) in [
+        ("lookups_total{webhook=\"iam\",lookup=\"hit\"}", 1.0),
+        ("decisions_total{webhook=\"iam\",decision=\"allow\"}", 2.0),
+        ("decisions_total{webhook=\"team\",decision=\"allow\"}", 2.0),
+    ] {
+        assert_eq!(world.metric(&format!("doorward_webhook_{figure}")).await, expected, "{figure}");
+    }
+}
+
 /// What was revoked while the webhook was asked is refused, whatever the webhook says.
 #[tokio::test]
 async fn an_allow_does_not_revive_what_was_revoked_meanwhile() {

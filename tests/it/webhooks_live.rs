@@ -154,7 +154,7 @@ async fn replies_are_asked_about_again() {
     world.clock.advance(30 * SECOND);
     receiver.was_asked(2).await;
     receiver.says(json!({"decision": "deny", "reason": "left the company"}));
-    // The pause begins anew when the answer is there: a while later it is due for certain.
+    // The pause begins anew when it was asked, which was a moment ago: a while later it is due for certain.
     within(LONG, "the webhook is asked once more", async {
         while receiver.count() < 3 {
             world.clock.advance(30 * SECOND);
@@ -176,6 +176,23 @@ async fn replies_are_asked_about_again() {
     receiver.answers(Manner::Raw(500, "text/plain", String::new()));
     world.clock.advance(30 * SECOND);
     cut(&world, flow, exchange, "authorization_unavailable").await;
+}
+
+/// A webhook that takes its time to answer is not asked less often for it.
+#[tokio::test]
+async fn the_time_of_an_answer_puts_no_question_off() {
+    let (stub, receiver) = (Stub::by_hand().await, Receiver::start().await);
+    let (world, key) = guarded(&stub, &receiver, "revalidate = \"30s\"\ntimeout = \"10s\"").await;
+    let mut line = world.caller().key(&key).h1().await;
+    let (flow, exchange) = live(&mut line, &stub).await;
+    receiver.open(false);
+    world.clock.advance(30 * SECOND);
+    receiver.was_asked(2).await;
+    world.clock.advance(20 * SECOND);
+    receiver.open(true);
+    world.clock.advance(10 * SECOND);
+    receiver.was_asked(3).await;
+    drop((flow, exchange));
 }
 
 /// Failing open takes both words when it happens: a reply that began when there were two is asked
