@@ -18,8 +18,8 @@ async fn the_backend_gets_its_own_name_and_every_other_byte_as_sent() {
                 "{ \"x\" : 1.0e2,\n\t\"model\"  :\"org/llama-8b\" , \"tools\":[{\"Model\":\"llama\"}], \"ü\":\"\\u00fc\"}",
             ),
             (
-                "{\"model\":\"same\",\"n\":123456789012345678901234567890}",
-                "{\"model\":\"same\",\"n\":123456789012345678901234567890}",
+                "{\"model\":\"same\",\"seed\":123456789012345678901234567890}",
+                "{\"model\":\"same\",\"seed\":123456789012345678901234567890}",
             ),
             // The caller's spelling never gets through.
             ("{\"model\":\"s\\u0061me\"}", "{\"model\":\"same\"}"),

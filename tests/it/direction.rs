@@ -58,7 +58,6 @@ const RULES: &[(&str, &[&[&str]])] = &[
     ("overlay/hub/mailbox.rs", &[&["crate::gate", "crate::store", "crate::config", "tokio"]]),
     ("overlay/hub/entry.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("overlay/hub/places.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
-    ("overlay/hub/waiting.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("overlay/backoff.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("ca/plan.rs", &[IMPURE, OTHER_PARTS, &["crate::dialect"]]),
     ("ca/bundle.rs", &[IMPURE, OTHER_PARTS]),

@@ -170,7 +170,7 @@ impl Scene {
         let key = gateway.files.make_key("acme/x", None, &[], &[], &[]);
         let caller = gateway.caller().key(&key);
         let mut scene = Self { stub, gateway, connector, caller, host, site };
-        scene.connector.logs_times("registered accepted", 2, LONG).await;
+        scene.connector.logs_times("registered gateway=", 2, LONG).await;
         served_within(LONG, &scene.caller, &scene.stub).await;
         scene
     }
@@ -212,7 +212,7 @@ impl Scene {
     /// The link is good again: the connector comes back by itself, with all its connections.
     async fn is_back(&mut self) {
         served_within(BACK, &self.caller, &self.stub).await;
-        self.connector.logs_times("registered accepted", 4, BACK).await;
+        self.connector.logs_times("registered gateway=", 4, BACK).await;
         let (mut flow, mut exchange) = live(&mut self.caller.h2().await, &self.stub).await;
         exchange.chunk("data: [DONE]\n\n").await;
         exchange.end().await;
@@ -287,6 +287,6 @@ async fn a_closed_site() {
     exchange.end().await;
     assert_eq!(flow.end().await.1, None);
     assert!(!scene.gateway.log().contains("a tunnel has ended"), "{}", scene.gateway.log());
-    scene.connector.logs_times("registered accepted", 2, AT_ONCE).await;
-    assert_eq!(scene.connector.log().matches("registered accepted").count(), 2, "it was never dialled anew");
+    scene.connector.logs_times("registered gateway=", 2, AT_ONCE).await;
+    assert_eq!(scene.connector.log().matches("registered gateway=").count(), 2, "it was never dialled anew");
 }

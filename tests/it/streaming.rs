@@ -382,7 +382,7 @@ async fn replies_belong_to_their_requests() {
         tasks.spawn(async move {
             let mut line = if task % 2 == 0 { caller.h1().await } else { caller.h2().await };
             for n in 0..40 {
-                let body = format!("{{\"model\":\"same\",\"n\":\"{task}-{n}\"}}");
+                let body = format!("{{\"model\":\"same\",\"tag\":\"{task}-{n}\"}}");
                 if line.is_h2() && n % 5 == 0 {
                     let request = line.json(CHAT, &body);
                     // Leaves at some point before the answer.
