@@ -127,7 +127,7 @@ async fn serve(
     let routed = route(worker, &latest, admitted)?;
     // 10: the webhooks on the caller's paths have the last word
     let allowed = allow(worker, &latest, routed, (head, &body), record).await?;
-    // 11: of a key of limited use, one use is taken
+    // 11: the tokens that they allow are enough for all replies; of a key of limited use, one use is taken
     let claimed = claim(worker, allowed, &body.bytes, record).await?;
     // 12: forward
     let outgoing = Outgoing { headers: &head.headers, query, body };
